@@ -1,0 +1,22 @@
+"""`clean`: returns its input, so that the clean accuracy is an ordinary row."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from bench.contracts import Attack
+from bench.draws import Draws
+from bench.oracle import Oracle
+from bench.threat import Norm
+
+
+class Clean(Attack):
+    """No perturbation."""
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l0")
+    needs_gradients: ClassVar[bool] = False
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        return x

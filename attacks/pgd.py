@@ -1,0 +1,62 @@
+"""`pgd`, `pgd-skip`, `pgd-skip-partial`, `pgd-skip-delayed`: projected gradient descent on the network that the oracle grants.
+
+Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018; PGD-Skip and its forms are from
+Wu, Yuan, Wu, Adversarial Robustness via Runtime Masking and Cleansing, ICML 2020. One class: what tells them apart is
+the threat model (which weights, how much of the stream, how much later the images are served), not the descent.
+
+The loop is foolbox's; the random starts are ours (see `bench.pgd`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bench.contracts import Attack, Params
+from bench.draws import Draws
+from bench.oracle import Oracle, margins
+from bench.pgd import pgd, random_offset
+from bench.threat import Norm
+
+
+class PGDParams(Params):
+    """steps: gradient steps; rel_step_size: step / eps; restarts: random starts, of which the worst for y is kept."""
+
+    steps: int = Field(default=40, ge=1)
+    rel_step_size: float = Field(default=0.0333333333, gt=0, allow_inf_nan=False)
+    restarts: int = Field(default=1, ge=1)
+
+
+class PGD(Attack):
+    """Projected gradient descent with a random start, in linf or l2."""
+
+    Params: ClassVar[type[Params]] = PGDParams
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        model = oracle.model()
+        threat, params = oracle.threat, self.params
+        best = x
+        worst = torch.full((len(x),), torch.inf, device=x.device)
+        for restart in range(params.restarts):
+            found = pgd(
+                model,
+                x,
+                y,
+                eps=threat.eps,
+                steps=params.steps,
+                step_size=params.rel_step_size * threat.eps,
+                norm=threat.norm,
+                offset=random_offset(draws.sub(restart), tuple(x.shape[1:]), threat.eps, threat.norm),
+            )
+            if params.restarts == 1:
+                return found
+            with torch.no_grad():
+                margin = margins(model(found), y)
+            better = margin < worst
+            best = torch.where(better.view(-1, 1, 1, 1), found, best)
+            worst = torch.minimum(worst, margin)
+        return best

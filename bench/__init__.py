@@ -1,0 +1,40 @@
+"""A harness that plays attacks against defenses and keeps the score.
+
+`from bench import Attack, Defense, OnlineDefense, register_attack, register_defense, ...`: names are loaded on use, so
+that listing what exists imports nothing heavy.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "bench.contracts": (
+        "Attack",
+        "Base",
+        "BatchDefense",
+        "Context",
+        "Defense",
+        "DefenseInfo",
+        "OnlineDefense",
+        "Params",
+        "State",
+        "StaticDefense",
+        "in_blocks",
+        "shallow_fork",
+    ),
+    "bench.draws": ("Draws", "generator", "seed_of"),
+    "bench.models.network": ("Network",),
+    "bench.oracle": ("Oracle",),
+    "bench.registry": ("register_attack", "register_dataset", "register_defense", "register_model"),
+    "bench.threat": ("ThreatModel",),
+}
+_WHERE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_WHERE)  # noqa: PLE0605
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'bench' has no attribute {name!r}")

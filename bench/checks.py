@@ -1,0 +1,421 @@
+"""The contracts, run against one plug-in: what `bench check NAME` does, and the tests do for every registered name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import registry
+from bench.config import Config
+from bench.contracts import Defense, State
+from bench.data.task import TaskFacts, TaskParams
+from bench.draws import Draws
+from bench.errors import BenchError, one_line
+from bench.game import craft
+from bench.judge import rule
+from bench.plan import Request, plan
+from bench.serving import Serving
+from bench.spec import RunSpec
+from bench.workbench import Workbench
+
+#: points that the checks serve; enough for several batches of a small batch defense
+POINTS = 12
+#: two answers of a static defense differ by no more, however the stream is cut
+STATIC_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Result:
+    """One check: its name, whether it holds, and what was seen."""
+
+    name: str
+    passed: bool
+    message: str
+
+
+class Violated(Exception):
+    """A check does not hold; the message says what was seen."""
+
+
+Check = Callable[..., str]
+
+
+def run_checks(name: str, kind: str, config: Config, bench: Workbench, dataset: str, base: str) -> list[Result]:
+    """All checks of one plug-in; `kind` is `defense` or `attack`. A check that raises has failed."""
+    facts_of = _facts_of(bench)
+    if kind == "defense":
+        request = Request(defenses=(name,), attacks=("clean",), bases=(base,), datasets=(dataset,), n=POINTS)
+        spec = plan([request], config, facts_of)[0].spec
+        subject = DefenseSubject(bench, spec)
+        return [_result(check, subject) for check in DEFENSE_CHECKS]
+    request = Request(
+        defenses=(base,),
+        attacks=(name,),
+        datasets=(dataset,),
+        n=POINTS,
+        sets={"game.p": 4, "game.trials": 1} if registry.attacks[name].protocol == "probe" else {},
+    )
+    spec = plan([request], config, facts_of)[0].spec
+    return [_result(check, AttackSubject(bench, spec)) for check in ATTACK_CHECKS]
+
+
+def _facts_of(bench: Workbench) -> Callable[[str, TaskParams], TaskFacts]:
+    def facts(name: str, params: TaskParams) -> TaskFacts:
+        found: TaskFacts = registry.datasets.load(name).facts(params, bench.settings.data_dir)
+        return found
+
+    return facts
+
+
+def _result(check: Check, subject: object) -> Result:
+    name = check.__name__.removeprefix("check_").replace("_", " ")
+    try:
+        return Result(name, True, check(subject))
+    except Violated as error:
+        return Result(name, False, one_line(error))
+    except BenchError:
+        raise
+    except Exception as error:  # foreign code under test: whatever it raises is the finding
+        return Result(name, False, f"raised {type(error).__name__}: {one_line(error)}")
+
+
+def demand(holds: bool, message: str) -> None:
+    """Raise `Violated` unless the condition holds."""
+    if not holds:
+        raise Violated(message)
+
+
+# ---- defenses -------------------------------------------------------------------------------------------------------
+
+
+class DefenseSubject:
+    """A fitted defense and a dozen test points."""
+
+    def __init__(self, bench: Workbench, spec: RunSpec) -> None:
+        self.bench = bench
+        self.spec = spec
+        self.x, self.y = bench.points(spec, spec.indices)
+        self.classes = bench.task(spec.dataset).facts.num_classes
+
+    def fresh(self) -> Defense:
+        """A copy that has served nothing."""
+        return self.bench.fitted(self.spec).fork(self.spec.noise_key(0))
+
+    @property
+    def batch(self) -> int:
+        return max(self.spec.game.batch, 1)
+
+    @property
+    def company(self) -> Tensor | None:
+        return self.x[-(self.batch - 1) :] if self.spec.game.batch > 1 else None
+
+
+def check_declares_its_kind(subject: DefenseSubject) -> str:
+    """`kind` is one of three, and a batch defense says its size."""
+    defense = subject.fresh()
+    demand(defense.kind in ("static", "online", "batch"), f"kind is {defense.kind!r}; it must be static, online or batch")
+    demand(defense.kind != "batch" or defense.batch_size > 1, "a batch defense must say its batch_size, above 1")
+    return f"{defense.kind}, {'randomised' if defense.randomised else 'not randomised'}"
+
+
+def check_answers_finite_logits(subject: DefenseSubject) -> str:
+    """predict gives finite logits (N, K)."""
+    logits = subject.fresh().predict(subject.x)
+    want = (len(subject.x), subject.classes)
+    demand(tuple(logits.shape) == want, f"logits have the shape {tuple(logits.shape)} where {want} is due")
+    demand(bool(torch.isfinite(logits).all()), "some logits are not finite")
+    return f"{want[0]} x {want[1]}, finite"
+
+
+def check_cutting_the_stream_changes_nothing(subject: DefenseSubject) -> str:
+    """The same stream in one call and in several gives the same answers."""
+    whole = subject.fresh().predict(subject.x)
+    twin, parts, start = subject.fresh(), [], 0
+    for size in (1, 2, 3, 1, 5):
+        stop = min(start + size * subject.batch, len(subject.x))
+        if stop > start:
+            parts.append(twin.predict(subject.x[start:stop]))
+        start = stop
+    cut = torch.cat(parts)
+    gap = float((cut - whole[: len(cut)]).abs().max())
+    if twin.kind == "static":
+        demand(torch.equal(cut.argmax(1), whole[: len(cut)].argmax(1)), "labels differ between one call and several")
+        demand(gap <= STATIC_TOLERANCE, f"logits differ by {gap:.2g} between one call and several")
+    else:
+        demand(torch.equal(cut, whole[: len(cut)]), f"logits differ by {gap:.2g} between one call and several")
+    return f"largest difference {gap:.2g}"
+
+
+def check_a_static_answer_ignores_the_stream(subject: DefenseSubject) -> str:
+    """A static defense answers a point alike first, last, and among others."""
+    defense = subject.fresh()
+    if defense.kind != "static":
+        return f"does not apply to {defense.kind}"
+    first = defense.predict(subject.x[:1])
+    reversed_order = defense.predict(subject.x.flip(0))[-1:]
+    again = defense.predict(subject.x[:1])
+    gap = max(float((first - other).abs().max()) for other in (reversed_order, again))
+    demand(gap <= STATIC_TOLERANCE, f"declared static, but logits of one point differ by {gap:.2g} with what came before")
+    return f"largest difference {gap:.2g}"
+
+
+def check_restore_undoes_answers_bit_for_bit(subject: DefenseSubject) -> str:
+    """restore(snapshot()) after k answers: the same state, and the same answers again."""
+    defense = subject.fresh()
+    half = _half(subject)
+    defense.predict(subject.x[:half])
+    before = defense.snapshot()
+    first = defense.predict(subject.x[half:])
+    after = defense.snapshot()
+    defense.restore(before)
+    demand(same_state(defense.snapshot(), before), "the restored state is not the one that was saved")
+    again = defense.predict(subject.x[half:])
+    demand(torch.equal(first, again), "the same inputs after restore get other answers: the state is not complete")
+    demand(same_state(defense.snapshot(), after), "the same inputs after restore lead to another state")
+    return f"{len(before.tensors)} tensors, {len(before.facts)} facts"
+
+
+def check_a_snapshot_stays_as_it_was(subject: DefenseSubject) -> str:
+    """Later answers do not write into an earlier snapshot."""
+    defense = subject.fresh()
+    snapshot = defense.snapshot()
+    kept = copy.deepcopy(snapshot)
+    defense.predict(subject.x)
+    demand(same_state(snapshot, kept), "an answer changed a snapshot that was taken before it")
+    return "unchanged by later answers"
+
+
+def check_a_snapshot_survives_the_disk(subject: DefenseSubject) -> str:
+    """A state written to a file and read back gives the same answers."""
+    defense = subject.fresh()
+    half = _half(subject)
+    defense.predict(subject.x[:half])
+    state = defense.snapshot()
+    subject.bench.cache.put_state("c0ffee", state)
+    read = subject.bench.cache.get_state("c0ffee")
+    subject.bench.cache.drop("states", "c0ffee")
+    demand(read is not None and same_state(read, state), "the state read back is not the one that was written")
+    twin = subject.fresh()
+    assert read is not None
+    twin.restore(read)
+    expected, found = defense.predict(subject.x[half:]), twin.predict(subject.x[half:])
+    demand(torch.equal(expected, found), "a fresh copy that restores the written state answers otherwise")
+    return "safetensors and JSON"
+
+
+def check_forks_are_independent(subject: DefenseSubject) -> str:
+    """A fork's answers leave the original alone, and the other way round; both start in the same state."""
+    defense = subject.fresh()
+    before = copy.deepcopy(defense.snapshot())
+    fork = defense.fork()
+    expected = fork.predict(subject.x)
+    demand(same_state(defense.snapshot(), before), "a fork's answers changed the original")
+    demand(torch.equal(defense.predict(subject.x), expected), "a fork and its original answer differently")
+    return "independent, same start"
+
+
+def check_probe_equals_fork_and_predict(subject: DefenseSubject) -> str:
+    """probe answers each point as if it came next, and leaves the state alone."""
+    defense = subject.fresh()
+    half = _half(subject)
+    defense.predict(subject.x[:half])
+    before = copy.deepcopy(defense.snapshot())
+    points = subject.x[half : half + 3]
+    found = defense.probe(points, company=subject.company)
+    demand(same_state(defense.snapshot(), before), "probe changed the state")
+    for i in range(len(points)):
+        batch = points[i : i + 1] if subject.company is None else torch.cat([subject.company, points[i : i + 1]])
+        expected = defense.fork().predict(batch)[-1]
+        gap = float((found[i] - expected).abs().max())
+        limit = STATIC_TOLERANCE if defense.kind == "static" else 0.0
+        demand(gap <= limit, f"probe and fork-and-predict differ by {gap:.2g}")
+    return f"{len(points)} points"
+
+
+def check_declared_randomness_is_true(subject: DefenseSubject) -> str:
+    """Five other draws differ if and only if the defense says that it is randomised."""
+    defense = subject.fresh()
+    draws = [defense.probe(subject.x[:2], draw=i, company=subject.company) for i in range(5)]
+    differ = any(not torch.equal(draws[0], other) for other in draws[1:])
+    demand(differ or not defense.randomised, "declared randomised, but five draws gave the same logits")
+    demand(defense.randomised or not differ, "other draws give other logits, but it is not declared randomised")
+    return "draws differ" if differ else "draws agree"
+
+
+def check_no_hidden_randomness(subject: DefenseSubject) -> str:
+    """Global generators neither shape an answer nor are moved by one."""
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    try:
+        torch.manual_seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        first = subject.fresh().predict(subject.x)
+        moved = not torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(1).get_state())
+        torch.manual_seed(2)
+        np.random.seed(2)  # noqa: NPY002
+        second = subject.fresh().predict(subject.x)
+    finally:
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+    demand(torch.equal(first, second), "answers depend on a global random generator: draw from (noise key, purpose, t)")
+    demand(not moved, "answers draw from torch's global generator")
+    return "same answers under other global seeds"
+
+
+def check_the_proxy_has_gradients(subject: DefenseSubject) -> str:
+    """proxy() is differentiable, finite and frozen."""
+    defense = subject.fresh()
+    if not defense.differentiable:
+        return "declared not differentiable"
+    proxy = defense.proxy()
+    x = subject.x.clone().requires_grad_(True)
+    logits = proxy(x)
+    want = (len(subject.x), subject.classes)
+    demand(tuple(logits.shape) == want, f"proxy logits have the shape {tuple(logits.shape)} where {want} is due")
+    loss = torch.nn.functional.cross_entropy(logits, subject.y, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, x)
+    demand(bool(torch.isfinite(gradient).all()), "some gradients are not finite")
+    zero = float((gradient.flatten(1).abs().amax(1) == 0).double().mean())
+    demand(zero < 1, "every gradient is exactly zero; declare `differentiable = False` or relax the answer")
+    before = proxy(subject.x).detach()
+    defense.predict(subject.x)
+    demand(torch.equal(proxy(subject.x).detach(), before), "the proxy changed with later answers: return a frozen copy")
+    return f"{zero:.0%} of the gradients are exactly zero"
+
+
+def _half(subject: DefenseSubject) -> int:
+    """About half of the points, in whole batches."""
+    return max(len(subject.x) // 2 // subject.batch, 1) * subject.batch
+
+
+def same_state(a: State, b: State) -> bool:
+    """Equal bit for bit, names and facts included."""
+    return (
+        a.facts == b.facts
+        and a.tensors.keys() == b.tensors.keys()
+        and all(torch.equal(a.tensors[name].cpu(), b.tensors[name].cpu()) for name in a.tensors)
+    )
+
+
+DEFENSE_CHECKS: tuple[Check, ...] = (
+    check_declares_its_kind,
+    check_answers_finite_logits,
+    check_cutting_the_stream_changes_nothing,
+    check_a_static_answer_ignores_the_stream,
+    check_restore_undoes_answers_bit_for_bit,
+    check_a_snapshot_stays_as_it_was,
+    check_a_snapshot_survives_the_disk,
+    check_forks_are_independent,
+    check_probe_equals_fork_and_predict,
+    check_declared_randomness_is_true,
+    check_no_hidden_randomness,
+    check_the_proxy_has_gradients,
+)
+
+
+# ---- attacks --------------------------------------------------------------------------------------------------------
+
+
+class AttackSubject:
+    """An attack, a deployed defense that it may run against, and a dozen victims."""
+
+    def __init__(self, bench: Workbench, spec: RunSpec) -> None:
+        self.bench = bench
+        self.spec = spec
+        self.x, self.y = bench.points(spec, spec.indices)
+        self.bounded = bench.attack(spec).kind == "budget"
+
+    def images(self, eps: float | None = None) -> Tensor:
+        """What the attack returns, crafted against a fresh game."""
+        spec = self.spec
+        if eps is not None:
+            from dataclasses import replace
+
+            spec = replace(spec, threat=spec.threat.with_fields({"eps": eps}))
+        serving: Serving = self.bench.serving(spec, spec.noise_key(0))
+        oracle = self.bench.oracle(spec, 0, serving)
+        return craft(self.bench.attack(spec), oracle, self.x, self.y, spec, spec.indices).images
+
+
+def check_declines_with_a_reason_or_runs(subject: AttackSubject) -> str:
+    """declines gives None or a reason."""
+    reason = subject.bench.declined(subject.spec)
+    demand(reason is None or (isinstance(reason, str) and bool(reason)), f"declines returned {reason!r}")
+    return reason or f"runs against {subject.spec.defense.name}"
+
+
+def check_returns_images_of_the_right_shape(subject: AttackSubject) -> str:
+    """Finite float images of x's shape."""
+    images = subject.images()
+    demand(images.shape == subject.x.shape, f"shape {tuple(images.shape)} where {tuple(subject.x.shape)} is due")
+    demand(bool(torch.isfinite(images).all()), "some pixels are not finite")
+    return f"{tuple(images.shape)}, finite"
+
+
+def check_stays_in_the_ball_and_the_box(subject: AttackSubject) -> str:
+    """No violation at the default radius and at 1, 2, 4, 8, 16 /255."""
+    threat = subject.spec.threat
+    radii = [threat.eps]
+    if threat.norm == "linf" and threat.eps > 0:
+        radii += [step / 255 for step in (1, 2, 4, 8, 16)]
+    for eps in radii:
+        allowed = threat.with_fields({"eps": eps})
+        rulings = rule(subject.x, subject.images(eps), allowed, subject.bounded)
+        first = next((ruling.violation for ruling in rulings if ruling.violation), "")
+        demand(not first, f"at eps {eps:.4g}: {first}")
+    return f"no violation at {len(radii)} radii"
+
+
+def check_same_seed_same_images(subject: AttackSubject) -> str:
+    """The images are a function of (seed, example), whatever the global generators hold; those are left alone."""
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    try:
+        torch.manual_seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        first = subject.images()
+        moved = not torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(1).get_state())
+        torch.manual_seed(2)
+        np.random.seed(2)  # noqa: NPY002
+        second = subject.images()
+    finally:
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+    demand(torch.equal(first, second), "the same seed gives other images: draw from `draws`, not from a global generator")
+    demand(not moved, "the attack moves torch's global generator: seed and restore it in a fork")
+    return "equal bit for bit"
+
+
+def check_no_radius_no_change(subject: AttackSubject) -> str:
+    """At eps 0 a budget attack returns x."""
+    if not subject.bounded:
+        return "does not apply to an attack of minimal norm"
+    gap = float((subject.images(0.0) - subject.x).abs().max())
+    demand(gap == 0, f"at eps 0 the images differ from x by {gap:.2g}")
+    return "returns x"
+
+
+def check_remembers_nothing(subject: AttackSubject) -> str:
+    """The attack object holds the same before and after a call."""
+    attack = subject.bench.attack(subject.spec)
+    before = set(vars(attack))
+    serving = subject.bench.serving(subject.spec, subject.spec.noise_key(0))
+    oracle = subject.bench.oracle(subject.spec, 0, serving)
+    oracle.begin(subject.x, subject.y, subject.spec.indices)
+    attack.perturb(oracle, subject.x.clone(), subject.y, Draws(0, "check", subject.spec.indices))
+    new = set(vars(attack)) - before
+    demand(not new, f"a call left {sorted(new)} on the attack; what it remembers belongs in the oracle")
+    return "nothing is kept between calls"
+
+
+ATTACK_CHECKS: tuple[Check, ...] = (
+    check_declines_with_a_reason_or_runs,
+    check_returns_images_of_the_right_shape,
+    check_stays_in_the_ball_and_the_box,
+    check_same_seed_same_images,
+    check_no_radius_no_change,
+    check_remembers_nothing,
+)

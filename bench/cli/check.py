@@ -1,0 +1,65 @@
+"""`bench check`: the contract, run against one plug-in."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import click
+
+from bench.cli.options import config_option, data_option, db_option, json_option, open_session, plugin_option
+from bench.errors import UnknownName
+
+
+@click.command()
+@click.argument("name")
+@click.option("--dataset", metavar="NAME", default="digits", help="What to check it on.")
+@click.option("--base", metavar="NAME", default="regular", help="The network under a defense, or that an attack attacks.")
+@json_option
+@db_option
+@data_option
+@plugin_option
+@config_option
+def check(
+    name: str,
+    dataset: str,
+    base: str,
+    as_json: bool,
+    db: str | None,
+    data_dir: str | None,
+    plugins: tuple[str, ...],
+    config: str | None,
+) -> int:
+    """Run the contract against one defense or attack. Exit code 1 if a check fails."""
+    session = open_session(config, plugins)
+    from bench import registry
+
+    for path, reason in registry.broken_files.items():
+        if Path(path).stem.replace("_", "-") == name.replace("_", "-"):
+            click.echo(f"bench: {path} does not load: {reason}", err=True)
+            return 1
+    if name not in registry.defenses and name not in registry.attacks:
+        names = [entry.name for entry in (*registry.defenses, *registry.attacks)]
+        raise UnknownName("defense or attack", name, names, "bench list")
+    kind = "defense" if name in registry.defenses else "attack"
+    from bench.checks import run_checks
+    from bench.data.files import data_dir as data_folder
+    from bench.workbench import Workbench, one_thread
+
+    one_thread()
+    settings = session.settings(session.db(db), data_folder(data_dir), "cpu", 1)
+    with tempfile.TemporaryDirectory(prefix="bench-check-") as folder:
+        if not settings.cache_root.exists():  # a check leaves nothing behind where nothing was
+            settings = replace(settings, cache_root=Path(folder))
+        results = run_checks(name, kind, session.config, Workbench(settings), dataset, base)
+    failed = sum(not result.passed for result in results)
+    if as_json:
+        checks = [asdict(result) for result in results]
+        click.echo(json.dumps({"name": name, "kind": kind, "dataset": dataset, "passed": not failed, "checks": checks}))
+        return int(failed > 0)
+    for result in results:
+        click.echo(f"  {'ok  ' if result.passed else 'FAIL'}  {result.name}: {result.message}")
+    click.echo(f"{name}: {len(results) - failed} checks hold" + (f", {failed} do not" if failed else ""))
+    return int(failed > 0)

@@ -1,0 +1,118 @@
+"""`bench data` and `bench train`: what runs need, made or fetched beforehand."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from bench.cli.options import (
+    config_option,
+    data_option,
+    db_option,
+    device_option,
+    json_option,
+    open_session,
+    parse_sets,
+    plugin_option,
+    set_option,
+)
+from bench.errors import BadValue, DataError, one_line
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+@data_option
+@plugin_option
+@config_option
+def data(name: str | None, as_json: bool, data_dir: str | None, plugins: tuple[str, ...], config: str | None) -> int:
+    """Fetch and verify a dataset; without NAME, say of each known one what is there (in a named folder)."""
+    open_session(config, plugins)
+    from bench import registry
+    from bench.data.files import data_dir as data_folder
+
+    folder = data_folder(data_dir)
+    found = []
+    for entry in [registry.datasets[name]] if name else list(registry.datasets):
+        dataset = entry.load()
+        try:
+            if name is None and folder is None and entry.name != "digits":
+                raise DataError(f"not looked for without --data-dir or BENCH_DATA; `bench data {entry.name}` downloads it")
+            lines, there = dataset.check(folder), True
+        except DataError as error:
+            if name is not None:
+                raise
+            lines, there = [one_line(error)], False
+        found.append({"dataset": entry.name, "summary": dataset.summary, "there": there, "lines": lines})
+    if as_json:
+        click.echo(json.dumps(found))
+        return 0
+    for row in found:
+        click.echo(f"{row['dataset']}: {row['summary']}{'' if row['there'] else ' - not there'}")
+        for line in row["lines"]:
+            click.echo(f"  {line}")
+    return 0
+
+
+@click.command()
+@click.argument("base")
+@click.option("--dataset", metavar="NAME", help="Default: that of bench.toml.")
+@set_option
+@db_option
+@device_option
+@json_option
+@data_option
+@plugin_option
+@config_option
+def train(
+    base: str,
+    dataset: str | None,
+    sets: tuple[str, ...],
+    db: str | None,
+    device: str,
+    as_json: bool,
+    data_dir: str | None,
+    plugins: tuple[str, ...],
+    config: str | None,
+) -> int:
+    """Train a base, or take it from the cache, and say how accurate it is on the whole test set."""
+    session = open_session(config, plugins)
+    import torch
+
+    from bench import registry
+    from bench.data.files import data_dir as data_folder
+    from bench.plan import Request, plan
+    from bench.workbench import Workbench, facts_of, one_thread, pick_device
+
+    if not registry.defenses[base].base:
+        bases = ", ".join(entry.name for entry in registry.defenses if entry.base)
+        raise BadValue(f"{base!r} is no base; `bench train` takes one of: {bases}.")
+    folder = data_folder(data_dir)
+    request = Request((base,), ("clean",), datasets=(dataset,) if dataset else (), n=1, sets=parse_sets(sets))
+    spec = plan([request], session.config, facts_of(folder))[0].spec
+    settings = session.settings(session.db(db), folder, pick_device(device), 1)
+    one_thread()
+    bench = Workbench(settings, lambda line: click.echo(line, err=True))
+    fitted = bench.base(spec)
+    x, y = bench.points(spec, list(range(spec.test_size)))
+    right = int((fitted.predict(x).argmax(1) == y).sum())
+    path = bench.cache.path("bases", bench.artefact(spec.base_key)) / "weights.safetensors"
+    result = {
+        "base": base,
+        "dataset": spec.dataset.name,
+        "network": spec.network.name,
+        "seed": spec.base_seed,
+        "weights": sum(weight.numel() for weight in fitted.network.parameters()),
+        "accuracy": right / spec.test_size,
+        "n": spec.test_size,
+        "path": str(path),
+        "torch": torch.__version__,
+    }
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(f"{base} on {result['dataset']} ({result['network']}, {result['weights']} weights): "
+                   f"{100 * right / spec.test_size:.2f} % of {spec.test_size} test points")  # fmt: skip
+        click.echo(f"  {path}")
+    return 0

@@ -1,0 +1,94 @@
+"""`bench list`: what exists. Imports nothing heavy, unless `--check` asks for it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from bench.cli.options import Session, config_option, db_option, json_option, open_session, plugin_option
+from bench.errors import BenchError, UnknownName, one_line
+
+KINDS = ("defenses", "attacks", "datasets", "models", "suites", "runs")
+
+
+@click.command(name="list")
+@click.argument("kind", required=False, metavar=f"[{'|'.join(KINDS)}]")
+@click.option("--check", is_flag=True, help="Import every plug-in and say which are broken.")
+@json_option
+@db_option
+@plugin_option
+@config_option
+def list_things(
+    kind: str | None, check: bool, as_json: bool, db: str | None, plugins: tuple[str, ...], config: str | None
+) -> int:
+    """What exists: defenses, attacks, datasets, models, suites, runs (default: all but runs)."""
+    if kind is not None and kind not in KINDS:
+        raise UnknownName("list", kind, KINDS)
+    if kind in ("suites", "runs"):
+        session = open_session(config, plugins)
+        found = {kind: _suites(session) if kind == "suites" else _runs(session, db)}
+    else:
+        found = _names(config, plugins, check, kind)
+    if as_json:
+        click.echo(json.dumps(found if kind is None else found[kind]))
+    else:
+        for name, rows in found.items():
+            _print(name, rows)
+    return int(check and any(row.get("broken") for rows in found.values() for row in rows))
+
+
+def _names(config: str | None, plugins: tuple[str, ...], check: bool, kind: str | None) -> dict[str, list[dict[str, Any]]]:
+    from bench import registry
+    from bench.config import find
+
+    registry.load_all(find(config), plugins)
+    kinds = {
+        "defenses": registry.defenses,
+        "attacks": registry.attacks,
+        "datasets": registry.datasets,
+        "models": registry.models,
+    }
+    found = {name: [_entry(entry, check) for entry in names] for name, names in kinds.items() if kind in (None, name)}
+    for path, reason in registry.broken_files.items():
+        group = "attacks" if "/attacks/" in path.replace("\\", "/") else "defenses"
+        if group in found:
+            found[group].append({"name": path, "summary": "", "origin": path, "broken": reason})
+    return found
+
+
+def _entry(entry: Any, check: bool) -> dict[str, Any]:
+    row = {"name": entry.name, "summary": entry.summary, "origin": entry.origin, "broken": entry.broken}
+    if check:
+        try:
+            entry.load()
+        except BenchError as error:
+            row["broken"] = one_line(error)
+    return row
+
+
+def _suites(session: Session) -> list[dict[str, Any]]:
+    return [{"name": name, "summary": suite.summary} for name, suite in session.config.suite.items()]
+
+
+def _runs(session: Session, db: str | None) -> list[dict[str, Any]]:
+    from bench.results import describe
+
+    store = session.store(db)
+    return [describe(store, record) for record in store.runs()]
+
+
+def _print(name: str, rows: list[dict[str, Any]]) -> None:
+    if name == "runs":
+        from bench.cli.tables import print_results
+
+        print_results(rows)
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    click.echo(f"{name}:")
+    for row in rows:
+        text = f"BROKEN: {row['broken']}" if row.get("broken") else row["summary"]
+        origin = row.get("origin", "built-in")
+        where = "" if origin in ("built-in", row["name"]) else f"  ({origin})"
+        click.echo(f"  {row['name']:<{min(width, 40)}}  {text}{where}")

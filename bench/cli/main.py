@@ -1,0 +1,92 @@
+"""Entry point: commands are imported when they are used, and every error of the user is one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from bench.errors import BenchError, one_line
+
+COMMANDS = {
+    "run": ("bench.cli.run:run", "Play attacks against defenses and keep the score."),
+    "list": ("bench.cli.lists:list_things", "What exists: defenses, attacks, datasets, models, suites, runs."),
+    "show": ("bench.cli.show:show", "One run, or one example of it."),
+    "check": ("bench.cli.check:check", "The contract, run against one plug-in."),
+    "data": ("bench.cli.data:data", "Datasets: where they lie, fetched and verified."),
+    "train": ("bench.cli.data:train", "Train a base and say how accurate it is."),
+    "export": ("bench.cli.show:export", "Runs and examples as JSON, CSV or Parquet."),
+    "leaderboard": ("bench.cli.leaderboard:leaderboard", "Render the leaderboard as one HTML page."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from bench.errors import UnknownName
+
+            raise UnknownName("command", args[0], COMMANDS, "bench --help")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="adversarial-game-bench", prog_name="bench")
+def cli() -> None:
+    """Attack-defense evaluation for defenses that change while they serve."""
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line. Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 130 interrupted."""
+    sys.exit(call(args))
+
+
+def call(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        code = cli.main(args=None if args is None else list(args), prog_name="bench", standalone_mode=False)
+        return int(code or 0)
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.ClickException as error:
+        return _wrong(" ".join(error.format_message().split()))
+    except BenchError as error:
+        return _wrong(one_line(error))
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("bench: interrupted; what was done is kept, the same command goes on from there", err=True)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone away: `bench list | head`
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+
+
+def _wrong(message: str) -> int:
+    click.echo(f"bench: {message}", err=True)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

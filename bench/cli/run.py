@@ -1,0 +1,165 @@
+"""`bench run`: plan, look before anything is written, play, report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from bench.cli.options import (
+    config_option,
+    data_option,
+    db_option,
+    device_option,
+    json_option,
+    open_session,
+    parse_sets,
+    plugin_option,
+    set_option,
+)
+from bench.errors import BadValue
+
+
+@click.command()
+@click.option("--defense", "defenses", metavar="NAME", multiple=True, help="A defense; may be repeated.")
+@click.option("--attack", "attacks", metavar="NAME", multiple=True, help="An attack; may be repeated.")
+@click.option("--base", "bases", metavar="NAME", multiple=True, help="The network under a runtime defense.")
+@click.option("--dataset", "datasets", metavar="NAME", multiple=True, help="A dataset; may be repeated.")
+@click.option("-n", "n", metavar="N", type=int, help="Attacked examples.")
+@click.option("--seed", "seeds", metavar="S", type=int, multiple=True, help="Seed of examples, backgrounds and noise.")
+@click.option("--eps", "radii", metavar="EPS", multiple=True, help="Radius in [0, 1] pixels: 0.3 or 8/255.")
+@click.option("--norm", metavar="linf|l2|l0", default="", help="Norm of the radius.")
+@click.option("--suite", metavar="NAME", help="A named set of runs from bench.toml.")
+@set_option
+@db_option
+@device_option
+@click.option("--rerun", metavar="missing|failed|all", default="missing", help="Which known runs to play again.")
+@click.option("--workers", metavar="W", type=click.IntRange(min=1), help="Processes of one thread each.")
+@click.option("--repeats", metavar="R", type=click.IntRange(min=1), help="Games over permuted streams.")
+@plugin_option
+@config_option
+@data_option
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@json_option
+def run(
+    defenses: tuple[str, ...],
+    attacks: tuple[str, ...],
+    bases: tuple[str, ...],
+    datasets: tuple[str, ...],
+    n: int | None,
+    seeds: tuple[int, ...],
+    radii: tuple[str, ...],
+    norm: str,
+    suite: str | None,
+    sets: tuple[str, ...],
+    db: str | None,
+    device: str,
+    rerun: str,
+    workers: int | None,
+    repeats: int | None,
+    plugins: tuple[str, ...],
+    config: str | None,
+    data_dir: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Play attacks against defenses and keep the score.
+
+    The runs are the cross product of what is given; runs that the database has are not played again, and a run that
+    was interrupted goes on where it stopped.
+
+    \b
+    bench run --defense rmc --attack pgd-skip-delayed
+    bench run --defense regular --defense rmc --attack pgd --dataset mnist -n 200 --data-dir data
+    """
+    session = open_session(config, plugins)
+    values = parse_sets(sets)
+    how = {key.partition(".")[2]: values.pop(key) for key in list(values) if key.startswith("runner.")}
+    from bench.data.files import data_dir as data_folder
+    from bench.plan import Request, plan, suite_requests
+    from bench.threat import ThreatModel, parse_number
+    from bench.workbench import facts_of, pick_device
+
+    if rerun not in ("missing", "failed", "all"):
+        raise BadValue(f"--rerun is {rerun!r}; give missing, failed or all.")
+    for radius in radii:
+        ThreatModel(eps=parse_number("--eps", radius))
+    if norm:
+        ThreatModel(norm=norm)  # type: ignore[arg-type]
+    request = Request(defenses, attacks, bases, datasets, radii, norm, seeds, n, repeats, values)
+    if suite is None and not (defenses and attacks):
+        raise BadValue("Give --defense and --attack, or --suite; see: bench list")
+    requests = [request] if suite is None else suite_requests(suite, session.config.suite, request)
+    folder = data_folder(data_dir)
+    planned = plan(requests, session.config, facts_of(folder))
+    place = pick_device(device)
+    url = session.db(db)
+    settings = session.settings(url, folder, place, workers, how)
+
+    from bench.store import Store
+
+    existing = Store.open(url, create=False)  # a database that cannot be used is found out before anything is written
+    if dry_run:
+        _print_plan(planned, existing, as_json)
+        return 0
+    store = Store.open(url)
+    assert store is not None
+    from bench.cli.progress import make_listener
+    from bench.runner import run_all
+
+    with make_listener(sys.stderr) as listener:
+        run_all(planned, store, settings, rerun, listener)
+    return _report(planned, store, as_json)
+
+
+def _print_plan(planned: list[Any], store: Any, as_json: bool) -> None:
+    rows = []
+    for item in planned:
+        spec = item.spec
+        record = None if store is None else store.find(spec.key)
+        rows.append(
+            {
+                "run": spec.key,
+                "status": "new" if record is None else record.status,
+                "defense": spec.defense.name,
+                "base": spec.base.name,
+                "attack": spec.attack.name,
+                "dataset": spec.dataset.name,
+                "norm": spec.threat.norm,
+                "eps": spec.threat.eps,
+                "n": spec.n,
+                "seed": spec.seed,
+                "protocol": spec.game.protocol,
+                "spec": spec.to_dict(),
+            }
+        )
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    from bench.cli.tables import print_table
+
+    columns = ("run", "status", "defense", "base", "attack", "dataset", "eps", "n", "protocol")
+    print_table(f"{len(rows)} runs planned, nothing run", columns, [[_short(c, row[c]) for c in columns] for row in rows])
+
+
+def _short(column: str, value: Any) -> str:
+    if column == "run":
+        return str(value)[:10]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _report(planned: list[Any], store: Any, as_json: bool) -> int:
+    """Print the runs of the request, each once; 1 if one of them has failed."""
+    from bench.cli.tables import print_results
+    from bench.results import describe
+
+    results = [describe(store, store.find(item.spec.key)) for item in planned]
+    if as_json:
+        for result in results:
+            click.echo(json.dumps(result))
+    else:
+        print_results(results)
+    return int(any(result["status"] == "FAILED" for result in results))

@@ -1,0 +1,143 @@
+"""`bench show` and `bench export`: stored runs and examples, for people and for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.cli.options import config_option, db_option, json_option, open_session
+from bench.errors import BadValue
+
+
+@click.command()
+@click.argument("run")
+@click.option("--example", type=int, metavar="I", help="One example, by its index in the dataset.")
+@json_option
+@db_option
+@config_option
+def show(run: str, example: int | None, as_json: bool, db: str | None, config: str | None) -> int:
+    """One run (its key or a unique prefix), or one example of it."""
+    store = open_session(config).store(db)
+    record = store.resolve(run)
+    from bench.results import describe, examples
+
+    if example is not None:
+        found = [row for row in examples(store, record) if row["index"] == example]
+        if not found:
+            raise BadValue(f"The run {record.key[:12]} has no example with the index {example}; see: bench export {run[:12]}")
+        shown: Any = found
+    else:
+        shown = {**describe(store, record), "spec": record.spec, "provenance": record.provenance, "detail": record.detail}
+    if as_json:
+        click.echo(json.dumps(shown))
+        return 0
+    from bench.cli.tables import print_table, share
+
+    if example is not None:
+        for row in found:
+            print_table(f"example {example}", ("fact", "value"), [[k, _text(v)] for k, v in row.items()])
+        return 0
+    facts = {
+        "status": shown["status"] + (f": {shown['reason']}" if shown["reason"] else ""),
+        "defense": f"{shown['defense']} on {shown['base']}",
+        "attack": f"{shown['attack']} on {shown['dataset']}, n {shown['n']}, seed {shown['seed']}",
+        "threat": shown["threat_in_words"],
+        "clean %": share(shown["clean_accuracy"]),
+        "robust %": share(shown["robust_accuracy"]),
+        "interval": (shown["robust_accuracy"] or {}).get("method", "-"),
+        "violations": str(shown["violations"]),
+        "seconds": ", ".join(f"{k} {v:.2f}" for k, v in shown["seconds"].items()),
+        "ledger": ", ".join(f"{k} {v}" for k, v in shown["ledger"].items()),
+        "parameters": json.dumps(record.spec["defense"]["params"]),
+        "attack parameters": json.dumps(record.spec["attack"]["params"]),
+        "made with": json.dumps(record.provenance.get("environment", {})),
+        "commit": str(record.provenance.get("commit", "")),
+    }
+    for flag in shown["flags"]:
+        facts[f"flag {flag['id']}"] = flag["message"]
+    print_table(f"run {record.key}", ("fact", "value"), [[k, v] for k, v in facts.items()])
+    if record.detail:
+        click.echo(record.detail)
+    return 0
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@click.command()
+@click.argument("runs", nargs=-1)
+@click.option("--format", "form", metavar="csv|json|parquet", default="json", help="json: runs with their examples.")
+@click.option("--out", metavar="FILE", help="Default: standard output.")
+@db_option
+@config_option
+def export(runs: tuple[str, ...], form: str, out: str | None, db: str | None, config: str | None) -> int:
+    """Runs (default: all) and their examples as JSON, CSV or Parquet; a row of the last two is an example."""
+    if form not in ("csv", "json", "parquet"):
+        raise BadValue(f"--format is {form!r}; give csv, json or parquet.")
+    if form == "parquet" and out is None:
+        raise BadValue("Parquet is a binary format; give --out FILE.")
+    store = open_session(config).store(db)
+    from bench.results import describe, examples
+
+    records = [store.resolve(run) for run in runs] if runs else store.runs()
+    found = [{**describe(store, record), "examples": examples(store, record)} for record in records]
+    if form == "parquet":
+        _write_parquet(found, str(out))
+        return 0
+    text = json.dumps(found, indent=1) + "\n" if form == "json" else _csv(found)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        _writable(out).write_text(text, encoding="utf-8", newline="")
+    return 0
+
+
+def _writable(out: str) -> Path:
+    path = Path(out)
+    if not path.parent.is_dir():
+        raise BadValue(f"The folder of --out {out!r} does not exist; make it first.")
+    return path
+
+
+RUN_COLUMNS = ("run", "status", "defense", "base", "attack", "dataset", "norm", "eps", "n", "seed", "protocol")
+
+
+def _flat(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One flat dict per example, with its run's columns before its own."""
+    rows = []
+    for run in runs:
+        for example in run["examples"]:
+            row = {name: run[name] for name in RUN_COLUMNS}
+            for name, value in example.items():
+                if isinstance(value, dict):
+                    row.update({f"{name}_{part}": v for part, v in value.items()})
+                else:
+                    row[name] = value
+            rows.append(row)
+    return rows
+
+
+def _csv(runs: list[dict[str, Any]]) -> str:
+    rows = _flat(runs)
+    buffer = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _write_parquet(runs: list[dict[str, Any]], out: str) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise BadValue("Parquet needs pyarrow; install it with: pip install 'adversarial-game-bench[parquet]'") from None
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(_flat(runs)), _writable(out))

@@ -1,0 +1,46 @@
+"""Tables that fit a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output; names from plug-ins and the database are text, never markup."""
+    table = Table(title=escape(title), title_justify="left", show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(escape(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    Console(soft_wrap=False).print(table)
+
+
+def share(estimate: dict[str, Any] | None) -> str:
+    """`97.0 [94.1, 98.5]` of an estimate."""
+    if estimate is None:
+        return "-"
+    return f"{100 * estimate['value']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+
+
+def print_results(results: Sequence[dict[str, Any]]) -> None:
+    """One row per run, and below it why a run was skipped, failed or flagged."""
+    columns = ("run", "defense", "attack", "data", "eps", "n", "clean %", "robust %", "s/answer")
+    rows = []
+    for r in results:
+        answer = "-" if r["answer_s"] is None else f"{r['answer_s']:.3g}"
+        robust = share(r["robust_accuracy"]) if r["status"] == "DONE" else r["status"]
+        name = r["defense"] if r["base"] in ("regular", r["defense"]) else f"{r['defense']} on {r['base']}"
+        cells = [name, r["attack"], r["dataset"], f"{r['eps']:.3g}", str(r["n"]), share(r["clean_accuracy"]), robust, answer]
+        rows.append([r["run"][:8], *cells])
+    print_table("", columns, rows)
+    console = Console()
+    for r in results:
+        if r["reason"]:
+            console.print(f"{r['run'][:8]} {r['status']}: {escape(r['reason'])}", style="yellow")
+        for flag in r["flags"]:
+            console.print(f"{r['run'][:8]} {escape(flag['id'])}: {escape(flag['message'])}", style="yellow")

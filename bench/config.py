@@ -1,0 +1,138 @@
+"""Configuration: defaults.toml, then the bench.toml in use; unknown keys are refused with the nearest name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.errors import BadValue, UnknownName, one_line
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULTS = Path(__file__).with_name("defaults.toml")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RunDefaults(_Section):
+    dataset: str
+    base: str
+    n: int
+    seed: int
+
+
+class StoreSection(_Section):
+    db: str
+
+
+class RunnerSection(_Section):
+    """How runs are executed; no key enters a run's key."""
+
+    workers: int = Field(ge=0)
+    chunk: int = Field(ge=1)
+    checkpoint_s: float = Field(gt=0)
+
+
+class SuiteCell(_Section):
+    """One cross product of a suite."""
+
+    defense: list[str]
+    attack: list[str]
+    base: list[str] = []
+    dataset: list[str] = []
+    eps: list[float | str] = []
+    norm: str = ""
+    seed: list[int] = []
+    n: int | None = None
+    repeats: int | None = None
+    set: dict[str, Any] = {}
+
+
+class Suite(_Section):
+    summary: str = ""
+    cells: list[SuiteCell]
+
+
+class Config(_Section):
+    """The merged configuration. The open sections hold values by plug-in name and are checked when they are used."""
+
+    run: RunDefaults
+    store: StoreSection
+    runner: RunnerSection
+    game: dict[str, Any]
+    dataset: dict[str, dict[str, Any]]
+    base: dict[str, dict[str, Any]]
+    defense: dict[str, dict[str, Any]]
+    attack: dict[str, dict[str, Any]]
+    recipe: dict[str, dict[str, dict[str, Any]]]
+    suite: dict[str, Suite]
+
+
+def find(given: str | None) -> Path | None:
+    """The bench.toml in use: `--config FILE`, else the one in the working directory, else None."""
+    if given is not None:
+        path = Path(given)
+        if not path.is_file():
+            raise BadValue(f"The configuration {given!r} does not exist; give --config the path of a bench.toml.")
+        return path
+    path = Path("bench.toml")
+    return path if path.is_file() else None
+
+
+def load(path: Path | None) -> Config:
+    """The defaults with the file's keys over them."""
+    merged = read_toml(DEFAULTS)
+    where = "defaults.toml"
+    if path is not None:
+        merge(merged, read_toml(path))
+        where = str(path)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise validation_error(error, Config, where) from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadValue(f"{path} is no TOML file: {one_line(error)}") from None
+
+
+def merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    """Write `values` over `into`, table by table."""
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def validation_error(error: ValidationError, model: type[BaseModel], where: str) -> Exception:
+    """pydantic's first complaint as one line: the key, what was given, what it takes."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return UnknownName(f"key of {where}", key, _siblings(model, first["loc"]))
+    given = first.get("input")
+    return BadValue(f"{key} in {where} is {given!r}: {first['msg']}.")
+
+
+def _siblings(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """Full names of the keys that stand beside the one at `loc`."""
+    prefix: list[str] = []
+    for part in loc[:-1]:
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        model = annotation
+        prefix.append(str(part))
+    return [".".join([*prefix, name]) for name in model.model_fields]

@@ -1,0 +1,315 @@
+"""The two contracts, each of which fits on a card: `Defense` and `Attack`.
+
+Shapes used everywhere: N images of (C, H, W) float32 pixels in [0, 1]; K classes; logits (N, K); D features; M bank rows.
+
+A defense declares by `kind` what its answers depend on:
+
+| kind     | an answer depends on                   | cutting the stream into calls                             |
+|----------|----------------------------------------|-----------------------------------------------------------|
+| `static` | the point alone                        | same labels, logits within 1e-5                           |
+| `online` | the points before it, one at a time    | changes nothing, bit for bit                              |
+| `batch`  | its batch of `batch_size` points       | calls hold whole batches; only the last may be short      |
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from bench.draws import Draws, seed_of
+from bench.errors import BadAnswer
+from bench.threat import Norm, ThreatModel
+
+if TYPE_CHECKING:
+    from bench.cache import Cache
+    from bench.data.task import Task, TaskFacts
+    from bench.oracle import Oracle
+
+Kind = Literal["static", "online", "batch"]
+Protocol = Literal["stream", "probe", "replay"]
+
+#: Batched work runs in blocks of this many rows, padded to it: logits differ by 5e-6 with the company otherwise.
+BLOCK = 100
+
+
+class Params(BaseModel):
+    """Parameters of a plug-in: every one has a default, unknown ones are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+@dataclass
+class State:
+    """All that an answer may change: tensors by name, and facts that JSON can hold."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What `fit` gets besides the task and the base.
+
+    seed       of everything random in fitting
+    noise_key  of the randomness while serving, until a fork changes it
+    device     where tensors live
+    cache      content-addressed files; what is expensive and shared goes there
+    base_key   identifies the trained base; part of the key of whatever is made from it
+    report     is called with one line of progress
+    """
+
+    seed: int
+    noise_key: int
+    device: torch.device
+    cache: Cache
+    base_key: str = ""
+    report: Callable[[str], None] = lambda line: None
+
+
+class Defense(ABC):
+    """Anything that answers inputs. Subclass `StaticDefense`, `OnlineDefense` or `BatchDefense`."""
+
+    Params: ClassVar[type[Params]] = Params
+    kind: ClassVar[Kind]
+    batch_size: int = 1
+    #: answers are random given the state: another draw may give another answer
+    randomised: ClassVar[bool] = False
+    #: `proxy()` gives a network with useful gradients
+    differentiable: ClassVar[bool] = True
+    #: recipes of this name in bench.toml apply to it: [recipe.FAMILY.RECIPE]
+    recipe_family: ClassVar[str] = ""
+
+    def __init__(self, params: Any = None) -> None:
+        self.params: Any = params if params is not None else self.Params()
+        self.noise_key: int = 0
+        #: optimiser steps taken by answers so far; a meter, not part of the state
+        self.adaptation_steps: int = 0
+
+    @classmethod
+    def validate(cls, params: Any, facts: TaskFacts) -> None:
+        """Raise `BadValue` where the parameters cannot work on this task (before anything is trained)."""
+
+    def pieces(self, task: Task, base: Defense | None, context: Context) -> list[str]:
+        """Independent parts of `fit` that are missing in the cache; `prepare` makes each, in any process."""
+        return []
+
+    def prepare(self, task: Task, base: Defense | None, context: Context, piece: str) -> None:
+        """Make one of the `pieces` and leave it in the cache."""
+        raise ValueError(f"{type(self).__name__} has no piece called {piece!r}.")
+
+    @abstractmethod
+    def fit(self, task: Task, base: Defense | None, context: Context) -> None:
+        """Get ready to serve: once per base and seed. A base is None for a defense that is a base itself."""
+
+    @abstractmethod
+    def predict(self, x: Tensor) -> Tensor:
+        """Serve x (N, C, H, W) in [0, 1], in its order, and return logits (N, K). May change the state."""
+
+    @abstractmethod
+    def snapshot(self) -> State:
+        """All that an answer may change, as a copy that later answers leave alone."""
+
+    @abstractmethod
+    def restore(self, state: State) -> None:
+        """Undo everything since `snapshot`, bit for bit."""
+
+    @abstractmethod
+    def fork(self, noise_key: int | None = None) -> Defense:
+        """An independent copy in the same state that shares what never changes; same noise key unless given."""
+
+    @abstractmethod
+    def probe(self, x: Tensor, draw: int | None = None, company: Tensor | None = None) -> Tensor:
+        """Logits (N, K) of each point as if it came next, alone; the state stays as it was.
+
+        draw: None reproduces the next answer's randomness, an integer gives an independent draw.
+        company: (B-1, C, H, W), the rest of the batch of a `batch` defense.
+        """
+
+    @abstractmethod
+    def proxy(self) -> nn.Module:
+        """A frozen copy of the differentiable network that would answer now: (N, C, H, W) -> (N, K)."""
+
+
+class StaticDefense(Defense):
+    """The answer depends on the point alone. A subclass says `answer`; the rest follows."""
+
+    kind: ClassVar[Kind] = "static"
+
+    @abstractmethod
+    def answer(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of a block x (B, C, H, W) of any size B."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        return in_blocks(self.answer, x)
+
+    def snapshot(self) -> State:
+        return State()
+
+    def restore(self, state: State) -> None:
+        if state.tensors or state.facts:
+            raise ValueError(f"{type(self).__name__} is static and cannot restore a state that holds something.")
+
+    def fork(self, noise_key: int | None = None) -> Defense:
+        twin = shallow_fork(self)
+        twin.noise_key = self.noise_key if noise_key is None else noise_key
+        return twin
+
+    def probe(self, x: Tensor, draw: int | None = None, company: Tensor | None = None) -> Tensor:
+        return self.predict(x)
+
+
+class _Stateful(Defense):
+    """What online and batch defenses share: a probe is a fork that predicts."""
+
+    def _probe_one(self, batch: Tensor, draw: int | None) -> Tensor:
+        twin = self.fork(None if draw is None else seed_of(self.noise_key, "draw", draw))
+        start = twin.adaptation_steps
+        logits = twin.predict(batch)[-1]
+        self.adaptation_steps += twin.adaptation_steps - start
+        return logits
+
+
+class OnlineDefense(_Stateful):
+    """State carries from point to point; each point is served alone. A subclass says `answer_one`."""
+
+    kind: ClassVar[Kind] = "online"
+
+    @abstractmethod
+    def answer_one(self, x: Tensor) -> Tensor:
+        """Serve one point x (1, C, H, W): logits (1, K). May change the state."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        return torch.cat([self.answer_one(x[i : i + 1]) for i in range(len(x))])
+
+    def probe(self, x: Tensor, draw: int | None = None, company: Tensor | None = None) -> Tensor:
+        return torch.stack([self._probe_one(x[i : i + 1], draw) for i in range(len(x))])
+
+
+class BatchDefense(_Stateful):
+    """Answers depend on the batch of `batch_size` points. A subclass says `answer_batch`."""
+
+    kind: ClassVar[Kind] = "batch"
+
+    @abstractmethod
+    def answer_batch(self, x: Tensor) -> Tensor:
+        """Serve one batch x (B, C, H, W), B <= batch_size: logits (B, K). May change the state."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        size = self.batch_size
+        return torch.cat([self.answer_batch(x[i : i + size]) for i in range(0, len(x), size)])
+
+    def probe(self, x: Tensor, draw: int | None = None, company: Tensor | None = None) -> Tensor:
+        others = x[:0] if company is None else company
+        return torch.stack([self._probe_one(torch.cat([others, x[i : i + 1]]), draw) for i in range(len(x))])
+
+
+class Base(StaticDefense):
+    """A train-time defense: it yields a classifier theta_0. A subclass says `train`.
+
+    `network` has `features(x) -> (N, D)` and `forward(x) -> (N, K)` (see `bench.models.network`).
+    """
+
+    network: nn.Module
+
+    @abstractmethod
+    def train(self, task: Task, network: nn.Module, context: Context) -> None:
+        """Train `network` in place on the task's training set, with every draw from `context.seed`."""
+
+    def fit(self, task: Task, base: Defense | None, context: Context) -> None:
+        from bench.bases import trained_network  # the cache of trained bases reads this class
+
+        self.network = trained_network(self, task, context)
+
+    def answer(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self.network(x)
+        return logits
+
+    def proxy(self) -> nn.Module:
+        return self.network
+
+
+@dataclass(frozen=True)
+class DefenseInfo:
+    """What an attack may know of a defense before the game: a value, not the defense."""
+
+    name: str
+    kind: Kind
+    differentiable: bool
+    randomised: bool
+
+
+class Attack(ABC):
+    """Proposes images and nothing else: the harness clips nothing, judges everything, and counts.
+
+    An attack holds nothing between calls; what an attacker remembers lives in the oracle.
+    """
+
+    Params: ClassVar[type[Params]] = Params
+    #: `budget`: stays within the threat's eps; `minimal`: seeks the smallest perturbation in its own norm
+    kind: ClassVar[Literal["budget", "minimal"]] = "budget"
+    #: norms that the attack can be run in; the first is its own
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    #: examples per call, aligned to the example index; None: all of the game at once
+    block: ClassVar[int | None] = BLOCK
+    #: it differentiates the network that the oracle grants
+    needs_gradients: ClassVar[bool] = True
+    recipe_family: ClassVar[str] = ""
+
+    def __init__(self, params: Any = None) -> None:
+        self.params: Any = params if params is not None else self.Params()
+
+    def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
+        """Why this attack cannot run here, or None."""
+        if threat.norm not in self.norms:
+            return f"it has no {threat.norm} form (it has: {', '.join(self.norms)})"
+        if self.needs_gradients and threat.weights in ("simulated", "adapted") and not info.differentiable:
+            return f"{info.name} has no differentiable proxy"
+        return None
+
+    @abstractmethod
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        """Adversarial images (N, C, H, W) in [0, 1] for x (N, C, H, W) with labels y (N,)."""
+
+
+def in_blocks(function: Callable[[Tensor], Tensor], x: Tensor, size: int = BLOCK) -> Tensor:
+    """`function` over x (N, ...) in blocks of exactly `size` rows, the last padded with zeros that are cut off again."""
+    if len(x) == 0:
+        return function(x.new_zeros((size, *x.shape[1:])))[:0]
+    pieces = []
+    for start in range(0, len(x), size):
+        block = x[start : start + size]
+        rows = len(block)
+        if rows < size:
+            block = torch.cat([block, block.new_zeros((size - rows, *x.shape[1:]))])
+        pieces.append(function(block)[:rows])
+    return torch.cat(pieces)
+
+
+def checked_logits(logits: Tensor, rows: int, classes: int, who: str) -> Tensor:
+    """`logits` if it is a finite (rows, classes) tensor; else `BadAnswer`."""
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (rows, classes):
+        shape = tuple(getattr(logits, "shape", ())) or type(logits).__name__
+        raise BadAnswer(f"{who} answered with {shape} for {rows} points; logits have the shape ({rows}, {classes}).")
+    if not torch.isfinite(logits).all():
+        raise BadAnswer(f"{who} answered with values that are not finite.")
+    return logits
+
+
+def shallow_fork(defense: Any) -> Any:
+    """A copy that shares every attribute: the start of a `fork`, which then copies what answers change."""
+    twin = object.__new__(type(defense))
+    twin.__dict__.update(defense.__dict__)
+    twin.adaptation_steps = 0
+    return twin
+
+
+def labels_of(logits: Tensor) -> Sequence[int]:
+    """The answered label of each row: the first of the largest logits."""
+    return [int(label) for label in logits.argmax(dim=1)]

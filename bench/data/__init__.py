@@ -1,0 +1,12 @@
+"""Datasets, one module each; `register_dataset` adds more. A dataset class has
+
+- `Params` (a subclass of `TaskParams`) and `summary`,
+- `facts(params, data_dir) -> TaskFacts`, cheap, raises `DataError` where a file is missing or damaged,
+- `load(params, data_dir) -> Task`,
+- `check(data_dir) -> list[str]`, one line per file that was verified.
+"""
+
+BUILT_IN = {
+    "digits": "bench.data.digits:Digits",
+    "mnist": "bench.data.mnist:Mnist",
+}

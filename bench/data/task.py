@@ -1,0 +1,130 @@
+"""A task: a dataset with its splits, image shape and number of classes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from bench.contracts import Params
+from bench.errors import BadValue
+
+
+class TaskParams(Params):
+    """Parameters that every dataset has.
+
+    train_size  how many training points to use: the first of a fixed order (0: all)
+    split       which points are attacked: `test`, or `validation`, a fixed sixth of the training set that is then
+                left out of training, for choosing recipes without a look at the test set
+    """
+
+    train_size: int = Field(default=0, ge=0)
+    split: Literal["test", "validation"] = "test"
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What planning needs to know of a task; cheap to find out.
+
+    train_size and test_size count points after `TaskParams` are applied; content is a hash of all that they hold.
+    """
+
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    train_size: int
+    test_size: int
+    content: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images as uint8 (N, C, H, W); pixels in [0, 1] are `images / pixel_scale`. Labels int64 (N,)."""
+
+    facts: TaskFacts
+    pixel_scale: int
+    train_images: NDArray[np.uint8] = field(repr=False)
+    train_labels: NDArray[np.int64] = field(repr=False)
+    test_images: NDArray[np.uint8] = field(repr=False)
+    test_labels: NDArray[np.int64] = field(repr=False)
+
+    def pixels(self, images: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+        """(N, C, H, W) float32 in [0, 1] of stored images."""
+        return to_pixels(images, self.pixel_scale, device)
+
+    def test_points(self, indices: list[int], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W) in [0, 1] and labels (N,) of test points."""
+        return self.pixels(self.test_images[indices], device), torch.from_numpy(self.test_labels[indices]).to(device)
+
+
+def to_pixels(images: NDArray[np.uint8], scale: int, device: torch.device | str = "cpu") -> Tensor:
+    """Stored uint8 images as float32 pixels in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).to(torch.float32).div_(scale)
+
+
+def fixed_order(name: str, count: int) -> NDArray[np.int64]:
+    """A permutation of `count` points that is the same everywhere and for ever."""
+    seed = int.from_bytes(hashlib.sha256(f"order of {name}".encode()).digest()[:8], "big")
+    return np.random.Generator(np.random.PCG64(seed)).permutation(count)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which points of the original files a task uses: for training, and for attacking (from `source`)."""
+
+    train: NDArray[np.int64]
+    test: NDArray[np.int64] | None
+    source: Literal["test", "train"]
+
+
+def select(name: str, params: TaskParams, train_count: int) -> Selection:
+    """The points that `params` choose out of `train_count` training points; `test` None means all test points."""
+    order = fixed_order(name, train_count)
+    held_out = train_count // 6
+    pool = order[held_out:] if params.split == "validation" else order
+    size = params.train_size or len(pool)
+    if size > len(pool):
+        raise BadValue(
+            f"dataset.train_size is {params.train_size}, but {name} has {len(pool)} training points"
+            f"{' beside the validation points' if params.split == 'validation' else ''}; give at most that."
+        )
+    train = np.sort(pool[:size])
+    if params.split == "validation":
+        return Selection(train, np.sort(order[:held_out]), "train")
+    return Selection(train, None, "test")
+
+
+def content_hash(original: str, params: TaskParams) -> str:
+    """Hash of a task's content: that of its original files and of what `params` choose from them."""
+    return hashlib.sha256(f"{original} {params.model_dump_json()}".encode()).hexdigest()
+
+
+def build_task(
+    name: str,
+    params: TaskParams,
+    scale: int,
+    classes: int,
+    original: str,
+    train: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    test: tuple[NDArray[np.uint8], NDArray[np.int64]],
+) -> Task:
+    """The task that `params` choose out of the original (images, labels) of both splits."""
+    chosen = select(name, params, len(train[1]))
+    source = test if chosen.source == "test" else train
+    test_images = source[0] if chosen.test is None else source[0][chosen.test]
+    test_labels = source[1] if chosen.test is None else source[1][chosen.test]
+    facts = TaskFacts(
+        name=name,
+        num_classes=classes,
+        image_shape=train[0].shape[1:],
+        train_size=len(chosen.train),
+        test_size=len(test_labels),
+        content=content_hash(original, params),
+    )
+    return Task(facts, scale, train[0][chosen.train], train[1][chosen.train], test_images, test_labels)

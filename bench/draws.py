@@ -1,0 +1,60 @@
+"""Randomness as a function: every draw comes from (key, purpose, count), never from a live generator.
+
+So the random source of a state is a count, a resumed game draws what an uninterrupted one drew, and the draws of an
+example do not depend on its company.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed that is a function of `parts` (their `str`), and of nothing else."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(*parts: object) -> torch.Generator:
+    """A CPU generator seeded with `seed_of(*parts)`; draw on the CPU and move, so that devices agree."""
+    return torch.Generator().manual_seed(seed_of(*parts))
+
+
+class Draws:
+    """One generator per example, a function of (seed, purpose, example index).
+
+    indices: the N dataset indices of the examples, in the order of the batch that they are drawn for.
+    """
+
+    def __init__(self, seed: int, purpose: str, indices: Sequence[int]) -> None:
+        self.seed = seed
+        self.purpose = purpose
+        self.indices = [int(i) for i in indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def generator(self, i: int) -> torch.Generator:
+        """The generator of the i-th example of the batch, at its start."""
+        return generator(self.seed, self.purpose, self.indices[i])
+
+    def uniform(self, shape: Sequence[int], low: float = 0.0, high: float = 1.0) -> Tensor:
+        """(N, *shape) float32, uniform in [low, high)."""
+        rows = [torch.rand(tuple(shape), generator=self.generator(i)) for i in range(len(self))]
+        return torch.stack(rows) * (high - low) + low
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """(N, *shape) float32, standard normal."""
+        return torch.stack([torch.randn(tuple(shape), generator=self.generator(i)) for i in range(len(self))])
+
+    def sub(self, purpose: object) -> Draws:
+        """The same examples with draws of their own for `purpose` (a restart, a round)."""
+        return Draws(self.seed, f"{self.purpose}/{purpose}", self.indices)
+
+    def take(self, rows: Sequence[int]) -> Draws:
+        """The draws of some rows of the batch."""
+        return Draws(self.seed, self.purpose, [self.indices[i] for i in rows])

@@ -1,0 +1,26 @@
+"""What a network must offer: its features, and its logits as a function of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Network(nn.Module, ABC):
+    """A classifier with a penultimate layer that retrieval defenses search in.
+
+    Subclasses take `num_classes` and `image_shape` (C, H, W), and normalise their input themselves: it is always
+    pixels in [0, 1].
+    """
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """Penultimate features (N, D) of images x (N, C, H, W) in [0, 1]."""
+
+    @abstractmethod
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (N, K) of features (N, D)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x))

@@ -1,0 +1,239 @@
+"""The attacker's only door to the defense: it enforces the threat model, records and counts.
+
+What an attacker remembers lives here, not in the attack: what it observed, and its simulated copies. Both are functions
+of the stream and of noise keys, so a resumed game rebuilds them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from bench.contracts import Defense, DefenseInfo
+from bench.draws import seed_of
+from bench.errors import AccessDenied
+from bench.threat import ThreatModel
+
+
+@dataclass
+class Ledger:
+    """What an attack spent, per example of the current call; (N,) int64 tensors, and the seconds of recording."""
+
+    forwards: Tensor
+    backwards: Tensor
+    queries: Tensor
+    simulated: int = 0
+    recording_s: float = 0.0
+
+    @classmethod
+    def empty(cls, rows: int) -> Ledger:
+        return cls(*(torch.zeros(rows, dtype=torch.int64) for _ in range(3)))
+
+
+@dataclass
+class Trace:
+    """What the recording network saw in the current call, one entry per forward.
+
+    rows      which example each input was closest to, or None where they are the examples in order
+    margins   logit of y minus the largest other logit, (B,); below 0 the attacked network is fooled
+    distances distance of the input to its x in the threat's norm, (B,)
+    """
+
+    rows: list[Tensor | None] = field(default_factory=list)
+    margins: list[Tensor] = field(default_factory=list)
+    distances: list[Tensor] = field(default_factory=list)
+
+    def fooled_inside(self, count: int, eps: float, slack: float) -> Tensor:
+        """(count,) bool: some recorded input within eps of its x fooled the attacked network."""
+        fooled = torch.zeros(count, dtype=torch.bool)
+        for rows, margin, distance in zip(self.rows, self.margins, self.distances, strict=True):
+            hit = ((margin < 0) & (distance <= eps + slack)).cpu()
+            if rows is None:
+                fooled |= hit
+            else:
+                fooled[rows[hit]] = True
+        return fooled
+
+
+def margins(logits: Tensor, y: Tensor) -> Tensor:
+    """Logit of the label minus the largest other logit: (N,) from logits (N, K) and labels (N,)."""
+    own = logits.gather(1, y[:, None])[:, 0]
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return own - others
+
+
+class Oracle:
+    """Answers an attack within its threat model; `AccessDenied` for anything more.
+
+    threat    what is granted
+    info      name, kind, differentiable, randomised: a value, not the defense
+    deployed  the defense as it serves now; None in `replay`, where the attacker must do without
+    trained   theta_0
+    fresh     makes a defense that has served nothing, with a given noise key
+    observed  background points that the attacker saw, (M, C, H, W)
+    key       the attacker's own randomness
+    """
+
+    def __init__(
+        self,
+        threat: ThreatModel,
+        info: DefenseInfo,
+        *,
+        trained: nn.Module,
+        deployed: Defense | None,
+        fresh: Callable[[int], Defense],
+        observed: Tensor | None = None,
+        deployed_noise_key: int = 0,
+        serve: Callable[[Tensor], Tensor] | None = None,
+        catch_up: Callable[[Defense, Tensor], Defense] | None = None,
+        key: int = 0,
+    ) -> None:
+        self.threat = threat
+        self.info = info
+        self._trained = trained
+        self._deployed = deployed
+        self._fresh = fresh
+        self._observed = observed
+        self._deployed_noise_key = deployed_noise_key
+        self._serve = serve
+        self._catch_up = catch_up or _serve_all
+        self._key = key
+        self._copies = 0
+        self.ledger = Ledger.empty(0)
+        self.trace = Trace()
+        self._x = torch.empty(0)
+        self._y = torch.empty(0, dtype=torch.int64)
+        self._indices: list[int] = []
+        #: the bare network last handed out, for the harness's own look at what the attack believes
+        self.granted: nn.Module | None = None
+
+    # -- what an attack may call ------------------------------------------------------------------------------------
+
+    def model(self) -> nn.Module:
+        """The network that the threat model grants, wrapped so that its use is recorded: (N, C, H, W) -> (N, K)."""
+        self.granted = self._network()
+        return Recorder(self, self.granted)
+
+    def query(self, x: Tensor) -> Tensor:
+        """The deployed defense's answer, logits (N, K), for x (N, C, H, W): a fresh draw each time, counted."""
+        if not self.threat.queries:
+            raise AccessDenied("The threat model grants no query (threat.queries is 0).")
+        if self._deployed is None:
+            raise AccessDenied("There is no deployed defense to query in the protocol replay.")
+        answers = []
+        for row, point in zip(self._attribute(x), x, strict=True):
+            spent = int(self.ledger.queries[row])
+            if spent >= self.threat.queries:
+                raise AccessDenied(f"The budget of {self.threat.queries} queries per example is spent.")
+            self.ledger.queries[row] += 1
+            if self.threat.queries_served and self._serve is not None:
+                answers.append(self._serve(point[None]))
+            else:
+                draw = seed_of(self._key, "query", self._indices[row], spent)
+                answers.append(self._deployed.probe(point[None], draw=draw))
+        return torch.cat(answers)
+
+    def simulate(self) -> Defense:
+        """The attacker's own copy of the defense, fed with what it observed. Private randomness, or the defense's."""
+        if self.threat.weights not in ("simulated", "adapted"):
+            raise AccessDenied(f"A threat model with weights {self.threat.weights!r} grants no simulated copy.")
+        noise = self._deployed_noise_key
+        if self.threat.randomness == "private":
+            noise = seed_of(self._key, "simulation", self._copies)
+        self._copies += 1
+        copy = self._fresh(noise)
+        if self._observed is not None and len(self._observed):
+            copy = self._catch_up(copy, self._observed)
+            self.ledger.simulated += len(self._observed)
+        return copy
+
+    @property
+    def observed(self) -> Tensor:
+        """The background points that the attacker saw, (M, C, H, W)."""
+        if self.threat.weights not in ("simulated", "adapted"):
+            raise AccessDenied(f"A threat model with weights {self.threat.weights!r} sees nothing of the stream.")
+        return self._x[:0] if self._observed is None else self._observed
+
+    # -- what the game calls ----------------------------------------------------------------------------------------
+
+    def begin(self, x: Tensor, y: Tensor, indices: Sequence[int]) -> None:
+        """Start the record of one `perturb` call on x (N, C, H, W), labels y (N,) and their dataset indices."""
+        self._x, self._y, self._indices = x, y, list(indices)
+        self.ledger = Ledger.empty(len(x))
+        self.trace = Trace()
+        self._copies = 0
+        self.granted = None
+
+    def _network(self) -> nn.Module:
+        weights = self.threat.weights
+        if weights == "trained":
+            return self._trained
+        if weights == "simulated":
+            return self.simulate().proxy()
+        if weights == "adapted" and self._deployed is not None:
+            return self._deployed.proxy()
+        if weights == "adapted":
+            raise AccessDenied("There is no deployed defense to read weights from in the protocol replay.")
+        raise AccessDenied("The threat model grants no weights (threat.weights is 'none').")
+
+    def record(self, x: Tensor, logits: Tensor) -> None:
+        """Note one forward of the granted network on x (B, C, H, W) and, once it happens, its backward."""
+        start = time.perf_counter()
+        aligned = x.shape == self._x.shape
+        rows = None if aligned else self._attribute(x)
+        detached = x.detach()
+        x0, y = (self._x, self._y) if rows is None else (self._x[rows], self._y[rows])
+        self.trace.rows.append(rows)
+        self.trace.margins.append(margins(logits.detach(), y))
+        self.trace.distances.append(_distance(detached - x0, self.threat.norm))
+        self._count(self.ledger.forwards, rows)
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: self._count(self.ledger.backwards, rows))
+        self.ledger.recording_s += time.perf_counter() - start
+
+    @staticmethod
+    def _count(counter: Tensor, rows: Tensor | None) -> None:
+        if rows is None:
+            counter += 1
+        else:
+            counter.index_add_(0, rows, torch.ones_like(rows))
+
+    def _attribute(self, x: Tensor) -> Tensor:
+        """Which example each input (B, ...) belongs to: in order where the count fits, else the nearest, (B,)."""
+        if len(x) == len(self._x):
+            return torch.arange(len(x))
+        flat = x.detach().flatten(1)
+        return torch.cdist(flat, self._x.flatten(1)).argmin(1).cpu()
+
+
+class Recorder(nn.Module):
+    """The granted network as an attack sees it; every forward is recorded by the oracle."""
+
+    def __init__(self, oracle: Oracle, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._oracle = oracle
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        self._oracle.record(x, logits)
+        return logits
+
+
+def _serve_all(defense: Defense, x: Tensor) -> Defense:
+    defense.predict(x)
+    return defense
+
+
+def _distance(delta: Tensor, norm: str) -> Tensor:
+    """Distance in the threat's norm, (B,) float32, for the record only; the judge measures its own in float64."""
+    if norm == "linf":
+        return delta.flatten(1).abs().amax(1)
+    if norm == "l2":
+        return delta.flatten(1).norm(dim=1)
+    return (delta.flatten(2) != 0).any(1).float().sum(1)

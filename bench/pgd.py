@@ -1,0 +1,86 @@
+"""Projected gradient descent: foolbox's loop with our draws. One engine for attacks, banks and adversarial training.
+
+foolbox draws its random start from torch's global generator; here each example's start comes from a generator of its
+own, so that an image is a function of (seed, example index) and of nothing else.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import eagerpy as ep
+import foolbox
+from foolbox.attacks.projected_gradient_descent import (
+    L2ProjectedGradientDescentAttack,
+    LinfProjectedGradientDescentAttack,
+)
+from torch import Tensor, nn
+
+from bench.draws import Draws
+from bench.threat import Norm
+
+
+class _LinfPGD(LinfProjectedGradientDescentAttack):
+    """foolbox's Linf PGD whose start is x + `offset`, offset in [-eps, eps]."""
+
+    def __init__(self, steps: int, step_size: float, offset: Tensor | None) -> None:
+        super().__init__(abs_stepsize=step_size, steps=steps, random_start=offset is not None)
+        self._offset = offset
+
+    def get_random_start(self, x0: Any, epsilon: float) -> Any:
+        return x0 + ep.astensor(self._offset)
+
+
+class _L2PGD(L2ProjectedGradientDescentAttack):
+    """foolbox's L2 PGD whose start is x + `offset`, offset in the L2 ball."""
+
+    def __init__(self, steps: int, step_size: float, offset: Tensor | None) -> None:
+        super().__init__(abs_stepsize=step_size, steps=steps, random_start=offset is not None)
+        self._offset = offset
+
+    def get_random_start(self, x0: Any, epsilon: float) -> Any:
+        return x0 + ep.astensor(self._offset)
+
+
+_ENGINES = {"linf": _LinfPGD, "l2": _L2PGD}
+
+
+def random_offset(draws: Draws, shape: tuple[int, ...], eps: float, norm: Norm) -> Tensor:
+    """Uniform offsets (N, *shape) in the ball of radius eps, one per example."""
+    if norm == "linf":
+        return draws.uniform(shape, -eps, eps)
+    # direction of a normal vector with two coordinates more, cut to the ball's dimension, is uniform in the ball
+    # (Voelker, Gosmann, Stewart: Efficiently sampling vectors and coordinates from the n-sphere and n-ball, 2017)
+    size = 1
+    for side in shape:
+        size *= side
+    normal = draws.normal((size + 2,))
+    ball = (normal / normal.norm(dim=1, keepdim=True))[:, :size]
+    return ball.view(len(draws), *shape) * eps
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    step_size: float,
+    norm: Norm = "linf",
+    offset: Tensor | None = None,
+) -> Tensor:
+    """Adversarial images (N, C, H, W) for x in [0, 1] and labels y (N,): ascent on the cross-entropy within eps of x.
+
+    step_size in pixel units of the norm; the start is x + offset (N, C, H, W), or x for None. Madry et al. 2018.
+    The weights of `model` should not require gradients: they would be computed for nothing.
+    """
+    if eps == 0:
+        return x.clone()
+    engine = _ENGINES[norm](steps, step_size, None if offset is None else offset.to(x.device))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # foolbox warns of a model in training mode even where it has just left it
+        wrapped = foolbox.PyTorchModel(model.eval(), bounds=(0, 1), device=x.device)
+    images: Tensor = engine.run(wrapped, x, foolbox.criteria.Misclassification(y), epsilon=eps)
+    return images.detach()

@@ -1,0 +1,328 @@
+"""From a request to run specs: the cross product, with every parameter resolved. Nothing is run or written here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from bench import registry
+from bench.bases import network_name
+from bench.config import Config, Suite, merge, validation_error
+from bench.contracts import Attack, Defense, DefenseInfo, Protocol
+from bench.data.task import TaskFacts, TaskParams
+from bench.errors import BadValue, UnknownName
+from bench.spec import GameSpec, Part, RunSpec
+from bench.threat import ThreatModel, parse_number
+
+FactsOf = Callable[[str, TaskParams], TaskFacts]
+
+PROTOCOLS: dict[str, tuple[str, ...]] = {"stream": ("repeats",), "probe": ("p", "trials"), "replay": ("repeats",)}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to cross. Empty tuples and None mean the configuration's default."""
+
+    defenses: tuple[str, ...]
+    attacks: tuple[str, ...]
+    bases: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    eps: tuple[float | str, ...] = ()
+    norm: str = ""
+    seeds: tuple[int, ...] = ()
+    n: int | None = None
+    repeats: int | None = None
+    sets: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of the request, and the `clean` run that gives its clean accuracy (None: it has its own)."""
+
+    spec: RunSpec
+    clean: RunSpec | None
+
+
+def suite_requests(name: str, suites: Mapping[str, Suite], over: Request) -> list[Request]:
+    """The cells of a suite, with what the command line says over them."""
+    if name not in suites:
+        raise UnknownName("suite", name, suites, "bench list suites")
+    return [
+        Request(
+            defenses=over.defenses or tuple(cell.defense),
+            attacks=over.attacks or tuple(cell.attack),
+            bases=over.bases or tuple(cell.base),
+            datasets=over.datasets or tuple(cell.dataset),
+            eps=over.eps or tuple(cell.eps),
+            norm=over.norm or cell.norm,
+            seeds=over.seeds or tuple(cell.seed),
+            n=over.n if over.n is not None else cell.n,
+            repeats=over.repeats if over.repeats is not None else cell.repeats,
+            sets={**cell.set, **over.sets},
+        )
+        for cell in suites[name].cells
+    ]
+
+
+def plan(requests: list[Request], config: Config, facts_of: FactsOf) -> list[Planned]:
+    """The runs of all requests in order, each once. Raises a `BenchError` for anything wrong."""
+    check_names(config)
+    keys = _Keys()
+    planned: dict[str, Planned] = {}
+    for request in requests:
+        for spec in _Resolver(request, config, facts_of, keys).specs():
+            planned.setdefault(spec.key, Planned(spec, spec.paired_clean(_clean_part())))
+    keys.check([key for request in requests for key in request.sets])
+    return list(planned.values())
+
+
+def check_names(config: Config) -> None:
+    """Raise `UnknownName` for a section of bench.toml that names no plug-in."""
+    for section, names in (("defense", registry.defenses), ("base", registry.defenses), ("attack", registry.attacks)):
+        for name in getattr(config, section):
+            if name not in names:
+                known = [f"{section}.{entry.name}" for entry in names]
+                raise UnknownName("section of bench.toml", f"{section}.{name}", known)
+
+
+class _Keys:
+    """Which dotted keys the cells declare, and which of the given ones were used."""
+
+    def __init__(self) -> None:
+        self.declared: set[str] = set()
+        self.fixed: dict[str, set[str]] = {}
+
+    def declare(self, prefix: str, names: Any) -> None:
+        self.declared.update(f"{prefix}.{name}" for name in names)
+
+    def check(self, given: list[str]) -> None:
+        for key in given:
+            if key in self.declared or key.startswith("runner."):
+                continue
+            if key in self.fixed:
+                raise BadValue(
+                    f"{key} has no meaning for {', '.join(sorted(self.fixed[key]))}: it is fixed there. Drop it, or choose "
+                    f"an attack or protocol that leaves it free."
+                )
+            raise UnknownName("key that these runs have", key, self.declared)
+
+
+class _Resolver:
+    """Resolves one request, layer by layer: class defaults, recipe, bench.toml, its dataset part, --set."""
+
+    def __init__(self, request: Request, config: Config, facts_of: FactsOf, keys: _Keys) -> None:
+        self.request = request
+        self.config = config
+        self.facts_of = facts_of
+        self.keys = keys
+        self.sets = request.sets
+
+    def specs(self) -> list[RunSpec]:
+        request, run = self.request, self.config.run
+        specs = []
+        for dataset in request.datasets or (run.dataset,):
+            params = self._params("dataset", registry.datasets.load(dataset), dataset, dataset)
+            facts = self.facts_of(dataset, cast(TaskParams, params))
+            source = Part(dataset, 1, facts.content, params.model_dump())
+            for name in request.defenses:
+                entry = registry.defenses[name]
+                for base in (name,) if entry.base else request.bases or (run.base,):
+                    for attack in request.attacks:
+                        for threat in self._threats(attack, dataset):
+                            for seed in request.seeds or (run.seed,):
+                                specs.append(self._spec(source, facts, name, base, attack, threat, seed))
+        return specs
+
+    def _spec(
+        self, dataset: Part, facts: TaskFacts, defense: str, base: str, attack: str, threat: ThreatModel, seed: int
+    ) -> RunSpec:
+        base_part, base_seed, network = self._base(base, dataset.name)
+        entry = registry.defenses[defense]
+        cls: type[Defense] = entry.load()
+        if entry.base:
+            part, batch = base_part, 0
+        else:
+            params = self._params("defense", cls, defense, dataset.name)
+            if getattr(params, "eps", None) == 0:  # a defense's own radius, where it crafts copies
+                params = params.model_copy(update={"eps": self._radius(dataset.name, "linf")})
+            cls.validate(params, facts)
+            part = Part(defense, entry.version, entry.source_hash(), params.model_dump())
+            batch = cls(params).batch_size if cls.kind == "batch" else 0
+        attack_entry = registry.attacks[attack]
+        attack_cls: type[Attack] = attack_entry.load()
+        attack_params = self._params("attack", attack_cls, attack, dataset.name)
+        n = self.request.n if self.request.n is not None else self.config.run.n
+        spec = RunSpec(
+            defense=part,
+            kind=cls.kind,
+            base=base_part,
+            base_seed=base_seed,
+            network=network,
+            attack=Part(attack, attack_entry.version, attack_entry.source_hash(), attack_params.model_dump()),
+            dataset=dataset,
+            test_size=facts.test_size,
+            threat=threat,
+            game=self._game(attack, dataset.name, n, batch),
+            n=n,
+            seed=seed,
+        )
+        _check_sizes(spec)
+        _check_protocol(spec)
+        return spec
+
+    def _base(self, name: str, dataset: str) -> tuple[Part, int, Part]:
+        entry = registry.defenses[name]
+        if not entry.base:
+            bases = [e.name for e in registry.defenses if e.base]
+            raise BadValue(f"{name!r} is no base (a train-time defense); give --base one of: {', '.join(bases)}.")
+        cls = entry.load()
+        params = self._params("base", cls, name, dataset, extra=("seed",))
+        self.keys.declare("base", ["seed"])
+        seed = int(parse_number("base.seed", self._layer("base", name, dataset).get("seed", 0)))
+        model = registry.models[network_name(params.model, dataset)]
+        network = Part(model.name, model.version, model.source_hash())
+        return Part(name, entry.version, entry.source_hash(), params.model_dump()), seed, network
+
+    def _layer(self, section: str, name: str, dataset: str) -> dict[str, Any]:
+        """Values by key from bench.toml, its dataset part and --set, later over earlier."""
+        by_dataset = self.config.dataset.get(dataset, {})
+        if section == "dataset":
+            own = {k: v for k, v in by_dataset.items() if not isinstance(v, dict)}
+        else:
+            own = dict(getattr(self.config, section).get(name, {}))
+            merge(own, by_dataset.get(section, {}).get(name, {}))
+        prefix = f"{section}."
+        own.update({k[len(prefix) :]: v for k, v in self.sets.items() if k.startswith(prefix)})
+        return own
+
+    def _params(self, section: str, cls: Any, name: str, dataset: str, extra: tuple[str, ...] = ()) -> Any:
+        """The parameters of a plug-in, all layers applied."""
+        model = cls.Params
+        known = set(model.model_fields)
+        self.keys.declare(section, known)
+        prefix = f"{section}."
+        values = {
+            key: value
+            for key, value in self._layer(section, name, dataset).items()
+            if key not in extra and (key in known or f"{prefix}{key}" not in self.sets)
+        }
+        if "recipe" in known:
+            recipe = values.get("recipe", model.model_fields["recipe"].default)
+            values = {**self._recipe(cls.recipe_family or name, str(recipe), dataset), **values}
+        values = {key: _number(model, section, key, value) for key, value in values.items()}
+        try:
+            return model(**values)
+        except ValidationError as error:
+            raise validation_error(error, model, f"[{section}.{name}]") from None
+
+    def _recipe(self, family: str, recipe: str, dataset: str) -> dict[str, Any]:
+        recipes = self.config.recipe.get(family, {})
+        if recipe not in recipes:
+            raise UnknownName(f"recipe of {family}", recipe, recipes)
+        values = {k: v for k, v in recipes[recipe].items() if not isinstance(v, dict)}
+        own = recipes[recipe].get(dataset, {})
+        return {**values, **(own if isinstance(own, dict) else {})}
+
+    def _threats(self, attack: str, dataset: str) -> list[ThreatModel]:
+        entry = registry.attacks[attack]
+        threat = ThreatModel().with_fields(dict(entry.preset))
+        free = set(entry.free)
+        self.keys.declare("threat", free)
+        for key in {f"threat.{name}" for name in threat.to_dict()} - {f"threat.{name}" for name in free}:
+            self.keys.fixed.setdefault(key, set()).add(attack)
+        values = {k: v for k, v in self.config.dataset.get(dataset, {}).get("threat", {}).items() if k in free}
+        values.update(
+            {k.partition(".")[2]: v for k, v in self.sets.items() if k.startswith("threat.") and k[7:] in free}
+        )
+        threat = threat.with_fields(values)
+        if "eps" in entry.preset:
+            return [threat]
+        norm = self.request.norm or entry.load().norms[0]
+        radii = self.request.eps or (self._radius(dataset, norm),)
+        return [threat.with_fields({"norm": norm, "eps": parse_number("eps", radius)}) for radius in radii]
+
+    def _radius(self, dataset: str, norm: str) -> float:
+        """The dataset's default radius in this norm."""
+        radii = self.config.dataset.get(dataset, {}).get("eps", {})
+        if norm not in radii:
+            raise BadValue(f"{dataset} has no default radius for {norm}: give --eps, or set dataset.{dataset}.eps.{norm}.")
+        return parse_number(f"dataset.{dataset}.eps.{norm}", radii[norm])
+
+    def _game(self, attack: str, dataset: str, n: int, batch: int) -> GameSpec:
+        values: dict[str, Any] = {"protocol": registry.attacks[attack].protocol, **self.config.game}
+        values.update(self.config.dataset.get(dataset, {}).get("game", {}))
+        values.update({k[5:]: v for k, v in self.sets.items() if k.startswith("game.")})
+        if self.request.repeats is not None:
+            values["repeats"] = self.request.repeats
+        protocol = str(values["protocol"])
+        if protocol not in PROTOCOLS:
+            raise UnknownName("protocol", protocol, PROTOCOLS)
+        self.keys.declare("game", ["protocol", *PROTOCOLS[protocol]])
+        for key in {k for names in PROTOCOLS.values() for k in names} - set(PROTOCOLS[protocol]):
+            self.keys.fixed.setdefault(f"game.{key}", set()).add(f"the protocol {protocol}")
+        numbers = {name: _count(f"game.{name}", values[name]) for name in PROTOCOLS[protocol]}
+        if "trials" in numbers:
+            numbers["trials"] = max(1, min(numbers["trials"], n))
+        if protocol == "probe" and self.request.repeats not in (None, 1):
+            raise BadValue(f"--repeats has no meaning for {attack} in the protocol probe; set game.trials instead.")
+        return GameSpec(protocol=cast(Protocol, protocol), batch=batch, **numbers)
+
+
+def _clean_part() -> Part:
+    """The `clean` attack as a part of a run; it has no parameters."""
+    entry = registry.attacks["clean"]
+    return Part("clean", entry.version, entry.source_hash(), {})
+
+
+def _check_sizes(spec: RunSpec) -> None:
+    if not 1 <= spec.n <= spec.test_size:
+        raise BadValue(f"n is {spec.n}; {spec.dataset.name} has {spec.test_size} test points, so give 1 to {spec.test_size}.")
+    game = spec.game
+    if game.protocol != "probe":
+        return
+    company = max(game.batch - 1, 0)
+    needed = game.p + spec.threat.delay + spec.victims_per_trial + company
+    if needed > spec.test_size:
+        raise BadValue(
+            f"p {game.p} + delay {spec.threat.delay} + {spec.victims_per_trial} victims a trial"
+            f"{f' + {company} points of company' if company else ''} = {needed}, but {spec.dataset.name} has "
+            f"{spec.test_size} test points; lower game.p, threat.delay or n, or raise game.trials."
+        )
+
+
+def _check_protocol(spec: RunSpec) -> None:
+    threat, protocol = spec.threat, spec.game.protocol
+    if protocol == "stream" and (threat.delay or threat.known < 1):
+        raise BadValue(
+            f"threat.delay and threat.known have no meaning in the protocol stream ({spec.attack.name} has delay "
+            f"{threat.delay}, known {threat.known:g}); use game.protocol=probe."
+        )
+    if protocol == "replay" and (threat.weights == "adapted" or threat.queries):
+        raise BadValue(
+            f"{spec.attack.name} needs the deployed defense while it crafts, and in the protocol replay there is none "
+            f"yet; use game.protocol=probe or stream."
+        )
+
+
+def _count(key: str, value: Any) -> int:
+    number = parse_number(key, value)
+    if number != int(number) or number < (0 if key == "game.p" else 1):
+        raise BadValue(f"{key} is {value!r}; give a whole number of at least {0 if key == 'game.p' else 1}.")
+    return int(number)
+
+
+def _number(model: Any, section: str, key: str, value: Any) -> Any:
+    """Fractions such as "8/255" for float parameters; everything else as it is."""
+    known = model.model_fields.get(key)
+    if known is not None and known.annotation is float and isinstance(value, str):
+        return parse_number(f"{section}.{key}", value)
+    return value
+
+
+def info_of(spec: RunSpec) -> DefenseInfo:
+    """What an attack may know of a run's defense before the game."""
+    cls: type[Defense] = registry.defenses.load(spec.defense.name)
+    return DefenseInfo(spec.defense.name, cls.kind, cls.differentiable, cls.randomised)

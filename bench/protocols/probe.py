@@ -1,0 +1,103 @@
+"""`probe`: a fresh defense serves p background points, the attacker observes its share and crafts its victims, `delay`
+more background points are served, then the victims are answered from that one state, x and x' both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from bench.contracts import labels_of
+from bench.draws import generator
+from bench.game import Chunk, ChunkMaker, Crafted, Meter, craft, make_row
+from bench.judge import admitted, rule
+from bench.protocols import Resume
+from bench.serving import Serving, seen_with
+from bench.spec import RunSpec
+from bench.workbench import Workbench
+
+
+def play_probe(bench: Workbench, spec: RunSpec, game: int, resume: Resume, meter: Meter) -> Iterator[Chunk]:
+    """One trial: its own background, noise key and share of the victims."""
+    places = victims(spec, game)
+    if resume.rows >= len(places):
+        return
+    indices = [spec.order[place] for place in places]
+    p, delay = spec.game.p, spec.threat.delay
+    background, _ = bench.points(spec, background_of(spec, game))
+    serving = bench.serving(spec, spec.noise_key(game))
+    _serve_background(bench, serving, background[:p], meter)
+
+    x, y = bench.points(spec, indices)
+    seen = seen_with(spec.threat.known, p, generator(spec.seed, "known", game))
+    crafted = _craft(bench, spec, game, serving, background[:p][seen.to(background.device)], places, meter)
+
+    _serve_background(bench, serving, background[p : p + delay], meter)
+    company = background[p + delay :] if spec.game.batch else None
+    rulings = rule(x, crafted.images, spec.threat, bench.attack(spec).kind == "budget")
+    served = admitted(x, crafted.images, rulings)
+    chunks = ChunkMaker(serving, bench.settings.chunk, bench.settings.checkpoint_s)
+    for i in range(resume.rows, len(places)):
+        clean = _probe(serving, x[i : i + 1], company)
+        same = torch.equal(served[i], x[i])
+        attacked = clean if same else _probe(serving, served[i : i + 1], company)
+        meter.defense_s += clean[2] + (0.0 if same else attacked[2])
+        row = make_row(
+            game, i, indices[i], int(y[i]), x[i], crafted, i, rulings[i], attacked[0], clean[0],
+            attacked[1], attacked[2],
+        )  # fmt: skip
+        chunks.add(row, crafted.images[i])
+        if chunks.due():
+            yield from chunks.cut(store=False)
+    yield from chunks.cut(store=False)
+
+
+def victims(spec: RunSpec, game: int) -> list[int]:
+    """Places in the seeded order of one trial's victims: every `trials`-th, so that a smaller n is a prefix."""
+    return list(range(game, spec.n, spec.game.trials))
+
+
+def background_of(spec: RunSpec, game: int) -> list[int]:
+    """Test indices of one trial's background, in the order of service: p, then delay, then the rest of a batch.
+
+    Disjoint from the trial's victims; backgrounds of different trials may overlap. A longer delay extends a shorter.
+    """
+    own = {spec.order[place] for place in victims(spec, game)}
+    shuffled = torch.randperm(spec.test_size, generator=generator(spec.seed, "background", game)).tolist()
+    count = spec.game.p + spec.threat.delay + max(spec.game.batch - 1, 0)
+    return [i for i in shuffled if i not in own][:count]
+
+
+def _serve_background(bench: Workbench, serving: Serving, x: torch.Tensor, meter: Meter) -> None:
+    start = serving.seconds
+    serving.catch_up(x, lambda done: bench.report(f"background {done}/{len(x)}"))
+    meter.defense_s += serving.seconds - start
+
+
+def _probe(serving: Serving, x: torch.Tensor, company: torch.Tensor | None) -> tuple[int, int, float]:
+    """Answer, optimiser steps and seconds of one point as if it came next."""
+    seconds, steps = serving.seconds, serving.defense.adaptation_steps
+    answer = labels_of(serving.probe(x, company))[0]
+    return answer, serving.defense.adaptation_steps - steps, serving.seconds - seconds
+
+
+def _craft(
+    bench: Workbench, spec: RunSpec, game: int, serving: Serving, seen: torch.Tensor, places: list[int], meter: Meter
+) -> Crafted:
+    """Proposed images for the victims at these places of the seeded order."""
+    attack = bench.attack(spec)
+    parts = []
+    if spec.crafted_on_base:
+        size = attack.block or spec.n
+        for place in places:
+            parts.append(bench.crafted(spec, place // size).rows([place % size]))
+    else:
+        oracle = bench.oracle(spec, game, serving, seen)
+        size = attack.block or len(places)
+        for first in range(0, len(places), size):
+            indices = [spec.order[place] for place in places[first : first + size]]
+            x, y = bench.points(spec, indices)
+            parts.append(craft(attack, oracle, x, y, spec, indices))
+            meter.attack_s += float(parts[-1].seconds.sum())
+    return Crafted.join(parts)

@@ -1,0 +1,275 @@
+"""Names are data: what exists is known without importing it, and what does not import breaks nothing else.
+
+Four doors, in this order: the built-ins (`defenses.BUILT_IN`, `attacks.BUILT_IN`, ...), the entry-point groups
+`bench.defenses` and `bench.attacks`, the files `defenses/*.py` and `attacks/*.py` beside the bench.toml in use, and
+`--plugin FILE`. Files register themselves by calling `register_defense` or `register_attack`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bench.errors import BrokenPlugin, UnknownName, one_line
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name. `target` is a class, or "module:Class" that is imported on use.
+
+    preset    attacks: fields of the threat model that define the attack
+    free      attacks: further threat fields that a request may set (norm and eps always may)
+    protocol  attacks: the default protocol
+    """
+
+    name: str
+    target: Any
+    version: int = 1
+    summary: str = ""
+    origin: str = "built-in"
+    base: bool = False
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    free: tuple[str, ...] = ()
+    protocol: str = "stream"
+    broken: str = ""
+
+    def load(self) -> Any:
+        """The class, imported if need be; `BrokenPlugin` says why it cannot be."""
+        if self.broken:
+            raise BrokenPlugin(f"{self.name!r} ({self.origin}) is broken: {self.broken}")
+        if not isinstance(self.target, str):
+            return self.target
+        module, _, attribute = self.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # a foreign module may raise anything at all while it is imported
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise BrokenPlugin(f"{self.name!r} ({self.origin}) does not import: {reason}") from error
+
+    def source_hash(self) -> str:
+        """Hash of the source of the class's module and of what it imports from its own package."""
+        if isinstance(self.target, str):
+            return module_hash(self.target.partition(":")[0])
+        return module_hash(self.target.__module__)
+
+
+class Registry:
+    """Names of one kind of thing. A duplicate name is an error."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._entries: dict[str, Entry] = {}
+
+    def add(self, entry: Entry) -> None:
+        known = self._entries.get(entry.name)
+        if known is not None:
+            raise BrokenPlugin(
+                f"The {self.what} {entry.name!r} is registered twice: by {known.origin} and by {entry.origin}; rename one."
+            )
+        self._entries[entry.name] = entry
+
+    def __getitem__(self, name: str) -> Entry:
+        if name not in self._entries:
+            raise UnknownName(self.what, name, self._entries, f"bench list {self.what}s")
+        return self._entries[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+
+    def load(self, name: str) -> Any:
+        return self[name].load()
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+
+defenses = Registry("defense")
+attacks = Registry("attack")
+datasets = Registry("dataset")
+models = Registry("model")
+
+#: files and packages that could not be read, with the reason; shown by `bench list`
+broken_files: dict[str, str] = {}
+
+_origin = "built-in"
+
+
+def register_defense(name: str, target: Any, *, version: int = 1, summary: str = "", base: bool = False) -> None:
+    """Add a defense. `target`: a `Defense` class or "module:Class"; `base`: it is a train-time defense."""
+    defenses.add(Entry(name, target, version, summary, _origin, base=base))
+
+
+def register_attack(
+    name: str,
+    target: Any,
+    *,
+    version: int = 1,
+    summary: str = "",
+    preset: Mapping[str, Any] | None = None,
+    free: tuple[str, ...] = (),
+    protocol: str = "stream",
+) -> None:
+    """Add an attack. `target`: an `Attack` class or "module:Class"; preset, free and protocol as in `Entry`."""
+    attacks.add(
+        Entry(name, target, version, summary, _origin, preset=dict(preset or {}), free=free, protocol=protocol)
+    )
+
+
+def register_dataset(name: str, target: Any, *, summary: str = "") -> None:
+    """Add a dataset: see `bench.data` for what the class must have."""
+    datasets.add(Entry(name, target, 1, summary, _origin))
+
+
+def register_model(name: str, target: Any, *, summary: str = "") -> None:
+    """Add a network: a `Network` class, or a function of `num_classes` and `image_shape` that returns one."""
+    models.add(Entry(name, target, 1, summary, _origin))
+
+
+def load_all(beside: Path | None = None, files: tuple[str, ...] = ()) -> None:
+    """Fill the registries: built-ins, entry points, files beside `beside` (a bench.toml), then `files`."""
+    global _origin
+    for registry in (defenses, attacks, datasets, models):
+        registry.clear()
+    broken_files.clear()
+    _load_built_ins()
+    _load_entry_points()
+    if beside is not None:
+        for group in ("defenses", "attacks"):
+            for path in sorted((beside.parent / group).glob("*.py")):
+                if _registers(path):
+                    _load_file(path, strict=False)
+    for name in files:
+        path = Path(name)
+        if not path.is_file():
+            raise BrokenPlugin(f"The plug-in file {name!r} does not exist; give --plugin the path of a Python file.")
+        _load_file(path, strict=True)
+    _origin = "built-in"
+
+
+def _load_built_ins() -> None:
+    global _origin
+    _origin = "built-in"
+    for package in ("defenses", "attacks"):
+        importlib.import_module(package).register()
+    from bench.data import BUILT_IN as data
+    from bench.models import BUILT_IN as networks
+
+    for name, target in data.items():
+        register_dataset(name, target)
+    for name, (target, summary) in networks.items():
+        register_model(name, target, summary=summary)
+
+
+def _load_entry_points() -> None:
+    from importlib.metadata import entry_points
+
+    for group, registry in (("bench.defenses", defenses), ("bench.attacks", attacks)):
+        for point in entry_points(group=group):
+            origin = f"package {point.dist.name}" if point.dist else "entry point"
+            _add_entry_point(registry, point, origin)
+
+
+def _add_entry_point(registry: Registry, point: Any, origin: str) -> None:
+    """An entry point names a class; what an attack presets stands in the class as `preset`, `free`, `protocol`."""
+    if registry is defenses:
+        registry.add(Entry(point.name, point.value, 1, "", origin))
+        return
+    entry = Entry(point.name, point.value, 1, "", origin)
+    try:
+        found = entry.load()
+    except BrokenPlugin as error:
+        registry.add(Entry(point.name, point.value, 1, "", origin, broken=one_line(error)))
+        return
+    preset, free = getattr(found, "preset", {}), tuple(getattr(found, "free", ()))
+    protocol = getattr(found, "protocol", "stream")
+    registry.add(Entry(point.name, found, 1, getattr(found, "summary", ""), origin, False, preset, free, protocol))
+
+
+def _registers(path: Path) -> bool:
+    """Whether a file beside bench.toml is a plug-in: one that registers nothing need not be imported."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return path.name != "__init__.py" and ("register_defense(" in text or "register_attack(" in text)
+
+
+def _load_file(path: Path, strict: bool) -> None:
+    global _origin
+    path = path.resolve()
+    _origin = str(path)
+    name = f"bench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    before = [dict(registry._entries) for registry in (defenses, attacks)]
+    try:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise BrokenPlugin(f"{path} is no Python file.")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    except Exception as error:  # a foreign file may raise anything; it must not take the others with it
+        for registry, entries in zip((defenses, attacks), before, strict=True):
+            registry._entries = entries
+        reason = one_line(error) if isinstance(error, BrokenPlugin) else f"{type(error).__name__}: {one_line(error)}"
+        if strict:
+            raise BrokenPlugin(f"The plug-in {path} does not load: {reason}") from error
+        broken_files[str(path)] = reason
+    finally:
+        _origin = "built-in"
+
+
+@lru_cache(maxsize=256)
+def module_hash(module: str) -> str:
+    """sha256 over the source of a module and, transitively, of the modules that it imports from its own package.
+
+    Nothing is imported: files are found by name and their import statements are read.
+    """
+    top = module.partition(".")[0]
+    seen: dict[str, bytes] = {}
+    queue = [module]
+    while queue:
+        name = queue.pop()
+        path = _source_path(name)
+        if name in seen or path is None:
+            continue
+        seen[name] = path.read_bytes()
+        queue.extend(n for n in _imports(seen[name], name) if n == top or n.startswith(f"{top}."))
+    whole = hashlib.sha256()
+    for name in sorted(seen):
+        whole.update(name.rpartition(".")[2].encode() + b"\0" + seen[name] + b"\0")
+    return whole.hexdigest()
+
+
+def _source_path(module: str) -> Path | None:
+    loaded: ModuleType | None = sys.modules.get(module)
+    if loaded is not None:
+        file = getattr(loaded, "__file__", None)
+        return Path(file) if file else None
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _imports(source: bytes, module: str) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            head = node.module or ""
+            if node.level:
+                head = ".".join([*module.split(".")[: -node.level], *([head] if head else [])])
+            names.append(head)
+            names.extend(f"{head}.{alias.name}" for alias in node.names)
+    return names

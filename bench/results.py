@@ -1,0 +1,142 @@
+"""A run as its readers see it: from stored facts to the object that `--json` prints and the page shows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from bench.game import Row
+from bench.metrics import Estimate, clean_accuracy, robust_accuracy, within_trials
+from bench.store import RunRecord, Store
+from bench.threat import ThreatModel
+
+
+def describe(store: Store, record: RunRecord) -> dict[str, Any]:
+    """What `bench run --json` prints for one run; JSON values only."""
+    spec = record.spec
+    rows = store.rows(record.key)
+    static = spec["kind"] == "static"
+    protocol = spec["game"]["protocol"]
+    threat = ThreatModel(**spec["threat"])
+    robust = robust_accuracy(rows, static)
+    result = {
+        "run": record.key,
+        "status": record.status,
+        "defense": spec["defense"]["name"],
+        "base": spec["base"]["name"],
+        "attack": spec["attack"]["name"],
+        "dataset": spec["dataset"]["name"],
+        "norm": threat.norm,
+        "eps": threat.eps,
+        "n": spec["n"],
+        "seed": spec["seed"],
+        "protocol": protocol,
+        "clean_accuracy": _estimate(clean_accuracy(rows, static, clean_answers(store, record))),
+        "robust_accuracy": _estimate(robust),
+        "violations": sum(bool(row.violation) for row in rows),
+        "seconds": seconds(store, record, rows),
+        "answer_s": statistics.median(row.defense_s for row in rows) if rows else None,
+        "ledger": ledger(rows),
+        "threat": spec["threat"],
+        "threat_in_words": threat_card(spec),
+        "game": spec["game"],
+        "flags": flags(store, record, rows),
+        "reason": record.reason,
+    }
+    if protocol == "probe" and rows:
+        result["robust_accuracy"]["within_trials"] = _estimate(within_trials(rows))
+    return result
+
+
+def _estimate(estimate: Estimate | None) -> Any:
+    return None if estimate is None else asdict(estimate)
+
+
+def clean_answers(store: Store, record: RunRecord) -> dict[tuple[int, int], int]:
+    """Clean answers by (game, index), from the paired `clean` run; a `clean` run is its own pair."""
+    spec = record.spec
+    if spec["game"]["protocol"] == "probe":
+        return {}
+    key = record.key if spec["attack"]["name"] == "clean" else record.clean_key
+    return {} if key is None else {(row.game, row.index): row.answer for row in store.rows(key)}
+
+
+def seconds(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, float]:
+    """Where the time went. attack counts crafting that was shared with other runs too, as if it had been done here."""
+    games = store.games(record.key)
+    attack = sum(row.attack_s for row in rows)
+    defense = sum(game.defense_s for game in games)
+    harness = sum(max(game.wall_s - game.attack_s - game.defense_s, 0.0) for game in games)
+    return {"attack": attack, "defense": defense, "harness": harness, "total": attack + defense + harness}
+
+
+def ledger(rows: Sequence[Row]) -> dict[str, int]:
+    """Sums over the examples of what attack and defense spent."""
+    names = ("forwards", "backwards", "queries", "simulated", "adaptation_steps")
+    return {name: sum(getattr(row, name) for row in rows) for name in names}
+
+
+def flags(store: Store, record: RunRecord, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What a reader must know about the number, each with its figure."""
+    found = []
+    broken = [row for row in rows if row.violation]
+    if broken:
+        message = (
+            f"{len(broken)} proposals broke the threat model and were judged as the clean image; the run is not ranked. "
+            f"First: example {broken[0].index}: {broken[0].violation}."
+        )
+        found.append({"id": "V1", "value": len(broken), "message": message})
+    for game in store.games(record.key):
+        found.extend({"id": name, "value": game.game, "message": text} for name, text in game.flags.items())
+    return found
+
+
+def threat_card(spec: dict[str, Any]) -> str:
+    """The threat model and the game in words."""
+    game = spec["game"]
+    card = ThreatModel(**spec["threat"]).in_words()
+    if game["protocol"] == "probe":
+        return f"{card}; crafted after {game['p']} inputs, {game['trials']} games with backgrounds of their own"
+    if game["protocol"] == "replay":
+        return f"{card}; the sequence is crafted beforehand and served once to a fresh defense"
+    return f"{card}; every input is attacked and served in order, the state carries on"
+
+
+def example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str, Any]:
+    """One example as `bench export` writes it."""
+    facts = asdict(row)
+    clean_answer = facts["clean_answer"]
+    return {
+        "index": row.index,
+        "trial": row.game,
+        "position": row.position,
+        "label": row.label,
+        "clean_answer": clean.get((row.game, row.index)) if clean_answer is None else clean_answer,
+        "attacked_answer": row.answer,
+        "distance": _number(facts[norm]),
+        "distances": {name: _number(facts[name]) for name in ("linf", "l2", "l0")},
+        "violation": row.violation,
+        "x_sha256": row.x_sha256,
+        "adv_sha256": row.adv_sha256,
+        "forwards": row.forwards,
+        "backwards": row.backwards,
+        "queries": row.queries,
+        "simulated": row.simulated,
+        "adaptation_steps": row.adaptation_steps,
+        "believed": row.believed,
+        "fooled_inside": row.fooled_inside,
+        "seconds": {"attack": row.attack_s, "defense": row.defense_s},
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if value == value else None
+
+
+def examples(store: Store, record: RunRecord) -> list[dict[str, Any]]:
+    """All examples of a run as `bench export` writes them."""
+    clean = clean_answers(store, record)
+    norm = record.spec["threat"]["norm"]
+    return [example(row, norm, clean) for row in store.rows(record.key)]

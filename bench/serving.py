@@ -1,0 +1,113 @@
+"""A defense in use: it serves inputs in order and knows the digest of all that led to its state.
+
+The digest is a chain over (what was fitted, noise key, every served input). A state stored under it can be taken up by
+whoever comes to the same point of the same stream: a resumed game, another cell with the same background, or an
+attacker's simulated copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bench.cache import Cache
+from bench.contracts import Defense, checked_logits
+
+
+def image_hash(x: Tensor) -> str:
+    """sha256 of one image's float32 pixels."""
+    return hashlib.sha256(x.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+class Serving:
+    """Serves a defense and stores its states.
+
+    identity: key of the fitted defense (`RunSpec.fit_key` and what the device adds to it)
+    """
+
+    def __init__(
+        self, defense: Defense, identity: str, cache: Cache, classes: int, checkpoint_s: float = 5.0
+    ) -> None:
+        self.defense = defense
+        self.cache = cache
+        self.classes = classes
+        self.checkpoint_s = checkpoint_s
+        self.served = 0
+        self.seconds = 0.0
+        self.digest = _link("start", f"{identity}/{defense.noise_key}")
+        self._stored_at = time.monotonic()
+
+    def serve(self, x: Tensor) -> Tensor:
+        """Answer x (N, C, H, W) in its order: logits (N, K), checked for shape and finiteness."""
+        start = time.perf_counter()
+        logits = self.defense.predict(x)
+        self.seconds += time.perf_counter() - start
+        for image in x:
+            self.digest = _link(self.digest, image_hash(image))
+        self.served += len(x)
+        return checked_logits(logits, len(x), self.classes, type(self.defense).__name__)
+
+    def probe(self, x: Tensor, company: Tensor | None = None) -> Tensor:
+        """Answer each point of x (N, C, H, W) as if it came next; the state stays as it was."""
+        start = time.perf_counter()
+        logits = self.defense.probe(x, company=company)
+        self.seconds += time.perf_counter() - start
+        return checked_logits(logits, len(x), self.classes, type(self.defense).__name__)
+
+    def catch_up(self, x: Tensor, report: Callable[[int], None] = lambda done: None) -> None:
+        """Serve the background x (N, C, H, W), starting from the longest stored prefix of it."""
+        step = self.defense.batch_size if self.defense.kind == "batch" else 1
+        if self.defense.kind == "static":  # nothing that it serves changes an answer
+            for image in x:
+                self.digest = _link(self.digest, image_hash(image))
+            self.served += len(x)
+            return
+        links = [self.digest]
+        for image in x:
+            links.append(_link(links[-1], image_hash(image)))
+        done = next((i for i in range(len(x), 0, -1) if self.cache.has("states", links[i]) and self._adopt(links[i])), 0)
+        self.served += done
+        while done < len(x):
+            batch = x[done : done + step]
+            self.serve(batch)
+            done += len(batch)
+            report(done)
+            if time.monotonic() - self._stored_at >= self.checkpoint_s:
+                self.store()
+        if len(x):
+            self.store()
+
+    def store(self) -> str:
+        """Store the state under its digest; returns the digest."""
+        if self.defense.kind != "static" and not self.cache.has("states", self.digest):
+            self.cache.put_state(self.digest, self.defense.snapshot())
+        self._stored_at = time.monotonic()
+        return self.digest
+
+    def resume(self, digest: str, served: int) -> bool:
+        """Take up the stored state of a game; False where it is gone and the game must start again."""
+        if self.defense.kind != "static" and not self._adopt(digest):
+            return False
+        self.digest, self.served = digest, served
+        return True
+
+    def _adopt(self, digest: str) -> bool:
+        state = self.cache.get_state(digest)
+        if state is None:
+            return False
+        self.defense.restore(state)
+        self.digest = digest
+        return True
+
+
+def _link(digest: str, text: str) -> str:
+    return hashlib.sha256(f"{digest} {text}".encode()).hexdigest()
+
+
+def seen_with(probability: float, count: int, generator: torch.Generator) -> Tensor:
+    """(count,) bool: each point is seen independently with this probability."""
+    return torch.rand(count, generator=generator) < probability

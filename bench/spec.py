@@ -1,0 +1,130 @@
+"""A run as a value: everything that shapes its rows, and the key that follows from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bench.cache import digest
+from bench.contracts import Kind, Protocol
+from bench.draws import seed_of
+from bench.threat import ThreatModel
+
+#: raised when the meaning of the game, the judge or the oracle changes; part of every key
+HARNESS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """A plug-in as used in a run: its name, version, source hash and resolved parameters."""
+
+    name: str
+    version: int
+    source: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GameSpec:
+    """How a game is played.
+
+    protocol  stream, probe or replay
+    p         probe: background points served before the attacker crafts
+    trials    probe: independent games that share the victims out
+    repeats   stream, replay: games over permuted streams
+    batch     the batch size of a `batch` defense, else 0
+    """
+
+    protocol: Protocol
+    p: int = 0
+    trials: int = 1
+    repeats: int = 1
+    batch: int = 0
+
+    @property
+    def games(self) -> int:
+        """How many games the run consists of; each is a unit of work."""
+        return self.trials if self.protocol == "probe" else self.repeats
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One cell: defense x base x attack x task x threat x seed x n."""
+
+    defense: Part
+    kind: Kind
+    base: Part
+    base_seed: int
+    network: Part
+    attack: Part
+    dataset: Part
+    test_size: int
+    threat: ThreatModel
+    game: GameSpec
+    n: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every resolved parameter that applies, as JSON values."""
+        return {**asdict(self), "harness": HARNESS_VERSION}
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 of the canonical JSON of the run."""
+        return digest(self.to_dict())
+
+    @property
+    def is_base(self) -> bool:
+        """The defense is a base alone."""
+        return self.defense.name == self.base.name
+
+    @cached_property
+    def base_key(self) -> str:
+        """Key of the trained network: architecture, recipe, data and seed."""
+        parts = [asdict(self.base), asdict(self.network), self.dataset.name, self.dataset.source, self.base_seed]
+        return digest(["base", HARNESS_VERSION, *parts])
+
+    @cached_property
+    def fit_key(self) -> str:
+        """Key of the fitted defense: what it is when it has served nothing."""
+        return digest(["fit", asdict(self.defense), self.base_key, self.seed])
+
+    @cached_property
+    def craft_key(self) -> str:
+        """Key of images that are crafted against the base alone, whatever the runtime defense."""
+        return digest(["craft", asdict(self.attack), self.threat.to_dict(), self.base_key, self.test_size, self.seed])
+
+    @property
+    def crafted_on_base(self) -> bool:
+        """The attack's images do not depend on the runtime defense: they are crafted once and cached."""
+        return self.threat.weights == "trained" and not self.threat.queries
+
+    @cached_property
+    def order(self) -> list[int]:
+        """All test indices in the seeded order; the run uses the first n, so a smaller n is a prefix of a larger."""
+        rng = np.random.Generator(np.random.PCG64(seed_of(self.seed, "examples")))
+        return [int(i) for i in rng.permutation(self.test_size)]
+
+    @property
+    def indices(self) -> list[int]:
+        """Test indices of the n examples."""
+        return self.order[: self.n]
+
+    def noise_key(self, game: int) -> int:
+        """Noise key of serving in one game."""
+        return seed_of(self.seed, "noise", game)
+
+    @property
+    def victims_per_trial(self) -> int:
+        return math.ceil(self.n / self.game.trials)
+
+    def paired_clean(self, clean: Part) -> RunSpec | None:
+        """The `clean` run over the same stream, which gives this run's clean accuracy; None where it has its own."""
+        if self.game.protocol == "probe" or self.attack.name == clean.name:
+            return None
+        threat = ThreatModel(norm="linf", eps=0.0, weights="none")
+        return replace(self, attack=clean, threat=threat, game=replace(self.game, protocol="stream"))

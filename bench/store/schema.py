@@ -1,0 +1,115 @@
+"""Opening a database: which file it is, whether it is ours, and bringing its schema up to date."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from bench.errors import StoreError, one_line
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+
+
+def parse_url(text: str) -> URL:
+    """A database URL; a plain path means a SQLite file."""
+    try:
+        return make_url(text if "://" in text else f"sqlite:///{text}")
+    except ArgumentError:
+        raise StoreError(f"{text!r} is no database URL; give --db a path or a URL such as sqlite:///bench.db.") from None
+
+
+def file_of(url: URL) -> Path | None:
+    """The file of a SQLite URL, or None for a server."""
+    if url.get_backend_name() != "sqlite":
+        return None
+    if not url.database or url.database == ":memory:":
+        raise StoreError("A database in memory would be lost with its results; give --db a file or a server.")
+    return Path(url.database)
+
+
+def connect(url: URL, create: bool) -> Engine | None:
+    """An engine on an up-to-date schema. None where the database does not exist and `create` is False."""
+    file = file_of(url)
+    if file is not None and not file.exists():
+        if not create:
+            return None
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"The folder of the database {file} cannot be made: {error.strerror}.") from None
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection:
+            _check(connection, url)
+            if create:
+                _upgrade(connection)
+    except DBAPIError as error:
+        engine.dispose()
+        raise StoreError(
+            f"{_shown(url)} cannot be used as a database: {one_line(error.orig or error)}. Give --db another file, or mend it."
+        ) from None
+    return engine
+
+
+def _engine(url: URL) -> Engine:
+    try:
+        engine = create_engine(url)
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise StoreError(f"No driver for {_shown(url)} is installed ({one_line(error)}); see the extra 'postgres'.") from None
+    if url.get_backend_name() == "sqlite":
+        event.listen(engine, "connect", _sqlite_settings)
+    return engine
+
+
+def _sqlite_settings(connection: object, record: object) -> None:
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    cursor.execute("PRAGMA busy_timeout = 60000")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _check(connection: Connection, url: URL) -> None:
+    """Raise `StoreError` for somebody else's database, and for one that a newer program made."""
+    current = MigrationContext.configure(connection).get_current_revision()
+    tables = set(inspect(connection).get_table_names())
+    if current is None and tables:
+        raise StoreError(f"{_shown(url)} is a database of something else (it has {sorted(tables)[0]!r}); give --db another.")
+    known = {script.revision for script in ScriptDirectory.from_config(_config(connection)).walk_revisions()}
+    if current is not None and current not in known:
+        raise StoreError(
+            f"{_shown(url)} was made by a newer version of this program (schema {current}); update it, or give --db another."
+        )
+
+
+def _upgrade(connection: Connection) -> None:
+    """Bring the schema to the newest revision; two processes may do so at once."""
+    script = ScriptDirectory.from_config(_config(connection))
+    if MigrationContext.configure(connection).get_current_revision() == script.get_current_head():
+        return
+    connection.rollback()
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.dialect.name == "sqlite" else "SELECT 1")
+    if MigrationContext.configure(connection).get_current_revision() != script.get_current_head():
+        command.upgrade(_config(connection), "head")
+    connection.commit()
+
+
+def _config(connection: Connection) -> Config:
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _shown(url: URL) -> str:
+    return url.render_as_string(hide_password=True)

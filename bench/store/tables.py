@@ -1,0 +1,96 @@
+"""The tables, as SQLAlchemy mappings. A change here needs a migration; a test holds both against each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, Float, ForeignKey, Index, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Table(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012  (SQLAlchemy's own form)
+
+
+class RunRow(Table):
+    """One cell. `host`, `pid`, `process_start` and `heartbeat` are its lease while it is RUNNING."""
+
+    __tablename__ = "runs"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    status: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(Text, default="")
+    detail: Mapped[str] = mapped_column(Text, default="")
+    spec: Mapped[dict[str, Any]]
+    defense: Mapped[str] = mapped_column(String(200))
+    base: Mapped[str] = mapped_column(String(200))
+    attack: Mapped[str] = mapped_column(String(200))
+    dataset: Mapped[str] = mapped_column(String(200))
+    clean_key: Mapped[str | None] = mapped_column(String(64))
+    provenance: Mapped[dict[str, Any]]
+    host: Mapped[str] = mapped_column(String(200), default="")
+    pid: Mapped[int] = mapped_column(default=0)
+    process_start: Mapped[float] = mapped_column(Float(53), default=0.0)
+    heartbeat: Mapped[float] = mapped_column(Float(53), default=0.0)
+    created: Mapped[float] = mapped_column(Float(53))
+    finished: Mapped[float | None] = mapped_column(Float(53))
+
+    __table_args__ = (Index("runs_by_cell", "dataset", "defense", "attack"),)
+
+
+class GameRow(Table):
+    """How far a game has come: committed rows, points served, and the digest of the state after them."""
+
+    __tablename__ = "games"
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.key", ondelete="CASCADE"), primary_key=True)
+    game: Mapped[int] = mapped_column(primary_key=True)
+    rows: Mapped[int] = mapped_column(default=0)
+    served: Mapped[int] = mapped_column(default=0)
+    digest: Mapped[str] = mapped_column(String(64), default="")
+    done: Mapped[bool] = mapped_column(default=False)
+    attack_s: Mapped[float] = mapped_column(Float(53), default=0.0)
+    defense_s: Mapped[float] = mapped_column(Float(53), default=0.0)
+    wall_s: Mapped[float] = mapped_column(Float(53), default=0.0)
+    flags: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class ExampleRow(Table):
+    """The facts of one example; the columns are those of `bench.game.Row`."""
+
+    __tablename__ = "examples"
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.key", ondelete="CASCADE"), primary_key=True)
+    game: Mapped[int] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    index: Mapped[int]
+    label: Mapped[int]
+    answer: Mapped[int]
+    clean_answer: Mapped[int | None]
+    linf: Mapped[float | None] = mapped_column(Float(53))
+    l2: Mapped[float | None] = mapped_column(Float(53))
+    l0: Mapped[float | None] = mapped_column(Float(53))
+    violation: Mapped[str] = mapped_column(Text)
+    x_sha256: Mapped[str] = mapped_column(String(64))
+    adv_sha256: Mapped[str] = mapped_column(String(64))
+    forwards: Mapped[int]
+    backwards: Mapped[int]
+    queries: Mapped[int]
+    simulated: Mapped[int]
+    adaptation_steps: Mapped[int]
+    believed: Mapped[bool | None]
+    fooled_inside: Mapped[bool | None]
+    attack_s: Mapped[float] = mapped_column(Float(53))
+    defense_s: Mapped[float] = mapped_column(Float(53))
+
+
+class ImageRow(Table):
+    """Which file holds the proposed images of `count` rows of a game from position `start` on."""
+
+    __tablename__ = "images"
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.key", ondelete="CASCADE"), primary_key=True)
+    game: Mapped[int] = mapped_column(primary_key=True)
+    start: Mapped[int] = mapped_column(primary_key=True)
+    count: Mapped[int]
+    file: Mapped[str] = mapped_column(String(64))

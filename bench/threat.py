@@ -1,0 +1,125 @@
+"""The threat model: what an attacker may do and know. A value that everybody reads and the oracle enforces."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
+from typing import Any, Literal, get_args
+
+from bench.errors import BadValue, UnknownName
+
+Norm = Literal["linf", "l2", "l0"]
+Weights = Literal["none", "trained", "simulated", "adapted"]
+Randomness = Literal["private", "shared"]
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """What the attacker may do and know.
+
+    norm            distance that bounds the perturbation
+    eps             its radius, in units of [0, 1] pixels (a number of pixels for l0)
+    targeted        the attacker must reach a chosen label
+    weights         which network `oracle.model()` hands out: none; trained (theta_0); simulated (the proxy of the
+                    attacker's own copy of the defense, fed with what it observed); adapted (the exact proxy of the
+                    deployed defense at crafting time)
+    bank            the attacker has the augmented set D'
+    known           each background point is seen independently with this probability, in [0, 1]
+    delay           background points served between crafting and answering (the paper's q)
+    randomness      a simulated copy has its own noise key (private) or the defense's (shared)
+    queries         how often the deployed defense may be asked about each example (0: never)
+    queries_served  whether such a query changes the deployed state
+    """
+
+    norm: Norm = "linf"
+    eps: float = 0.0
+    targeted: bool = False
+    weights: Weights = "none"
+    bank: bool = False
+    known: float = 1.0
+    delay: int = 0
+    randomness: Randomness = "private"
+    queries: int = 0
+    queries_served: bool = False
+
+    def __post_init__(self) -> None:
+        for key, options in (("norm", Norm), ("weights", Weights), ("randomness", Randomness)):
+            value = getattr(self, key)
+            if value not in get_args(options):
+                raise BadValue(f"threat.{key} is {value!r}; it must be one of {', '.join(get_args(options))}.")
+        if not (math.isfinite(self.eps) and self.eps >= 0):
+            raise BadValue(f"eps is {self.eps}; give a number of at least 0, such as 8/255 or 0.3.")
+        if not 0 <= self.known <= 1:
+            raise BadValue(f"threat.known is {self.known}; it is a probability, so give a number from 0 to 1.")
+        if self.delay < 0:
+            raise BadValue(f"threat.delay is {self.delay}; give a number of points of at least 0.")
+        if self.queries < 0:
+            raise BadValue(f"threat.queries is {self.queries}; give a number of at least 0.")
+
+    def with_fields(self, values: dict[str, Any]) -> ThreatModel:
+        """A copy with some fields replaced; each value may be a string as typed on a command line."""
+        types = {f.name: type(f.default) for f in fields(self)}
+        for key in values:
+            if key not in types:
+                raise UnknownName("field of the threat model", key, types)
+        return replace(self, **{key: convert(f"threat.{key}", value, types[key]) for key, value in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def in_words(self) -> str:
+        """The threat card: one sentence for a reader who sees only this number."""
+        network = {
+            "none": "no weights",
+            "trained": "the trained weights, not the adapted ones",
+            "simulated": "the weights of its own simulated copy of the defense",
+            "adapted": "the deployed defense's weights as adapted when it crafts",
+        }[self.weights]
+        parts = [f"{self.norm} eps {self.eps:g}", f"the attacker has {network}"]
+        if self.weights == "simulated":
+            parts.append(f"sees each earlier input with probability {self.known:g}")
+            parts.append(f"its copy's randomness is {self.randomness}")
+        if self.delay:
+            parts.append(f"{self.delay} more inputs are served before the attacked one")
+        if self.bank:
+            parts.append("has the augmented set")
+        if self.queries:
+            served = "which change" if self.queries_served else "which do not change"
+            parts.append(f"may ask {self.queries} times per example, {served} the state")
+        return "; ".join(parts)
+
+
+def convert(key: str, value: Any, kind: type) -> Any:
+    """`value` as a `kind`, where strings come from a command line or a TOML file."""
+    if kind is float:
+        return parse_number(key, value)
+    if kind is bool:
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if isinstance(value, bool):
+            return value
+        raise BadValue(f"{key} is {value!r}; give true or false.")
+    if kind is int:
+        number = parse_number(key, value)
+        if number != int(number):
+            raise BadValue(f"{key} is {value!r}; give a whole number.")
+        return int(number)
+    return str(value)
+
+
+def parse_number(key: str, value: Any) -> float:
+    """A finite number from a number, `"0.3"` or a fraction such as `"8/255"`."""
+    if isinstance(value, bool):
+        raise BadValue(f"{key} is {value!r}; give a number.")
+    try:
+        number = float(value) if isinstance(value, (int, float)) else _from_text(str(value))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise BadValue(f"{key} is {value!r}; give a number such as 0.3 or a fraction such as 8/255.") from None
+    if not math.isfinite(number):
+        raise BadValue(f"{key} is {value!r}; give a finite number such as 0.3 or 8/255.")
+    return number
+
+
+def _from_text(text: str) -> float:
+    return float(Fraction(text.replace(" ", ""))) if "/" in text else float(text)

@@ -1,0 +1,231 @@
+"""What a process needs to play games: tasks, bases, fitted defenses and crafted images, each made once and kept."""
+
+from __future__ import annotations
+
+import platform
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from bench import registry
+from bench.cache import Cache, digest, dump_tensors, parse_tensors, write_atomic
+from bench.contracts import Attack, Base, Context, Defense, Params
+from bench.data.task import Task, TaskFacts, TaskParams
+from bench.errors import BadValue
+from bench.game import Crafted, craft
+from bench.oracle import Oracle
+from bench.plan import info_of
+from bench.serving import Serving
+from bench.spec import Part, RunSpec
+
+Thing = TypeVar("Thing")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How runs are executed; nothing here changes a row."""
+
+    cache_root: Path
+    data_dir: Path | None
+    device: str
+    config: Path | None
+    plugins: tuple[str, ...]
+    chunk: int
+    checkpoint_s: float
+    workers: int
+
+    def load_registry(self) -> None:
+        registry.load_all(self.config, self.plugins)
+
+
+def pick_device(name: str) -> str:
+    """`cpu` or `cuda` for `auto`, `cpu` or `cuda`; `BadValue` for a device that is not there."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise BadValue(f"No device is called {name!r}; give --device auto, cpu or cuda.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadValue("--device cuda was given, but torch finds no CUDA device here; use --device cpu or auto.")
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def one_thread() -> None:
+    """One thread for all numeric libraries of this process: another count gives other last bits."""
+    import faiss
+
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+
+
+def environment(device: str) -> dict[str, str]:
+    """Device type and versions that bits depend on: rows of one run must not mix two of these."""
+    import faiss
+    import numpy as np
+
+    return {
+        "device": device,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "faiss": faiss.__version__,
+        "machine": platform.machine(),
+    }
+
+
+class Workbench:
+    """Loads and makes, on first use, what the games of a process need."""
+
+    def __init__(self, settings: Settings, report: Callable[[str], None] = lambda line: None) -> None:
+        self.settings = settings
+        self.cache = Cache(settings.cache_root)
+        self.device = torch.device(settings.device)
+        self.report = report
+        self.place = digest(environment(settings.device))
+        self._kept: OrderedDict[tuple[str, str], Any] = OrderedDict()
+
+    def _keep(self, kind: str, key: str, make: Callable[[], Thing], most: int = 2) -> Thing:
+        """The thing of this kind and key, made if need be; the least recently used beyond `most` is let go."""
+        if (kind, key) not in self._kept:
+            self._kept[kind, key] = make()
+            held = [name for name in self._kept if name[0] == kind]
+            for name in held[:-most]:
+                del self._kept[name]
+        self._kept.move_to_end((kind, key))
+        thing: Thing = self._kept[kind, key]
+        return thing
+
+    def task(self, dataset: Part) -> Task:
+        def load() -> Task:
+            cls = registry.datasets.load(dataset.name)
+            task: Task = cls.load(cls.Params(**dataset.params), self.settings.data_dir)
+            return task
+
+        return self._keep("task", digest([dataset.name, dataset.params]), load)
+
+    def artefact(self, key: str) -> str:
+        """The name of an artefact in the cache: its key, on this device type and with these versions."""
+        return digest([key, self.place])
+
+    def base(self, spec: RunSpec) -> Base:
+        def fit() -> Base:
+            cls = registry.defenses.load(spec.base.name)
+            base: Base = cls(cls.Params(**spec.base.params))
+            base.fit(self.task(spec.dataset), None, self._context(spec, spec.base_seed))
+            return base
+
+        return self._keep("base", spec.base_key, fit)
+
+    def _context(self, spec: RunSpec, seed: int) -> Context:
+        return Context(seed, spec.noise_key(0), self.device, self.cache, self.artefact(spec.base_key), self.report)
+
+    def missing_pieces(self, spec: RunSpec) -> list[str]:
+        """Parts of the defense's preparation that any process could make now."""
+        if spec.is_base:
+            return []
+        defense = self._unfitted(spec)
+        return defense.pieces(self.task(spec.dataset), self.base(spec), self._context(spec, spec.seed))
+
+    def prepare(self, spec: RunSpec, piece: str) -> None:
+        """Make one of the missing pieces."""
+        context = self._context(spec, spec.seed)
+        self._unfitted(spec).prepare(self.task(spec.dataset), self.base(spec), context, piece)
+
+    def _unfitted(self, spec: RunSpec) -> Defense:
+        cls = registry.defenses.load(spec.defense.name)
+        defense: Defense = cls(cls.Params(**spec.defense.params))
+        return defense
+
+    def fitted(self, spec: RunSpec) -> Defense:
+        """The fitted defense that has served nothing; fork it, never serve it."""
+        if spec.is_base:
+            return self.base(spec)
+
+        def fit() -> Defense:
+            defense = self._unfitted(spec)
+            defense.fit(self.task(spec.dataset), self.base(spec), self._context(spec, spec.seed))
+            return defense
+
+        return self._keep("fitted", spec.fit_key, fit)
+
+    def serving(self, spec: RunSpec, noise_key: int) -> Serving:
+        """A fresh copy of the run's defense, ready to serve."""
+        defense = self.fitted(spec).fork(noise_key)
+        return self.wrap(spec, defense)
+
+    def wrap(self, spec: RunSpec, defense: Defense) -> Serving:
+        classes = self.task(spec.dataset).facts.num_classes
+        identity = self.artefact(spec.fit_key)
+        return Serving(defense, identity, self.cache, classes, self.settings.checkpoint_s)
+
+    def attack(self, spec: RunSpec) -> Attack:
+        cls = registry.attacks.load(spec.attack.name)
+        attack: Attack = cls(cls.Params(**spec.attack.params))
+        return attack
+
+    def points(self, spec: RunSpec, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Test images (N, C, H, W) in [0, 1] and labels (N,) on the device."""
+        return self.task(spec.dataset).test_points(indices, self.device)
+
+    def declined(self, spec: RunSpec) -> str | None:
+        """Why the attack cannot run against the defense, or None."""
+        return self.attack(spec).declines(spec.threat, self.task(spec.dataset).facts, info_of(spec))
+
+    def oracle(self, spec: RunSpec, game: int, serving: Serving | None, observed: Tensor | None = None) -> Oracle:
+        """The attacker's door in one game; `serving` is None where there is no deployed defense yet."""
+
+        def catch_up(copy: Defense, seen: Tensor) -> Defense:
+            self.wrap(spec, copy).catch_up(seen)
+            return copy
+
+        return Oracle(
+            spec.threat,
+            info_of(spec),
+            trained=self.base(spec).network,
+            deployed=None if serving is None else serving.defense,
+            fresh=lambda noise: self.fitted(spec).fork(noise),
+            observed=observed,
+            deployed_noise_key=spec.noise_key(game),
+            serve=None if serving is None else serving.serve,
+            catch_up=catch_up,
+            key=spec.noise_key(game),
+        )
+
+    # -- images crafted on the base alone ---------------------------------------------------------------------------
+
+    def craft_blocks(self, spec: RunSpec) -> list[int]:
+        """Numbers of the blocks of the seeded order that hold the run's examples."""
+        size = self.attack(spec).block or spec.n
+        return list(range((spec.n + size - 1) // size))
+
+    def has_crafted(self, spec: RunSpec, block: int) -> bool:
+        return self.cache.has("crafts", self._craft_name(spec, block))
+
+    def crafted(self, spec: RunSpec, block: int) -> Crafted:
+        """One block of images that are crafted on the base alone; whole blocks, so that n does not matter."""
+        path = self.cache.path("crafts", self._craft_name(spec, block))
+        if not path.exists():
+            size = self.attack(spec).block
+            indices = spec.indices if size is None else spec.order[block * size : (block + 1) * size]
+            x, y = self.points(spec, indices)
+            made = craft(self.attack(spec), self.oracle(spec, 0, None), x, y, spec, indices)
+            write_atomic(path, dump_tensors(made.tensors(), {}))
+        tensors, _ = parse_tensors(path.read_bytes())
+        return Crafted(**{name: t.to(self.device) if name == "images" else t for name, t in tensors.items()})
+
+    def _craft_name(self, spec: RunSpec, block: int) -> str:
+        whole = [] if self.attack(spec).block else spec.indices
+        return f"{self.artefact(digest([spec.craft_key, whole]))}-{block}"
+
+
+def facts_of(data_dir: Path | None) -> Callable[[str, TaskParams], TaskFacts]:
+    """The function that planning asks for the facts of a dataset; each answer is found once."""
+    known: dict[tuple[str, Params], TaskFacts] = {}
+
+    def facts(name: str, params: TaskParams) -> TaskFacts:
+        if (name, params) not in known:
+            known[name, params] = registry.datasets.load(name).facts(params, data_dir)
+        return known[name, params]
+
+    return facts

@@ -1,0 +1,190 @@
+"""RMC: runtime masking and cleansing.
+
+Wu, Yuan, Wu: Adversarial Robustness via Runtime Masking and Cleansing, ICML 2020; slides, and the authors' public code.
+Before each answer the network is fine-tuned on the K nearest neighbours of the input in the augmented set D' (found by
+theta_0's features), answers, and is then calibrated on K random points of D'. Weights and Adam's moments carry over.
+
+Readings and deviations, each a parameter:
+- `recipe`: `paper` has the paper's constants (CIFAR-10); `fast` (few epochs, larger step) is the default here.
+- batch norm while adapting is frozen by default (`batch_norm`); the PyTorch re-implementation lets it train.
+- the re-implementation stops only once the training loss is below 0.01 (`stop_train_loss`); off by default.
+- calibration draws from all of D' (`calibrate_on`); the re-implementation draws from its clean part. Both with
+  replacement.
+- the weights of the last epoch are kept, not those of the lowest validation loss (`restore_best`).
+- validation sets are held out of training also when no epoch can be stopped early, so that recipes see the same data;
+  the loss on them is then not computed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from bench.contracts import Base, Context, Defense, OnlineDefense, Params, State, shallow_fork
+from bench.data.task import Task, TaskFacts, to_pixels
+from bench.draws import generator, seed_of
+from bench.errors import BadValue
+from defenses.bank import Bank, BankBuilder, BankRecipe
+from defenses.finetune import Learner, Recipe
+
+
+class RMCParams(Params):
+    """k neighbours; the fine-tuning recipe (lr, epochs, patience, batch_size, ...); how D' is made; see bench.toml."""
+
+    recipe: str = "fast"
+    k: int = Field(default=1024, ge=1)
+    lr: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
+    epochs: int = Field(default=1, ge=1)
+    patience: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    carry: bool = True
+    copies: int = Field(default=1, ge=1)
+    bank_steps: int = Field(default=40, ge=1)
+    bank_step_size: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    eps: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    restore_best: bool = False
+    stop_train_loss: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    calibrate_on: Literal["all", "clean"] = "all"
+    batch_norm: Literal["frozen", "train"] = "frozen"
+
+
+class RMC(OnlineDefense):
+    """Adapts its weights to the neighbours of every input before it answers."""
+
+    Params: ClassVar[type[Params]] = RMCParams
+    randomised: ClassVar[bool] = True
+    recipe_family: ClassVar[str] = "rmc"
+
+    _bank: Bank
+    _features: nn.Module
+    _learner: Learner
+    _device: torch.device
+    _t: int
+
+    @classmethod
+    def validate(cls, params: Any, facts: TaskFacts) -> None:
+        rows = facts.train_size * (1 + params.copies)
+        if params.k > rows:
+            raise BadValue(
+                f"defense.k is {params.k}, but the augmented set of {facts.name} has {rows} rows "
+                f"({facts.train_size} images x {1 + params.copies}); give at most that."
+            )
+
+    def _builder(self, task: Task, base: Defense | None, context: Context) -> BankBuilder:
+        assert isinstance(base, Base)
+        params = self.params
+        recipe = BankRecipe(params.copies, params.bank_steps, params.bank_step_size or params.eps / 30, params.eps)
+        return BankBuilder(recipe, task, base, context)
+
+    def pieces(self, task: Task, base: Defense | None, context: Context) -> list[str]:
+        return self._builder(task, base, context).missing()
+
+    def prepare(self, task: Task, base: Defense | None, context: Context, piece: str) -> None:
+        self._builder(task, base, context).make_piece(piece)
+
+    def fit(self, task: Task, base: Defense | None, context: Context) -> None:
+        assert isinstance(base, Base)
+        params = self.params
+        self._bank = self._builder(task, base, context).build()
+        self._features = base.network
+        recipe = Recipe(
+            lr=params.lr,
+            epochs=params.epochs,
+            patience=params.patience,
+            batch_size=params.batch_size,
+            stop_train_loss=params.stop_train_loss,
+            restore_best=params.restore_best,
+            batch_norm=params.batch_norm,
+        )
+        self._learner = Learner(base.network, recipe)
+        self._device = context.device
+        self._t = 0
+        self.noise_key = context.noise_key
+
+    def answer_one(self, x: Tensor) -> Tensor:
+        rows = self._adapt(x, self.noise_key)
+        logits = self._learner.logits(x)
+        self._replace(rows)
+        self._calibrate()
+        self._t += 1
+        return logits
+
+    def probe(self, x: Tensor, draw: int | None = None, company: Tensor | None = None) -> Tensor:
+        """As the contract says, without calibration and replacement, which only later points feel."""
+        noise_key = self.noise_key if draw is None else seed_of(self.noise_key, "draw", draw)
+        before = self._learner.tensors()
+        answers = []
+        for i in range(len(x)):
+            self._adapt(x[i : i + 1], noise_key)
+            answers.append(self._learner.logits(x[i : i + 1]))
+            self._learner.load(before)
+        return torch.cat(answers)
+
+    def _adapt(self, x: Tensor, noise_key: int) -> NDArray[np.int64]:
+        """Fine-tune on the neighbours of x (1, C, H, W); returns their rows, nearest first."""
+        params = self.params
+        if not params.carry:
+            self._learner.reset()
+        rows = self._bank.search(features_of_one(self._features, x), params.k).ids
+        draws = generator(noise_key, "adapt", self._t)
+        nearest = max(params.k // 5, 1)
+        shuffled = torch.randperm(nearest, generator=draws).numpy()
+        held_out = rows[shuffled[: nearest // 4]]
+        training = np.concatenate([rows[shuffled[nearest // 4 :]], rows[nearest:]])
+        self._fine_tune(training, held_out, draws)
+        return rows
+
+    def _calibrate(self) -> None:
+        """The same loop on K random points of D', an eighth of them for validation."""
+        params = self.params
+        if not params.carry:
+            return  # the next answer starts from theta_0 anyway
+        draws = generator(self.noise_key, "calibrate", self._t)
+        most = self._bank.clean if params.calibrate_on == "clean" else len(self._bank)
+        rows = torch.randint(most, (params.k,), generator=draws).numpy()
+        held_out = params.k // 8
+        self._fine_tune(rows[held_out:], rows[:held_out], draws)
+
+    def _fine_tune(self, training: NDArray[np.int64], held_out: NDArray[np.int64], draws: torch.Generator) -> None:
+        x, y = self._points(training)
+        watching = self._learner.recipe.watches and len(held_out)
+        x_val, y_val = self._points(held_out if watching else training[:1])
+        self.adaptation_steps += self._learner.fit(x, y, x_val, y_val, draws)
+
+    def _points(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        images = to_pixels(self._bank.gather(rows), self._bank.pixel_scale, self._device)
+        return images, torch.from_numpy(self._bank.labels[rows]).to(self._device)
+
+    def _replace(self, rows: NDArray[np.int64]) -> None:
+        """What RMC+ does between an answer and its calibration; nothing here."""
+
+    def snapshot(self) -> State:
+        return State(self._learner.tensors(), {"t": self._t})
+
+    def restore(self, state: State) -> None:
+        self._learner.load(state.tensors)
+        self._t = int(state.facts["t"])
+
+    def fork(self, noise_key: int | None = None) -> RMC:
+        twin: RMC = shallow_fork(self)
+        twin.noise_key = self.noise_key if noise_key is None else noise_key
+        twin._learner = self._learner.fork()
+        return twin
+
+    def proxy(self) -> nn.Module:
+        """theta_t: the network as the last calibration left it (theta_0 where nothing carries over)."""
+        if not self.params.carry:
+            return self._features
+        return self._learner.frozen()
+
+
+def features_of_one(network: nn.Module, x: Tensor) -> NDArray[np.float32]:
+    """Features (D,) of one image x (1, C, H, W); unpadded: an online defense serves one point at a time."""
+    with torch.no_grad():
+        features: NDArray[np.float32] = network.features(x).cpu().numpy()[0]  # type: ignore[operator]
+    return features

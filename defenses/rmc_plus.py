@@ -1,0 +1,81 @@
+"""RMC+: RMC "with D' replacement".
+
+Wu, Yuan, Wu, ICML 2020. The slides name the tweak and its parameter delta (0.5, 0.75, 1), not its formula. This module
+is a reading of it: after each prediction, and before the calibration, a random fraction delta of the retrieved
+neighbours is replaced in D' and in its index by adversarial examples crafted now, by PGD against the current adapted
+weights, from their clean originals. So D' follows theta, and who crafts on a stale or partial theta meets neighbours
+that have moved on.
+
+Also readings, each a parameter: `replace` (all retrieved rows, or only adversarial copies, so that clean originals
+stay), `replace_steps`, and the number of `copies` per image that D' starts with.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from bench.contracts import Params, State
+from bench.draws import generator
+from bench.pgd import pgd
+from defenses.bank import features_of, stored_towards
+from defenses.rmc import RMC, RMCParams
+
+
+class RMCPlusParams(RMCParams):
+    """delta: fraction of the retrieved neighbours that is replaced; replace and replace_steps: which, and how."""
+
+    delta: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
+    replace: Literal["all", "copies"] = "all"
+    replace_steps: int = Field(default=20, ge=1)
+
+
+class RMCPlus(RMC):
+    """RMC whose augmented set follows its weights."""
+
+    Params: ClassVar[type[Params]] = RMCPlusParams
+
+    def _replace(self, rows: NDArray[np.int64]) -> None:
+        params, bank = self.params, self._bank
+        pool = rows[rows >= bank.clean] if params.replace == "copies" else rows
+        count = round(params.delta * len(pool))
+        if not count:
+            return
+        draws = generator(self.noise_key, "replace", self._t)
+        chosen = np.sort(pool[torch.randperm(len(pool), generator=draws).numpy()[:count]])
+        originals = bank.images[bank.originals(chosen)]
+        x = torch.from_numpy(originals).to(self._device).to(torch.float32).div_(bank.pixel_scale)
+        y = torch.from_numpy(bank.labels[chosen]).to(self._device)
+        offset = (torch.rand(x.shape, generator=draws) * 2 - 1) * params.eps
+        x_adv = pgd(
+            self._learner.frozen(),
+            x,
+            y,
+            eps=params.eps,
+            steps=params.replace_steps,
+            step_size=2.5 * params.eps / params.replace_steps,
+            offset=offset,
+        )
+        stored = stored_towards(originals, x_adv, bank.pixel_scale)
+        features = features_of(self._features, torch.from_numpy(stored).to(self._device).float().div_(bank.pixel_scale))
+        self._bank = bank.replaced(chosen, stored, features)
+
+    def snapshot(self) -> State:
+        state = super().snapshot()
+        overlay = self._bank.overlay
+        if overlay is not None:
+            for name in ("rows", "images", "features"):
+                state.tensors[f"overlay.{name}"] = torch.from_numpy(getattr(overlay, name))
+        return state
+
+    def restore(self, state: State) -> None:
+        super().restore(state)
+        if "overlay.rows" in state.tensors:
+            parts = (state.tensors[f"overlay.{name}"].numpy() for name in ("rows", "images", "features"))
+            self._bank = self._bank.with_overlay(*parts)
+        else:
+            self._bank = self._bank.with_overlay(*(np.empty(0),) * 3)

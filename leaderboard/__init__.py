@@ -1,0 +1,1 @@
+"""The leaderboard: from the store to a self-contained page."""
