@@ -6,7 +6,10 @@ from bench.registry import register_attack
 def register() -> None:
     """Register the built-in attacks."""
     register_attack(
-        "clean", "attacks.clean:Clean", summary="no perturbation: the clean accuracy", preset={"weights": "none", "eps": 0.0, "norm": "linf"}
+        "clean",
+        "attacks.clean:Clean",
+        summary="no perturbation: the clean accuracy",
+        preset={"weights": "none", "eps": 0.0, "norm": "linf"},
     )
     register_attack(
         "pgd",

@@ -1,4 +1,4 @@
-"""`pgd`, `pgd-skip`, `pgd-skip-partial`, `pgd-skip-delayed`: projected gradient descent on the network that the oracle grants.
+"""`pgd`, `pgd-skip`, `pgd-skip-partial`, `pgd-skip-delayed`: projected gradient descent on what the oracle grants.
 
 Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018; PGD-Skip and its forms are from
 Wu, Yuan, Wu, Adversarial Robustness via Runtime Masking and Cleansing, ICML 2020. One class: what tells them apart is

@@ -118,7 +118,9 @@ class DefenseSubject:
 def check_declares_its_kind(subject: DefenseSubject) -> str:
     """`kind` is one of three, and a batch defense says its size."""
     defense = subject.fresh()
-    demand(defense.kind in ("static", "online", "batch"), f"kind is {defense.kind!r}; it must be static, online or batch")
+    demand(
+        defense.kind in ("static", "online", "batch"), f"kind is {defense.kind!r}; it must be static, online or batch"
+    )
     demand(defense.kind != "batch" or defense.batch_size > 1, "a batch defense must say its batch_size, above 1")
     return f"{defense.kind}, {'randomised' if defense.randomised else 'not randomised'}"
 
@@ -160,7 +162,9 @@ def check_a_static_answer_ignores_the_stream(subject: DefenseSubject) -> str:
     reversed_order = defense.predict(subject.x.flip(0))[-1:]
     again = defense.predict(subject.x[:1])
     gap = max(float((first - other).abs().max()) for other in (reversed_order, again))
-    demand(gap <= STATIC_TOLERANCE, f"declared static, but logits of one point differ by {gap:.2g} with what came before")
+    demand(
+        gap <= STATIC_TOLERANCE, f"declared static, but logits of one point differ by {gap:.2g} with what came before"
+    )
     return f"largest difference {gap:.2g}"
 
 
@@ -249,18 +253,18 @@ def check_declared_randomness_is_true(subject: DefenseSubject) -> str:
 
 def check_no_hidden_randomness(subject: DefenseSubject) -> str:
     """Global generators neither shape an answer nor are moved by one."""
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
     try:
         torch.manual_seed(1)
-        np.random.seed(1)  # noqa: NPY002
+        np.random.seed(1)
         first = subject.fresh().predict(subject.x)
         moved = not torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(1).get_state())
         torch.manual_seed(2)
-        np.random.seed(2)  # noqa: NPY002
+        np.random.seed(2)
         second = subject.fresh().predict(subject.x)
     finally:
         torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        np.random.set_state(numpy_state)
     demand(torch.equal(first, second), "answers depend on a global random generator: draw from (noise key, purpose, t)")
     demand(not moved, "answers draw from torch's global generator")
     return "same answers under other global seeds"
@@ -372,19 +376,21 @@ def check_stays_in_the_ball_and_the_box(subject: AttackSubject) -> str:
 
 def check_same_seed_same_images(subject: AttackSubject) -> str:
     """The images are a function of (seed, example), whatever the global generators hold; those are left alone."""
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
     try:
         torch.manual_seed(1)
-        np.random.seed(1)  # noqa: NPY002
+        np.random.seed(1)
         first = subject.images()
         moved = not torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(1).get_state())
         torch.manual_seed(2)
-        np.random.seed(2)  # noqa: NPY002
+        np.random.seed(2)
         second = subject.images()
     finally:
         torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-    demand(torch.equal(first, second), "the same seed gives other images: draw from `draws`, not from a global generator")
+        np.random.set_state(numpy_state)
+    demand(
+        torch.equal(first, second), "the same seed gives other images: draw from `draws`, not from a global generator"
+    )
     demand(not moved, "the attack moves torch's global generator: seed and restore it in a fork")
     return "equal bit for bit"
 

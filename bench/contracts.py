@@ -1,6 +1,7 @@
 """The two contracts, each of which fits on a card: `Defense` and `Attack`.
 
-Shapes used everywhere: N images of (C, H, W) float32 pixels in [0, 1]; K classes; logits (N, K); D features; M bank rows.
+Shapes used everywhere: N images of (C, H, W) float32 pixels in [0, 1]; K classes; logits (N, K); D features;
+M bank rows.
 
 A defense declares by `kind` what its answers depend on:
 
@@ -279,7 +280,7 @@ class Attack(ABC):
 
 
 def in_blocks(function: Callable[[Tensor], Tensor], x: Tensor, size: int = BLOCK) -> Tensor:
-    """`function` over x (N, ...) in blocks of exactly `size` rows, the last padded with zeros that are cut off again."""
+    """`function` over x (N, ...) in blocks of exactly `size` rows; the last is padded with zeros, cut off again."""
     if len(x) == 0:
         return function(x.new_zeros((size, *x.shape[1:])))[:0]
     pieces = []

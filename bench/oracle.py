@@ -31,7 +31,8 @@ class Ledger:
 
     @classmethod
     def empty(cls, rows: int) -> Ledger:
-        return cls(*(torch.zeros(rows, dtype=torch.int64) for _ in range(3)))
+        counts = [torch.zeros(rows, dtype=torch.int64) for _ in range(3)]
+        return cls(counts[0], counts[1], counts[2])
 
 
 @dataclass

@@ -104,8 +104,8 @@ class _Keys:
                 continue
             if key in self.fixed:
                 raise BadValue(
-                    f"{key} has no meaning for {', '.join(sorted(self.fixed[key]))}: it is fixed there. Drop it, or choose "
-                    f"an attack or protocol that leaves it free."
+                    f"{key} is fixed by {', '.join(sorted(self.fixed[key]))}; drop it, or choose an attack or a protocol "
+                    f"that leaves it free."
                 )
             raise UnknownName("key that these runs have", key, self.declared)
 
@@ -248,7 +248,9 @@ class _Resolver:
         """The dataset's default radius in this norm."""
         radii = self.config.dataset.get(dataset, {}).get("eps", {})
         if norm not in radii:
-            raise BadValue(f"{dataset} has no default radius for {norm}: give --eps, or set dataset.{dataset}.eps.{norm}.")
+            raise BadValue(
+                f"{dataset} has no default radius for {norm}: give --eps, or set dataset.{dataset}.eps.{norm}."
+            )
         return parse_number(f"dataset.{dataset}.eps.{norm}", radii[norm])
 
     def _game(self, attack: str, dataset: str, n: int, batch: int) -> GameSpec:
@@ -279,7 +281,9 @@ def _clean_part() -> Part:
 
 def _check_sizes(spec: RunSpec) -> None:
     if not 1 <= spec.n <= spec.test_size:
-        raise BadValue(f"n is {spec.n}; {spec.dataset.name} has {spec.test_size} test points, so give 1 to {spec.test_size}.")
+        raise BadValue(
+            f"n is {spec.n}; {spec.dataset.name} has {spec.test_size} test points, so give 1 to {spec.test_size}."
+        )
     game = spec.game
     if game.protocol != "probe":
         return

@@ -13,7 +13,14 @@ from typing import Any
 
 from bench.workbench import environment
 
-PACKAGES = ("adversarial-game-bench", "foolbox", "adversarial-robustness-toolbox", "scipy", "scikit-learn", "sqlalchemy")
+PACKAGES = (
+    "adversarial-game-bench",
+    "foolbox",
+    "adversarial-robustness-toolbox",
+    "scipy",
+    "scikit-learn",
+    "sqlalchemy",
+)
 
 
 def collect(device: str) -> dict[str, Any]:
@@ -50,7 +57,7 @@ def _commit() -> str:
     here = Path(__file__).resolve().parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)  # noqa: S607
-        dirty = subprocess.run(  # noqa: S603
+        dirty = subprocess.run(
             ["git", "status", "--porcelain", "-uno"],  # noqa: S607
             cwd=here,
             capture_output=True,

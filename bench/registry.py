@@ -73,7 +73,8 @@ class Registry:
         known = self._entries.get(entry.name)
         if known is not None:
             raise BrokenPlugin(
-                f"The {self.what} {entry.name!r} is registered twice: by {known.origin} and by {entry.origin}; rename one."
+                f"The {self.what} {entry.name!r} is registered twice: by {known.origin} and by {entry.origin}; "
+                f"rename one."
             )
         self._entries[entry.name] = entry
 
@@ -122,9 +123,7 @@ def register_attack(
     protocol: str = "stream",
 ) -> None:
     """Add an attack. `target`: an `Attack` class or "module:Class"; preset, free and protocol as in `Entry`."""
-    attacks.add(
-        Entry(name, target, version, summary, _origin, preset=dict(preset or {}), free=free, protocol=protocol)
-    )
+    attacks.add(Entry(name, target, version, summary, _origin, preset=dict(preset or {}), free=free, protocol=protocol))
 
 
 def register_dataset(name: str, target: Any, *, summary: str = "") -> None:

@@ -84,7 +84,7 @@ def flags(store: Store, record: RunRecord, rows: Sequence[Row]) -> list[dict[str
     broken = [row for row in rows if row.violation]
     if broken:
         message = (
-            f"{len(broken)} proposals broke the threat model and were judged as the clean image; the run is not ranked. "
+            f"{len(broken)} proposals broke the threat model and were judged as the clean image; not ranked. "
             f"First: example {broken[0].index}: {broken[0].violation}."
         )
         found.append({"id": "V1", "value": len(broken), "message": message})

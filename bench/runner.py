@@ -141,9 +141,7 @@ class Runner:
             self._engine = make_engine(self._settings)
         self._engine.submit(job)
 
-    def _next(
-        self, pending: deque[tuple[RunSpec, str | None]], held: deque[tuple[RunSpec, str | None]]
-    ) -> Job | None:
+    def _next(self, pending: deque[tuple[RunSpec, str | None]], held: deque[tuple[RunSpec, str | None]]) -> Job | None:
         """A job that can start now: of a run under way, else of the next run that can be claimed."""
         while not self._ready and pending:
             spec, clean_key = pending.popleft()
@@ -283,5 +281,3 @@ def run_all(
     if rerun not in ("missing", "failed", "all"):
         raise StoreError(f"rerun is {rerun!r}; it must be missing, failed or all.")
     Runner(store, settings, rerun, listener).run(planned)
-
-

@@ -29,9 +29,7 @@ class Serving:
     identity: key of the fitted defense (`RunSpec.fit_key` and what the device adds to it)
     """
 
-    def __init__(
-        self, defense: Defense, identity: str, cache: Cache, classes: int, checkpoint_s: float = 5.0
-    ) -> None:
+    def __init__(self, defense: Defense, identity: str, cache: Cache, classes: int, checkpoint_s: float = 5.0) -> None:
         self.defense = defense
         self.cache = cache
         self.classes = classes
@@ -69,7 +67,9 @@ class Serving:
         links = [self.digest]
         for image in x:
             links.append(_link(links[-1], image_hash(image)))
-        done = next((i for i in range(len(x), 0, -1) if self.cache.has("states", links[i]) and self._adopt(links[i])), 0)
+        done = next(
+            (i for i in range(len(x), 0, -1) if self.cache.has("states", links[i]) and self._adopt(links[i])), 0
+        )
         self.served += done
         while done < len(x):
             batch = x[done : done + step]

@@ -25,6 +25,9 @@ from bench.pgd import pgd, random_offset
 from bench.registry import module_hash
 from defenses.neighbours import Neighbours, Ranking, rank
 
+#: taken when the module is loaded, so that an edit during a long run does not split its bank
+_SOURCE = module_hash(__name__)
+
 #: training images whose copies are made as one piece
 PIECE = 5000
 
@@ -48,7 +51,7 @@ class BankBuilder:
         self.base = base
         self.context = context
         seed = context.seed if recipe.copies else 0  # without copies nothing is drawn
-        parts = [context.base_key, module_hash(__name__), seed]
+        parts = [context.base_key, _SOURCE, seed]
         self.key = digest([*parts, recipe.copies, recipe.steps, recipe.step_size, recipe.eps])
 
     def missing(self) -> list[str]:
@@ -178,7 +181,7 @@ class Bank:
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Images (k, C, H, W) of some rows, as the bank stands now."""
         images = self.images[rows]
-        if self.overlay is not None and len(self.overlay.rows):
+        if self.overlay is not None:
             place = np.searchsorted(self.overlay.rows, rows).clip(max=len(self.overlay.rows) - 1)
             replaced = self.overlay.rows[place] == rows
             images[replaced] = self.overlay.images[place[replaced]]
@@ -188,9 +191,7 @@ class Bank:
         """The clean row of each row."""
         return rows % self.clean
 
-    def replaced(
-        self, rows: NDArray[np.int64], images: NDArray[np.uint8], features: NDArray[np.float32]
-    ) -> Bank:
+    def replaced(self, rows: NDArray[np.int64], images: NDArray[np.uint8], features: NDArray[np.float32]) -> Bank:
         """The bank with some rows (R,) replaced by images (R, C, H, W) with these features (R, D)."""
         old = self.overlay
         if old is not None:
@@ -200,12 +201,12 @@ class Bank:
             features = np.concatenate([old.features[kept], features])
         return self.with_overlay(rows, images, features)
 
-    def with_overlay(
-        self, rows: NDArray[np.int64], images: NDArray[np.uint8], features: NDArray[np.float32]
-    ) -> Bank:
+    def frozen(self) -> Bank:
+        """The bank with nothing replaced."""
+        return replace(self, overlay=None)
+
+    def with_overlay(self, rows: NDArray[np.int64], images: NDArray[np.uint8], features: NDArray[np.float32]) -> Bank:
         """The frozen bank with exactly these rows replaced."""
-        if not len(rows):
-            return replace(self, overlay=None)
         order = np.argsort(rows, kind="stable")
         mask = np.zeros(-(-len(self) // 8) * 8, dtype=bool)
         mask[rows] = True

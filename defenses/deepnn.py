@@ -25,7 +25,6 @@ from bench.errors import BadValue
 from defenses.bank import BankBuilder, BankRecipe, features_of
 from defenses.neighbours import Neighbours
 
-
 #: log vote of a class without training images
 NO_VOTE = -1e4
 
@@ -106,8 +105,7 @@ class SoftKNN(nn.Module):
         queries = features.detach().cpu().numpy()
         squared = [self._distances(features, index, queries) for index in self._classes]
         scale = torch.cat(squared, dim=1).mean(dim=1, keepdim=True).detach() * self.temperature
-        votes = [torch.logsumexp(-part / scale, dim=1) if part.shape[1] else NO_VOTE * x.new_ones(len(x)) for part in squared]
-        return torch.stack(votes, dim=1)
+        return torch.stack([_log_vote(part / scale) for part in squared], dim=1)
 
     def _distances(self, features: Tensor, index: Neighbours, queries: NDArray[np.float32]) -> Tensor:
         """Squared distances (N, each) to the nearest images of one class; (N, 0) where it has none."""
@@ -115,3 +113,8 @@ class SoftKNN(nn.Module):
             return features.new_empty((len(features), 0))
         near = torch.from_numpy(index.features[index.batch(queries, self.each)]).to(features)
         return (features[:, None, :] - near).square().sum(dim=2)
+
+
+def _log_vote(scaled: Tensor) -> Tensor:
+    """log of the sum of exp(-d) over the images of one class: (N,) from (N, each)."""
+    return torch.logsumexp(-scaled, dim=1) if scaled.shape[1] else scaled.new_full((len(scaled),), NO_VOTE)

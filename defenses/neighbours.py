@@ -37,7 +37,7 @@ class Neighbours:
         parameters = None
         if hidden is not None:
             shown = faiss.IDSelectorNot(faiss.IDSelectorBitmap(len(hidden) * 8, faiss.swig_ptr(hidden)))
-            parameters = faiss.SearchParameters(sel=shown)
+            parameters = faiss.SearchParameters(sel=shown)  # type: ignore[call-arg]  # faiss stubs lack it
         _, ids = self._index.search(query[None], fetch, params=parameters)
         found = ids[0][ids[0] >= 0]
         return rank(found, self.features[found], query).first(k)

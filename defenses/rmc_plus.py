@@ -75,7 +75,9 @@ class RMCPlus(RMC):
     def restore(self, state: State) -> None:
         super().restore(state)
         if "overlay.rows" in state.tensors:
-            parts = (state.tensors[f"overlay.{name}"].numpy() for name in ("rows", "images", "features"))
-            self._bank = self._bank.with_overlay(*parts)
+            rows, images, features = (
+                state.tensors[f"overlay.{name}"].numpy() for name in ("rows", "images", "features")
+            )
+            self._bank = self._bank.with_overlay(rows, images, features)
         else:
-            self._bank = self._bank.with_overlay(*(np.empty(0),) * 3)
+            self._bank = self._bank.frozen()

@@ -19,7 +19,11 @@ TEMPLATES = Path(__file__).with_name("templates")
 def render(rows: Sequence[LeaderboardRow], now: datetime | None = None) -> str:
     """The whole page as text. Its policy allows the one script and the one style that stand in it, by hash."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8")

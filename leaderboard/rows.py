@@ -48,7 +48,12 @@ def load_rows(store: Store) -> list[LeaderboardRow]:
     """All runs that have ended, robust first, then those without a number."""
     ended = [record for record in store.runs() if record.status in ("DONE", "SKIPPED", "FAILED")]
     rows = [_row(describe(store, record)) for record in ended]
-    return sorted(rows, key=lambda row: (row.dataset, not row.ranked, -(row.robust.value if row.robust else -1), row.defense))
+    return sorted(rows, key=_place)
+
+
+def _place(row: LeaderboardRow) -> tuple[str, bool, float, str]:
+    """Ranked before unranked, robust before broken, within a dataset."""
+    return row.dataset, not row.ranked, -row.robust.value if row.robust else 1.0, row.defense
 
 
 def _row(result: dict[str, Any]) -> LeaderboardRow:
@@ -79,4 +84,4 @@ def _row(result: dict[str, Any]) -> LeaderboardRow:
 def _share(estimate: dict[str, Any] | None) -> Share | None:
     if estimate is None:
         return None
-    return Share(*(100 * estimate[name] for name in ("value", "low", "high")), estimate["method"])
+    return Share(100 * estimate["value"], 100 * estimate["low"], 100 * estimate["high"], estimate["method"])

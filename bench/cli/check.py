@@ -16,7 +16,9 @@ from bench.errors import UnknownName
 @click.command()
 @click.argument("name")
 @click.option("--dataset", metavar="NAME", default="digits", help="What to check it on.")
-@click.option("--base", metavar="NAME", default="regular", help="The network under a defense, or that an attack attacks.")
+@click.option(
+    "--base", metavar="NAME", default="regular", help="The network under a defense, or that an attack attacks."
+)
 @json_option
 @db_option
 @data_option

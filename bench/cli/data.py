@@ -38,7 +38,9 @@ def data(name: str | None, as_json: bool, data_dir: str | None, plugins: tuple[s
         dataset = entry.load()
         try:
             if name is None and folder is None and entry.name != "digits":
-                raise DataError(f"not looked for without --data-dir or BENCH_DATA; `bench data {entry.name}` downloads it")
+                raise DataError(
+                    f"not looked for without --data-dir or BENCH_DATA; `bench data {entry.name}` downloads it"
+                )
             lines, there = dataset.check(folder), True
         except DataError as error:
             if name is not None:

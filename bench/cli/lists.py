@@ -39,7 +39,9 @@ def list_things(
     return int(check and any(row.get("broken") for rows in found.values() for row in rows))
 
 
-def _names(config: str | None, plugins: tuple[str, ...], check: bool, kind: str | None) -> dict[str, list[dict[str, Any]]]:
+def _names(
+    config: str | None, plugins: tuple[str, ...], check: bool, kind: str | None
+) -> dict[str, list[dict[str, Any]]]:
     from bench import registry
     from bench.config import find
 

@@ -79,7 +79,7 @@ def call(args: Sequence[str] | None = None) -> int:
         click.echo("bench: interrupted; what was done is kept, the same command goes on from there", err=True)
         return 130
     except BrokenPipeError:  # the reader of our output has gone away: `bench list | head`
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0
 
 

@@ -70,11 +70,18 @@ class Session:
         url = self.db(given)
         store = Store.open(url, create=False)
         if store is None:
-            raise StoreError(f"There is no database at {url}; run something first, such as: bench run --defense rmc --attack pgd")
+            raise StoreError(
+                f"There is no database at {url}; run something first, such as: bench run --defense rmc --attack pgd"
+            )
         return store
 
     def settings(
-        self, db: str, data_dir: Path | None, device: str, workers: int | None = None, runner: dict[str, Any] | None = None
+        self,
+        db: str,
+        data_dir: Path | None,
+        device: str,
+        workers: int | None = None,
+        runner: dict[str, Any] | None = None,
     ) -> Settings:
         """How runs are executed here."""
         from pydantic import ValidationError

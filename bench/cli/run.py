@@ -142,7 +142,9 @@ def _print_plan(planned: list[Any], store: Any, as_json: bool) -> None:
     from bench.cli.tables import print_table
 
     columns = ("run", "status", "defense", "base", "attack", "dataset", "eps", "n", "protocol")
-    print_table(f"{len(rows)} runs planned, nothing run", columns, [[_short(c, row[c]) for c in columns] for row in rows])
+    print_table(
+        f"{len(rows)} runs planned, nothing run", columns, [[_short(c, row[c]) for c in columns] for row in rows]
+    )
 
 
 def _short(column: str, value: Any) -> str:

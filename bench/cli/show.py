@@ -30,10 +30,17 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
     if example is not None:
         found = [row for row in examples(store, record) if row["index"] == example]
         if not found:
-            raise BadValue(f"The run {record.key[:12]} has no example with the index {example}; see: bench export {run[:12]}")
+            raise BadValue(
+                f"The run {record.key[:12]} has no example with the index {example}; see: bench export {run[:12]}"
+            )
         shown: Any = found
     else:
-        shown = {**describe(store, record), "spec": record.spec, "provenance": record.provenance, "detail": record.detail}
+        shown = {
+            **describe(store, record),
+            "spec": record.spec,
+            "provenance": record.provenance,
+            "detail": record.detail,
+        }
     if as_json:
         click.echo(json.dumps(shown))
         return 0
@@ -139,5 +146,7 @@ def _write_parquet(runs: list[dict[str, Any]], out: str) -> None:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise BadValue("Parquet needs pyarrow; install it with: pip install 'adversarial-game-bench[parquet]'") from None
+        raise BadValue(
+            "Parquet needs pyarrow; install it with: pip install 'adversarial-game-bench[parquet]'"
+        ) from None
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(_flat(runs)), _writable(out))

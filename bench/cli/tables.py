@@ -35,7 +35,16 @@ def print_results(results: Sequence[dict[str, Any]]) -> None:
         answer = "-" if r["answer_s"] is None else f"{r['answer_s']:.3g}"
         robust = share(r["robust_accuracy"]) if r["status"] == "DONE" else r["status"]
         name = r["defense"] if r["base"] in ("regular", r["defense"]) else f"{r['defense']} on {r['base']}"
-        cells = [name, r["attack"], r["dataset"], f"{r['eps']:.3g}", str(r["n"]), share(r["clean_accuracy"]), robust, answer]
+        cells = [
+            name,
+            r["attack"],
+            r["dataset"],
+            f"{r['eps']:.3g}",
+            str(r["n"]),
+            share(r["clean_accuracy"]),
+            robust,
+            answer,
+        ]
         rows.append([r["run"][:8], *cells])
     print_table("", columns, rows)
     console = Console()

@@ -28,7 +28,8 @@ def locate(dataset: str, name: str, md5: str, mirrors: Sequence[str], folder: Pa
         path = folder / dataset / name
         if not path.is_file():
             raise DataError(
-                f"{path} is missing; put the original file there, or leave out --data-dir and BENCH_DATA to download it."
+                f"{path} is missing; put the original file there, "
+                f"or leave out --data-dir and BENCH_DATA to download it."
             )
         verify(path, md5)
         return path

@@ -1,6 +1,7 @@
 """`mnist`: the four original gzipped idx files (LeCun, Cortes, Burges), verified against the published md5.
 
-Read from `--data-dir` or BENCH_DATA (`DIR/mnist/*.gz`, never written to), else downloaded by pooch into the user's cache.
+Read from `--data-dir` or BENCH_DATA (`DIR/mnist/*.gz`, never written to), else downloaded by pooch into the user's
+cache.
 """
 
 from __future__ import annotations
@@ -74,5 +75,7 @@ def read_idx(path: Path) -> NDArray[Any]:
     shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
     body = np.frombuffer(raw, np.uint8, offset=4 + 4 * rank)
     if body.size != int(np.prod(shape)):
-        raise DataError(f"{path} holds {body.size} bytes where its header says {shape}; it is truncated, fetch it again.")
+        raise DataError(
+            f"{path} holds {body.size} bytes where its header says {shape}; it is truncated, fetch it again."
+        )
     return body.reshape(shape)

@@ -23,7 +23,9 @@ def parse_url(text: str) -> URL:
     try:
         return make_url(text if "://" in text else f"sqlite:///{text}")
     except ArgumentError:
-        raise StoreError(f"{text!r} is no database URL; give --db a path or a URL such as sqlite:///bench.db.") from None
+        raise StoreError(
+            f"{text!r} is no database URL; give --db a path or a URL such as sqlite:///bench.db."
+        ) from None
 
 
 def file_of(url: URL) -> Path | None:
@@ -54,7 +56,8 @@ def connect(url: URL, create: bool) -> Engine | None:
     except DBAPIError as error:
         engine.dispose()
         raise StoreError(
-            f"{_shown(url)} cannot be used as a database: {one_line(error.orig or error)}. Give --db another file, or mend it."
+            f"{_shown(url)} cannot be used as a database: {one_line(error.orig or error)}. "
+            f"Give --db another file, or mend it."
         ) from None
     return engine
 
@@ -63,7 +66,9 @@ def _engine(url: URL) -> Engine:
     try:
         engine = create_engine(url)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
-        raise StoreError(f"No driver for {_shown(url)} is installed ({one_line(error)}); see the extra 'postgres'.") from None
+        raise StoreError(
+            f"No driver for {_shown(url)} is installed ({one_line(error)}); see the extra 'postgres'."
+        ) from None
     if url.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _sqlite_settings)
     return engine
@@ -83,11 +88,14 @@ def _check(connection: Connection, url: URL) -> None:
     current = MigrationContext.configure(connection).get_current_revision()
     tables = set(inspect(connection).get_table_names())
     if current is None and tables:
-        raise StoreError(f"{_shown(url)} is a database of something else (it has {sorted(tables)[0]!r}); give --db another.")
+        raise StoreError(
+            f"{_shown(url)} is a database of something else (it has {sorted(tables)[0]!r}); give --db another."
+        )
     known = {script.revision for script in ScriptDirectory.from_config(_config(connection)).walk_revisions()}
     if current is not None and current not in known:
         raise StoreError(
-            f"{_shown(url)} was made by a newer version of this program (schema {current}); update it, or give --db another."
+            f"{_shown(url)} was made by a newer version of this program (schema {current}); "
+            f"update the program, or give --db another database."
         )
 
 

@@ -1,4 +1,4 @@
-"""The store: runs with their leases, progress of games, rows of facts. Everybody reads; only a run's holder writes it."""
+"""The store: runs with their leases, progress of games, rows of facts. Everybody reads; only a holder writes."""
 
 from __future__ import annotations
 
@@ -164,7 +164,13 @@ class Store:
         return Claim.MINE
 
     def _take_over(self, old: RunRecord, clean_key: str | None, provenance: dict[str, Any], fresh: bool) -> Claim:
-        values = {"status": "RUNNING", "reason": "", "detail": "", "finished": None, "clean_key": clean_key}
+        values: dict[str, Any] = {
+            "status": "RUNNING",
+            "reason": "",
+            "detail": "",
+            "finished": None,
+            "clean_key": clean_key,
+        }
         if fresh:
             values["provenance"] = provenance
         with Session(self._engine) as session, session.begin():
@@ -206,7 +212,9 @@ class Store:
         """Give the lease back with the run unfinished; anybody may go on with it at once."""
         with Session(self._engine) as session, session.begin():
             session.execute(
-                update(RunRow).where(RunRow.key == key, RunRow.pid == self._me.pid, RunRow.status == "RUNNING").values(pid=0)
+                update(RunRow)
+                .where(RunRow.key == key, RunRow.pid == self._me.pid, RunRow.status == "RUNNING")
+                .values(pid=0)
             )
 
     # -- writing a run that is mine ---------------------------------------------------------------------------------

@@ -1,0 +1,39 @@
+# Two commands to start with: `make run` and `make test`. Both make .venv first and need nothing but Python >= 3.10.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup run test test-slow lint format speed clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+run: setup           ## RMC attacked by PGD-Skip-Delayed on the embedded digits, and the page that shows it
+	$(BIN)/bench run --defense rmc --attack pgd-skip-delayed
+	$(BIN)/bench leaderboard
+
+test: setup          ## the tests; those on MNIST need BENCH_DATA or skip with the reason
+	$(BIN)/python -m pytest
+
+test-slow: setup     ## everything, with what takes minutes
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+speed: setup         ## ratios, not seconds: see benchmarks/
+	$(BIN)/python -m benchmarks.speed
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -1,0 +1,124 @@
+"""What the tests share: one cache of bases and banks, a command line in this process, and the real MNIST if it is there."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import config, registry
+from bench.cli.main import call
+from bench.plan import Request, plan
+from bench.spec import RunSpec
+from bench.workbench import Settings, Workbench, facts_of, one_thread
+
+#: small and quick, for tests that ask how and not how well
+QUICK = {"base.epochs": 8, "defense.epochs": 1, "defense.k": 128, "defense.bank_steps": 5, "attack.steps": 5}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    one_thread()
+
+
+@pytest.fixture(scope="session")
+def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bases and banks that the tests make once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(
+    cache_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """Every test works in an empty folder of its own, with the shared cache and without anybody's data folder."""
+    monkeypatch.setenv("BENCH_CACHE", str(cache_root))
+    if "mnist_dir" not in request.fixturenames:
+        monkeypatch.delenv("BENCH_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    registry.load_all()
+    yield
+    registry.load_all()
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """The folder with the original MNIST files."""
+    folder = os.environ.get("BENCH_DATA")
+    if not folder or not (Path(folder) / "mnist" / "train-images-idx3-ubyte.gz").is_file():
+        pytest.skip(
+            "needs the original MNIST files: set BENCH_DATA to a folder with mnist/*.gz (`bench data mnist` gets them)"
+        )
+    return Path(folder)
+
+
+@dataclass
+class Outcome:
+    """What a command printed and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """The objects that --json printed, one a line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Bench = Callable[..., Outcome]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """The command line, run in this process: bench("run", "--defense", "rmc", ...)."""
+
+    def run(*args: object) -> Outcome:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            code = call([str(arg) for arg in args])
+        return Outcome(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+def sets(**values: object) -> list[str]:
+    """--set options: sets(game__p=10) is ["--set", "game.p=10"]."""
+    return [part for key, value in values.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
+
+
+@pytest.fixture
+def workbench(cache_root: Path) -> Workbench:
+    """A workbench on the CPU with the shared cache."""
+    return Workbench(Settings(cache_root, None, "cpu", None, (), 50, 5.0, 1))
+
+
+def spec_of(defense: str, attack: str, n: int = 12, **values: object) -> RunSpec:
+    """A quick run on digits, with dotted keys as in `sets`."""
+    keys = {key.replace("__", "."): value for key, value in values.items()}
+    return plan_quick(defense, attack, n, keys)
+
+
+def plan_quick(defense: str, attack: str, n: int, keys: dict[str, object], radii: tuple[str, ...] = ()) -> RunSpec:
+    """Plan one run with QUICK under `keys`, leaving out the quick keys that the cell does not declare."""
+    entry, attack_entry = registry.defenses[defense], registry.attacks[attack]
+    declared = {f"base.{name}" for name in registry.defenses.load("regular").Params.model_fields}
+    declared |= {f"attack.{name}" for name in attack_entry.load().Params.model_fields}
+    if not entry.base:
+        declared |= {f"defense.{name}" for name in entry.load().Params.model_fields}
+    quick = {key: value for key, value in QUICK.items() if key in declared}
+    request = Request((defense,), (attack,), n=n, sets={**quick, **keys}, eps=radii)
+    return plan([request], config.load(None), facts_of(None))[0].spec
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

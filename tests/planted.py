@@ -1,0 +1,342 @@
+"""Planted plug-ins: sound ones, and ones with one fault each that the harness must find."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bench import (
+    Attack,
+    BatchDefense,
+    Context,
+    Defense,
+    Draws,
+    OnlineDefense,
+    Oracle,
+    State,
+    StaticDefense,
+    generator,
+    shallow_fork,
+)
+
+
+class Wrapped(StaticDefense):
+    """The base network, answered by the runtime's own path: sound."""
+
+    def fit(self, task: Any, base: Defense | None, context: Context) -> None:
+        self.network = base.network
+        self.noise_key = context.noise_key
+
+    def answer(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.network(x)
+
+    def proxy(self) -> nn.Module:
+        return self.network
+
+
+class Counting(OnlineDefense):
+    """Shifts the logits by a counter and by noise of its own: sound, online, randomised."""
+
+    randomised: ClassVar[bool] = True
+
+    def fit(self, task: Any, base: Defense | None, context: Context) -> None:
+        self.network = base.network
+        self.noise_key = context.noise_key
+        self.t = 0
+
+    def noise(self) -> Tensor:
+        return torch.rand((1, 10), generator=generator(self.noise_key, "noise", self.t)) * 0.01
+
+    def answer_one(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits = self.network(x) + self.noise() + 0.001 * self.t
+        self.t += 1
+        return logits
+
+    def snapshot(self) -> State:
+        return State({}, {"t": self.t})
+
+    def restore(self, state: State) -> None:
+        self.t = state.facts["t"]
+
+    def fork(self, noise_key: int | None = None) -> Defense:
+        twin = shallow_fork(self)
+        twin.noise_key = self.noise_key if noise_key is None else noise_key
+        return twin
+
+    def proxy(self) -> nn.Module:
+        return self.network
+
+
+class Batched(BatchDefense):
+    """Subtracts the batch's mean logits; counts batches: sound, batch."""
+
+    batch_size = 4
+
+    def fit(self, task: Any, base: Defense | None, context: Context) -> None:
+        self.network = base.network
+        self.noise_key = context.noise_key
+        self.batches = 0
+
+    def answer_batch(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits = self.network(x)
+        self.batches += 1
+        return logits - 0.1 * logits.mean(dim=0, keepdim=True) + 0.001 * self.batches
+
+    def snapshot(self) -> State:
+        return State({}, {"batches": self.batches})
+
+    def restore(self, state: State) -> None:
+        self.batches = state.facts["batches"]
+
+    def fork(self, noise_key: int | None = None) -> Defense:
+        twin = shallow_fork(self)
+        twin.noise_key = self.noise_key if noise_key is None else noise_key
+        return twin
+
+    def proxy(self) -> nn.Module:
+        return self.network
+
+
+class HiddenRandomness(Wrapped):
+    """Draws from torch's global generator."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        return super().answer(x) + torch.rand((len(x), 10)) * 0.1
+
+
+class ForgetsOnRestore(Counting):
+    """restore leaves the counter alone."""
+
+    def restore(self, state: State) -> None:
+        pass
+
+
+class LeakyFork(Counting):
+    """A fork counts in the same box as its original."""
+
+    def fit(self, task: Any, base: Defense | None, context: Context) -> None:
+        super().fit(task, base, context)
+        self.box = torch.zeros(1, 10)
+
+    def answer_one(self, x: Tensor) -> Tensor:
+        self.box += 1
+        return super().answer_one(x) + self.box
+
+    def snapshot(self) -> State:
+        return State({"box": self.box.clone()}, {"t": self.t})
+
+    def restore(self, state: State) -> None:
+        super().restore(state)
+        self.box.copy_(state.tensors["box"])
+
+
+class LivingSnapshot(Counting):
+    """A snapshot that later answers write into."""
+
+    def fit(self, task: Any, base: Defense | None, context: Context) -> None:
+        super().fit(task, base, context)
+        self.box = torch.zeros(1, 10)
+
+    def answer_one(self, x: Tensor) -> Tensor:
+        self.box += 1
+        return super().answer_one(x) + self.box
+
+    def snapshot(self) -> State:
+        return State({"box": self.box}, {"t": self.t})
+
+    def restore(self, state: State) -> None:
+        super().restore(state)
+        self.box = state.tensors["box"].clone()
+
+    def fork(self, noise_key: int | None = None) -> Defense:
+        twin = super().fork(noise_key)
+        twin.box = self.box.clone()
+        return twin
+
+
+class StatefulButStatic(Wrapped):
+    """Declared static, but every answer shifts the next ones."""
+
+    shift = 0.0
+
+    def answer(self, x: Tensor) -> Tensor:
+        self.shift += 0.01
+        return super().answer(x) * (1 + self.shift)
+
+
+class BatchLeak(Wrapped):
+    """Declared static, but the company shapes an answer."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        logits = self.answer(x)
+        return logits - logits.mean(dim=0, keepdim=True)
+
+
+class NotRandomAsDeclared(Wrapped):
+    """Declared randomised, but is not."""
+
+    randomised: ClassVar[bool] = True
+
+
+class RandomUndeclared(Counting):
+    """Randomised, but does not say so."""
+
+    randomised: ClassVar[bool] = False
+
+
+class NanDefense(Wrapped):
+    """Answers NaN."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        return super().answer(x) * torch.nan
+
+
+class WrongShapeDefense(Wrapped):
+    """Answers with one class too few."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        return super().answer(x)[:, :9]
+
+
+class RaisingDefense(Wrapped):
+    """Raises while it answers."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        raise ValueError("no answer\ntoday")
+
+
+class DeadProxy(Wrapped):
+    """A proxy without gradient."""
+
+    def proxy(self) -> nn.Module:
+        return Quantiser(self.network)
+
+
+class Quantiser(nn.Module):
+    """Rounds its input before the network: no gradient comes back."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(torch.round(x * 8) / 8)
+
+
+class LeavesTheBall(Attack):
+    """Adds twice eps."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        return (x + 2 * oracle.threat.eps).clamp(0, 1)
+
+
+class LeavesTheBox(Attack):
+    """Adds eps without a clip."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        return x + oracle.threat.eps
+
+
+class NanAttack(Attack):
+    """One pixel of every second image is NaN."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        images = x.clone()
+        images[::2, 0, 0, 0] = torch.nan
+        return images
+
+
+class WrongShapeAttack(Attack):
+    """Returns one image too few."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        return x[1:]
+
+
+class RaisingAttack(Attack):
+    """Raises."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        raise RuntimeError("this attack\nis broken")
+
+
+class GlobalRandomAttack(Attack):
+    """Draws from torch's global generator."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        return (x + (torch.rand_like(x) * 2 - 1) * oracle.threat.eps).clamp(0, 1)
+
+
+class NoisyAtZero(Attack):
+    """Changes x even at eps 0."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        return (x - 1e-7).clamp(0, 1)
+
+
+class Remembers(Attack):
+    """Keeps what it saw on itself."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        self.seen = x
+        return x
+
+
+class Declining(Attack):
+    """Declines everything."""
+
+    def declines(self, threat: Any, facts: Any, info: Any) -> str | None:
+        return "not today"
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        return x
+
+
+class AsksForWeights(Attack):
+    """Wants the network whatever the threat model says."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        oracle.model()
+        return x
+
+
+class Replayer(Attack):
+    """Crafts the whole sequence by FGSM against a simulated copy that has served it: for the protocol replay."""
+
+    block: ClassVar[int | None] = None
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        copy = oracle.simulate()
+        copy.predict(x)
+        images = x.clone().requires_grad_(True)
+        loss = nn.functional.cross_entropy(copy.proxy()(images), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, images)
+        return (x + oracle.threat.eps * gradient.sign()).clamp(0, 1)
+
+
+class Asker(Attack):
+    """Queries twice per example and returns the noisier of two random points."""
+
+    needs_gradients: ClassVar[bool] = False
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        shape = tuple(x.shape[1:])
+        points = [(x + draws.sub(i).uniform(shape, -1, 1) * oracle.threat.eps).clamp(0, 1) for i in range(2)]
+        logits = [oracle.query(point).gather(1, y[:, None])[:, 0] for point in points]
+        worse = (logits[1] < logits[0]).view(-1, 1, 1, 1)
+        return torch.where(worse, points[1], points[0])
+
+
+class Greedy(Attack):
+    """Queries until it is stopped."""
+
+    needs_gradients: ClassVar[bool] = False
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        while True:
+            oracle.query(x)
