@@ -15,7 +15,7 @@ A defense declares by `kind` what its answers depend on:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -95,6 +95,7 @@ class Defense(ABC):
     @classmethod
     def validate(cls, params: Any, facts: TaskFacts) -> None:
         """Raise `BadValue` where the parameters cannot work on this task (before anything is trained)."""
+        return  # nothing to refuse is the common case
 
     def pieces(self, task: Task, base: Defense | None, context: Context) -> list[str]:
         """Independent parts of `fit` that are missing in the cache; `prepare` makes each, in any process."""
@@ -311,6 +312,6 @@ def shallow_fork(defense: Any) -> Any:
     return twin
 
 
-def labels_of(logits: Tensor) -> Sequence[int]:
+def labels_of(logits: Tensor) -> list[int]:
     """The answered label of each row: the first of the largest logits."""
     return [int(label) for label in logits.argmax(dim=1)]

@@ -104,8 +104,8 @@ class _Keys:
                 continue
             if key in self.fixed:
                 raise BadValue(
-                    f"{key} is fixed by {', '.join(sorted(self.fixed[key]))}; drop it, or choose an attack or a protocol "
-                    f"that leaves it free."
+                    f"{key} is fixed by {', '.join(sorted(self.fixed[key]))}; drop it, or choose an attack or a "
+                    f"protocol that leaves it free."
                 )
             raise UnknownName("key that these runs have", key, self.declared)
 

@@ -198,7 +198,7 @@ class Runner:
         waiting = [run for run in self._active.values() if any(other.key == job.key for other in run.stage)]
         match event:
             case Progress(text):
-                for run in waiting:
+                for run in waiting[:1]:  # others that wait for the same thing need not say so too
                     self._listener.progress(run.spec, text)
             case ChunkDone():
                 for run in waiting:

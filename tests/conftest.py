@@ -1,4 +1,4 @@
-"""What the tests share: one cache of bases and banks, a command line in this process, and the real MNIST if it is there."""
+"""What the tests share: one cache of bases and banks, a command line in this process, the real MNIST if it is there."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.table import Table
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on standard output; names from plug-ins and the database are text, never markup."""
-    table = Table(title=escape(title), title_justify="left", show_edge=False, pad_edge=False)
+    table = Table(title=escape(title) or None, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(escape(column), overflow="fold")
     for row in rows:
@@ -21,35 +22,35 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def share(estimate: dict[str, Any] | None) -> str:
-    """`97.0 [94.1, 98.5]` of an estimate."""
+    """`97.0 [94.1, 98.5]` of an estimate, in percent."""
     if estimate is None:
         return "-"
     return f"{100 * estimate['value']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
 
 
+def short_share(estimate: dict[str, Any] | None) -> str:
+    """`97.0 (94-99)` of an estimate, in percent: the ends rounded outwards, for tables of 80 columns."""
+    if estimate is None:
+        return "-"
+    low, high = math.floor(100 * estimate["low"] + 1e-9), math.ceil(100 * estimate["high"] - 1e-9)
+    return f"{100 * estimate['value']:.1f} ({low}-{high})"
+
+
 def print_results(results: Sequence[dict[str, Any]]) -> None:
     """One row per run, and below it why a run was skipped, failed or flagged."""
-    columns = ("run", "defense", "attack", "data", "eps", "n", "clean %", "robust %", "s/answer")
+    columns = ("run", "defense", "attack", "task, eps", "n", "clean %", "robust %", "s/answer")
     rows = []
     for r in results:
         answer = "-" if r["answer_s"] is None else f"{r['answer_s']:.3g}"
-        robust = share(r["robust_accuracy"]) if r["status"] == "DONE" else r["status"]
+        robust = short_share(r["robust_accuracy"]) if r["status"] == "DONE" else r["status"]
         name = r["defense"] if r["base"] in ("regular", r["defense"]) else f"{r['defense']} on {r['base']}"
-        cells = [
-            name,
-            r["attack"],
-            r["dataset"],
-            f"{r['eps']:.3g}",
-            str(r["n"]),
-            share(r["clean_accuracy"]),
-            robust,
-            answer,
-        ]
-        rows.append([r["run"][:8], *cells])
+        task = f"{r['dataset']} {r['eps']:.3g}"
+        clean = short_share(r["clean_accuracy"])
+        rows.append([r["run"][:7], name, r["attack"], task, str(r["n"]), clean, robust, answer])
     print_table("", columns, rows)
     console = Console()
     for r in results:
         if r["reason"]:
-            console.print(f"{r['run'][:8]} {r['status']}: {escape(r['reason'])}", style="yellow")
+            console.print(f"{r['run'][:7]} {r['status']}: {escape(r['reason'])}", style="yellow")
         for flag in r["flags"]:
-            console.print(f"{r['run'][:8]} {escape(flag['id'])}: {escape(flag['message'])}", style="yellow")
+            console.print(f"{r['run'][:7]} {escape(flag['id'])}: {escape(flag['message'])}", style="yellow")

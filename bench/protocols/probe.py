@@ -5,10 +5,11 @@ more background points are served, then the victims are answered from that one s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
-from bench.contracts import labels_of
+from bench.contracts import BLOCK, labels_of
 from bench.draws import generator
 from bench.game import Chunk, ChunkMaker, Crafted, Meter, craft, make_row
 from bench.judge import admitted, rule
@@ -38,16 +39,22 @@ def play_probe(bench: Workbench, spec: RunSpec, game: int, resume: Resume, meter
     rulings = rule(x, crafted.images, spec.threat, bench.attack(spec).kind == "budget")
     served = admitted(x, crafted.images, rulings)
     chunks = ChunkMaker(serving, bench.settings.chunk, bench.settings.checkpoint_s)
-    for i in range(resume.rows, len(places)):
-        clean = _probe(serving, x[i : i + 1], company)
-        same = torch.equal(served[i], x[i])
-        attacked = clean if same else _probe(serving, served[i : i + 1], company)
-        meter.defense_s += clean[2] + (0.0 if same else attacked[2])
-        row = make_row(
-            game, i, indices[i], int(y[i]), x[i], crafted, i, rulings[i], attacked[0], clean[0],
-            attacked[1], attacked[2],
-        )  # fmt: skip
-        chunks.add(row, crafted.images[i])
+    step = BLOCK if spec.kind == "static" else 1
+    for first in range(resume.rows - resume.rows % step, len(places), step):
+        group = slice(first, first + step)
+        clean = _probe(serving, x[group], company)
+        same = torch.equal(served[group], x[group])
+        attacked = clean if same else _probe(serving, served[group], company)
+        meter.defense_s += clean.seconds + (0.0 if same else attacked.seconds)
+        count = len(attacked.labels)
+        for i in range(count):
+            at = first + i
+            if at >= resume.rows:
+                row = make_row(
+                    game, at, indices[at], int(y[at]), x[at], crafted, at, rulings[at], attacked.labels[i],
+                    clean.labels[i], attacked.steps // count, attacked.seconds / count,
+                )  # fmt: skip
+                chunks.add(row, crafted.images[at])
         if chunks.due():
             yield from chunks.cut(store=False)
     yield from chunks.cut(store=False)
@@ -75,11 +82,20 @@ def _serve_background(bench: Workbench, serving: Serving, x: torch.Tensor, meter
     meter.defense_s += serving.seconds - start
 
 
-def _probe(serving: Serving, x: torch.Tensor, company: torch.Tensor | None) -> tuple[int, int, float]:
-    """Answer, optimiser steps and seconds of one point as if it came next."""
+@dataclass(frozen=True)
+class _Answers:
+    """Labels of some points, and what answering them took in all."""
+
+    labels: list[int]
+    steps: int
+    seconds: float
+
+
+def _probe(serving: Serving, x: torch.Tensor, company: torch.Tensor | None) -> _Answers:
+    """Answers to each point of x as if it came next."""
     seconds, steps = serving.seconds, serving.defense.adaptation_steps
-    answer = labels_of(serving.probe(x, company))[0]
-    return answer, serving.defense.adaptation_steps - steps, serving.seconds - seconds
+    labels = labels_of(serving.probe(x, company))
+    return _Answers(labels, serving.defense.adaptation_steps - steps, serving.seconds - seconds)
 
 
 def _craft(

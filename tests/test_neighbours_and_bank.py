@@ -1,0 +1,122 @@
+"""faiss against a brute-force search; the bank against its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bench.contracts import Context
+from bench.data.digits import Digits
+from bench.data.task import TaskParams
+from defenses.bank import Bank, BankBuilder, BankRecipe, features_of, stored_towards
+from defenses.neighbours import Neighbours
+from tests.conftest import spec_of
+
+
+def brute_force(features: np.ndarray, query: np.ndarray, k: int, ids: np.ndarray | None = None) -> list[int]:
+    ids = np.arange(len(features)) if ids is None else ids
+    squared = ((features.astype(np.float64) - query.astype(np.float64)) ** 2).sum(1)
+    return sorted(ids.tolist(), key=lambda i: (squared[ids.tolist().index(i)], i))[:k]
+
+
+def test_the_search_is_exact_and_settles_ties_by_id() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 8)).astype(np.float32)
+    features[200:] = features[:200]  # every distance twice
+    index = Neighbours(features)
+    for query in rng.normal(size=(20, 8)).astype(np.float32):
+        assert index.search(query, 33).ids.tolist() == brute_force(features, query, 33)
+
+
+def test_hidden_rows_are_not_found() -> None:
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(100, 4)).astype(np.float32)
+    mask = rng.random(104) < 0.5
+    hidden = np.packbits(mask, bitorder="little")
+    shown = np.flatnonzero(~mask[:100])
+    found = Neighbours(features).search(features[0], 20, hidden).ids.tolist()
+    assert found == brute_force(features[shown], features[0], 20, shown)
+
+
+def test_more_neighbours_than_rows_are_all_rows() -> None:
+    features = np.eye(3, dtype=np.float32)
+    assert sorted(Neighbours(features).search(features[1], 10).ids.tolist()) == [0, 1, 2]
+
+
+def small_bank(rows: int = 60) -> Bank:
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(rows, 5)).astype(np.float32)
+    images = rng.integers(0, 255, (rows, 1, 2, 2), dtype=np.uint8)
+    return Bank(images, np.arange(rows) % 10, Neighbours(features), rows // 2, 255)
+
+
+def test_replaced_rows_are_searched_and_gathered_as_a_rebuilt_index_would() -> None:
+    bank, rng = small_bank(), np.random.default_rng(3)
+    features, images = bank.index.features.copy(), np.array(bank.images)
+    for _ in range(4):  # rows are replaced again and again
+        rows = np.sort(rng.choice(60, 12, replace=False))
+        new_images = rng.integers(0, 255, (12, 1, 2, 2), dtype=np.uint8)
+        new_features = rng.normal(size=(12, 5)).astype(np.float32)
+        bank = bank.replaced(rows, new_images, new_features)
+        features[rows], images[rows] = new_features, new_images
+        query = rng.normal(size=5).astype(np.float32)
+        assert bank.search(query, 15).ids.tolist() == brute_force(features, query, 15)
+        assert np.array_equal(bank.gather(np.arange(60)), images)
+    assert bank.frozen().search(query, 15).ids.tolist() == small_bank().search(query, 15).ids.tolist()
+
+
+def test_a_replacement_leaves_the_bank_that_it_came_from_alone() -> None:
+    bank = small_bank()
+    first = bank.replaced(np.array([3]), np.zeros((1, 1, 2, 2), np.uint8), np.zeros((1, 5), np.float32))
+    kept = first.gather(np.arange(60)).copy()
+    first.replaced(np.array([3, 4]), np.ones((2, 1, 2, 2), np.uint8), np.ones((2, 5), np.float32))
+    assert np.array_equal(first.gather(np.arange(60)), kept) and bank.overlay is None
+
+
+def test_copies_are_rounded_towards_their_image() -> None:
+    images = np.array([[[[100, 100, 100, 0, 255]]]], dtype=np.uint8)
+    x_adv = torch.tensor([[[[100.9, 99.1, 99.9, 0.0, 254.4]]]]) / 255
+    assert stored_towards(images, x_adv, 255).ravel().tolist() == [100, 100, 100, 0, 255]
+    far = torch.tensor([[[[102.5, 97.5, 100, 3.7, 251.2]]]]) / 255
+    assert stored_towards(images, far, 255).ravel().tolist() == [102, 98, 100, 3, 252]
+
+
+@pytest.fixture
+def builder(workbench) -> BankBuilder:
+    spec = spec_of("rmc", "clean")
+    task = Digits.load(TaskParams(), None)
+    context = Context(0, 0, torch.device("cpu"), workbench.cache, workbench.artefact(spec.base_key))
+    return BankBuilder(BankRecipe(2, 3, 0.05, 0.2), task, workbench.base(spec), context)
+
+
+def test_the_bank_holds_the_training_set_and_copies_in_the_ball(builder: BankBuilder) -> None:
+    bank = builder.build()
+    task, clean = builder.task, builder.task.facts.train_size
+    assert len(bank) == 3 * clean and bank.images.dtype == np.uint8 and bank.clean == clean
+    assert np.array_equal(bank.images[:clean], task.train_images)
+    assert np.array_equal(bank.labels, np.tile(task.train_labels, 3))
+    copies = bank.images[clean:].astype(int).reshape(2, clean, -1)
+    distance = np.abs(copies - task.train_images.astype(int).reshape(1, clean, -1)) / task.pixel_scale
+    assert 0.1 < distance.max() <= 0.2 and not np.array_equal(copies[0], copies[1])
+    rows = np.array([0, clean, 2 * clean + 5])
+    expected = features_of(builder.base.network, task.pixels(bank.images[rows]))
+    assert np.allclose(bank.index.features[rows], expected, atol=1e-5)
+    assert bank.originals(rows).tolist() == [0, 0, 5]
+
+
+def test_a_bank_from_pieces_is_the_bank_from_one(builder: BankBuilder, tmp_path, monkeypatch) -> None:
+    from dataclasses import replace
+
+    from bench.cache import Cache
+    from defenses import bank
+
+    whole = builder.build()
+    monkeypatch.setattr(bank, "PIECE", 500)
+    parts = BankBuilder(builder.recipe, builder.task, builder.base, replace(builder.context, cache=Cache(tmp_path)))
+    assert parts.missing() == ["0", "500", "1000"]
+    parts.make_piece("500")
+    assert parts.missing() == ["0", "1000"]
+    built = parts.build()
+    assert np.array_equal(built.images, whole.images) and np.array_equal(built.index.features, whole.index.features)
+    assert parts.missing() == [] and not list((tmp_path / "pieces").glob("*-500"))
