@@ -37,20 +37,20 @@ def short_share(estimate: dict[str, Any] | None) -> str:
 
 
 def print_results(results: Sequence[dict[str, Any]]) -> None:
-    """One row per run, and below it why a run was skipped, failed or flagged."""
-    columns = ("run", "defense", "attack", "task, eps", "n", "clean %", "robust %", "s/answer")
+    """One row per run (ms: median milliseconds of an answer), and below it why a run was skipped, failed or flagged."""
+    columns = ("run", "defense", "attack", "task, eps", "n", "clean %", "robust %", "ms")
     rows = []
     for r in results:
-        answer = "-" if r["answer_s"] is None else f"{r['answer_s']:.3g}"
+        answer = "-" if r["answer_s"] is None else f"{1000 * r['answer_s']:.3g}"
         robust = short_share(r["robust_accuracy"]) if r["status"] == "DONE" else r["status"]
         name = r["defense"] if r["base"] in ("regular", r["defense"]) else f"{r['defense']} on {r['base']}"
         task = f"{r['dataset']} {r['eps']:.3g}"
         clean = short_share(r["clean_accuracy"])
-        rows.append([r["run"][:7], name, r["attack"], task, str(r["n"]), clean, robust, answer])
+        rows.append([r["run"][:6], name, r["attack"], task, str(r["n"]), clean, robust, answer])
     print_table("", columns, rows)
     console = Console()
     for r in results:
         if r["reason"]:
-            console.print(f"{r['run'][:7]} {r['status']}: {escape(r['reason'])}", style="yellow")
+            console.print(f"{r['run'][:6]} {r['status']}: {escape(r['reason'])}", style="yellow")
         for flag in r["flags"]:
-            console.print(f"{r['run'][:7]} {escape(flag['id'])}: {escape(flag['message'])}", style="yellow")
+            console.print(f"{r['run'][:6]} {escape(flag['id'])}: {escape(flag['message'])}", style="yellow")

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import pytest
+
+from bench import registry
+from bench.errors import BrokenPlugin, UnknownName
+
+SOUND = '''
+from bench import register_defense, register_attack
+from tests.planted import Counting, Asker
+register_defense("mine", Counting, version=3, summary="counts")
+register_attack("asker", Asker, preset={"weights": "none", "queries": 2}, free=("queries",))
+'''
+
+
+def beside(tmp_path: Path, group: str, name: str, text: str) -> Path:
+    (tmp_path / group).mkdir(exist_ok=True)
+    (tmp_path / group / name).write_text(text)
+    (tmp_path / "bench.toml").touch()
+    return tmp_path / "bench.toml"
+
+
+def test_built_ins_are_listed_by_name_and_known_without_an_import() -> None:
+    assert {entry.name for entry in registry.defenses} >= {"regular", "deepnn", "rmc", "rmc-plus"}
+    assert {entry.name for entry in registry.attacks} >= {"clean", "pgd", "pgd-skip", "pgd-skip-partial"}
+    assert isinstance(registry.defenses["rmc"].target, str)
+
+
+def test_an_unknown_name_gets_the_nearest_one() -> None:
+    with pytest.raises(UnknownName, match=r"No attack is called 'pgd-skip-delay'. Did you mean 'pgd-skip-delayed'\?"):
+        registry.attacks["pgd-skip-delay"]
+
+
+def test_files_beside_the_configuration_are_plug_ins(tmp_path: Path) -> None:
+    path = beside(tmp_path, "defenses", "mine.py", SOUND)
+    beside(tmp_path, "defenses", "shared_code.py", "raise RuntimeError('is not a plug-in, must not be imported')")
+    registry.load_all(path)
+    assert registry.defenses["mine"].version == 3 and registry.attacks["asker"].preset["queries"] == 2
+    assert registry.broken_files == {}
+    assert registry.defenses["mine"].origin.endswith("mine.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("register_defense(\n", "SyntaxError"),
+        ("import nowhere\nregister_defense('x', 1)", "No module named 'nowhere'"),
+        ("from bench import register_defense\nregister_defense('rmc', object)", "registered twice"),
+        ("raise SystemError('two\\nlines')  # register_defense(", "SystemError: two lines"),
+    ],
+)
+def test_a_broken_file_is_told_with_its_reason_and_breaks_nothing_else(tmp_path: Path, text: str, reason: str) -> None:
+    beside(tmp_path, "defenses", "bad.py", text)
+    registry.load_all(beside(tmp_path, "defenses", "good.py", SOUND))
+    ((path, told),) = registry.broken_files.items()
+    assert path.endswith("bad.py") and reason in told and "\n" not in told
+    assert "mine" in registry.defenses and "rmc" in registry.defenses
+
+
+def test_a_file_that_breaks_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
+    registry.load_all(beside(tmp_path, "attacks", "half.py", SOUND + "1 / 0\n"))
+    assert "mine" not in registry.defenses and "asker" not in registry.attacks
+    assert "ZeroDivisionError" in next(iter(registry.broken_files.values()))
+
+
+def test_a_plug_in_that_is_asked_for_must_load(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.py"
+    bad.write_text("1 / 0")
+    with pytest.raises(BrokenPlugin, match="ZeroDivisionError"):
+        registry.load_all(None, (str(bad),))
+    with pytest.raises(BrokenPlugin, match="does not exist"):
+        registry.load_all(None, (str(tmp_path / "no.py"),))
+    good = tmp_path / "good.py"
+    good.write_text(SOUND)
+    registry.load_all(None, (str(good),))
+    assert "mine" in registry.defenses
+
+
+def test_entry_points_of_packages_are_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = {
+        "bench.defenses": [
+            EntryPoint("packaged", "tests.planted:Counting", "bench.defenses"),
+            EntryPoint("gone", "tests.nowhere:Gone", "bench.defenses"),
+        ],
+        "bench.attacks": [
+            EntryPoint("asker", "tests.planted:Asker", "bench.attacks"),
+            EntryPoint("lost", "tests.nowhere:Lost", "bench.attacks"),
+        ],
+    }
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: EntryPoints(points[group]))
+    registry.load_all()
+    assert registry.defenses.load("packaged").__name__ == "Counting"
+    assert registry.attacks.load("asker").__name__ == "Asker"
+    for names, name in ((registry.defenses, "gone"), (registry.attacks, "lost")):
+        with pytest.raises(BrokenPlugin, match="No module named 'tests.nowhere'"):
+            names.load(name)
+
+
+def test_the_source_hash_follows_imports_within_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "hashed"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "a.py").write_text("from hashed import b\nfrom . import c\nimport json\n")
+    (package / "b.py").write_text("x = 1\n")
+    (package / "c.py").write_text("y = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    seen = set()
+    for change in ("", "b.py", "c.py", "a.py"):
+        if change:
+            (package / change).write_text((package / change).read_text() + "# changed\n")
+        registry.module_hash.cache_clear()
+        seen.add(registry.module_hash("hashed.a"))
+    assert len(seen) == 4
+    registry.module_hash.cache_clear()
+    assert registry.module_hash("defenses.rmc") != registry.module_hash("defenses.deepnn")
