@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.contracts import Attack
 from bench.draws import Draws
-from bench.judge import SLACK, Ruling
+from bench.judge import SLACK, Ruling, as_images
 from bench.oracle import Oracle, margins
 from bench.serving import image_hash
 from bench.spec import RunSpec
@@ -121,10 +121,10 @@ def craft(attack: Attack, oracle: Oracle, x: Tensor, y: Tensor, spec: RunSpec, i
     start = time.perf_counter()
     proposed = attack.perturb(oracle, x.clone(), y.clone(), draws)
     seconds = time.perf_counter() - start - oracle.ledger.recording_s
-    images = _as_images(proposed)
+    images = as_images(x, proposed)
     count = len(x)
     believed = inside = torch.full((count,), -1, dtype=torch.int8)
-    if oracle.granted is not None and images.shape == x.shape:
+    if oracle.granted is not None:
         with torch.no_grad():
             believed = (margins(oracle.granted(images), y) < 0).to(torch.int8).cpu()
         threat = spec.threat
@@ -140,15 +140,6 @@ def craft(attack: Attack, oracle: Oracle, x: Tensor, y: Tensor, spec: RunSpec, i
         believed,
         inside,
     )
-
-
-def _as_images(proposed: object) -> Tensor:
-    """What the attack returned as a detached float32 tensor; the judge says what is wrong with anything else."""
-    from bench.errors import BadImage
-
-    if not isinstance(proposed, Tensor) or not proposed.is_floating_point():
-        raise BadImage(f"The attack returned {type(proposed).__name__}; it must return a float tensor of images.")
-    return proposed.detach().to(torch.float32)
 
 
 def make_row(

@@ -28,6 +28,18 @@ class Ruling:
     violation: str
 
 
+def as_images(x: Tensor, proposed: object) -> Tensor:
+    """What an attack returned for x (N, C, H, W), as it would be served: float32, detached.
+
+    Raises `BadImage` where it is no float tensor of x's shape: then there is nothing to serve.
+    """
+    if not isinstance(proposed, Tensor) or not proposed.is_floating_point():
+        raise BadImage(f"The attack returned {type(proposed).__name__}; it must return a float tensor of images.")
+    if proposed.shape != x.shape:
+        raise BadImage(f"The attack returned images of shape {tuple(proposed.shape)} for inputs of {tuple(x.shape)}.")
+    return proposed.detach().to(torch.float32)
+
+
 def distances(x: Tensor, x_adv: Tensor) -> dict[Norm, Tensor]:
     """Distance of each x_adv to its x, both (N, C, H, W) in [0, 1], by norm: (N,) float64."""
     delta = (x_adv.double() - x.double()).flatten(2)
@@ -39,14 +51,7 @@ def distances(x: Tensor, x_adv: Tensor) -> dict[Norm, Tensor]:
 
 
 def rule(x: Tensor, x_adv: Tensor, threat: ThreatModel, bounded: bool = True) -> list[Ruling]:
-    """A ruling per example of x and x_adv (N, C, H, W). `bounded` is False for `minimal` attacks, which have no eps.
-
-    Raises `BadImage` where x_adv is no float tensor of x's shape: then there is nothing to serve.
-    """
-    if not isinstance(x_adv, Tensor) or not x_adv.is_floating_point():
-        raise BadImage(f"The attack returned {type(x_adv).__name__}; it must return a float tensor of images.")
-    if x_adv.shape != x.shape:
-        raise BadImage(f"The attack returned images of shape {tuple(x_adv.shape)} for inputs of {tuple(x.shape)}.")
+    """A ruling per example of x and x_adv (N, C, H, W). `bounded` is False for `minimal` attacks, which have no eps."""
     found = distances(x, x_adv)
     finite = torch.isfinite(x_adv).flatten(1).all(1)
     low, high = x_adv.flatten(1).amin(1), x_adv.flatten(1).amax(1)

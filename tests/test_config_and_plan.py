@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 
 from bench import config, registry
 from bench.errors import BadValue, BenchError, UnknownName
@@ -116,7 +116,10 @@ def test_streams_are_paired_with_their_clean_run() -> None:
     [
         ({"n": 0}, "n is 0; digits has 500 test points"),
         ({"n": 501}, "n is 501"),
-        ({"sets": {"game.p": "450"}, "attacks": ("pgd-skip-delayed",)}, r"p 450 \+ delay 40 \+ 20 victims a trial = 510"),
+        (
+            {"sets": {"game.p": "450"}, "attacks": ("pgd-skip-delayed",)},
+            r"p 450 \+ delay 40 \+ 20 victims a trial = 510",
+        ),
         ({"sets": {"defense.kk": "3"}}, "Did you mean 'defense.k'"),
         ({"sets": {"treat.delay": "3"}, "attacks": ("pgd-skip-delayed",)}, "Did you mean 'threat.delay'"),
         ({"sets": {"threat.delay": "3"}}, "threat.delay is fixed by pgd"),

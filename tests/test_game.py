@@ -85,7 +85,9 @@ def test_an_attack_on_a_stream_is_crafted_against_the_state_that_serves(workbenc
         assert row.answer == int(defense.predict(images).argmax())
 
 
-def test_images_crafted_on_the_base_are_made_once_for_all_runtime_defenses(workbench: Workbench, tmp_path: Path) -> None:
+def test_images_crafted_on_the_base_are_made_once_for_all_runtime_defenses(
+    workbench: Workbench, tmp_path: Path
+) -> None:
     bench = apart(workbench, tmp_path)
     regular = rows_of(bench, spec_of("regular", "pgd", n=20))
     files = list((tmp_path / "own" / "crafts").iterdir())
@@ -99,7 +101,9 @@ def test_images_crafted_on_the_base_are_made_once_for_all_runtime_defenses(workb
 
 
 @pytest.mark.parametrize("cut", [1, 4, 6])
-def test_a_stream_goes_on_from_any_chunk_as_if_it_had_not_stopped(workbench: Workbench, tmp_path: Path, cut: int) -> None:
+def test_a_stream_goes_on_from_any_chunk_as_if_it_had_not_stopped(
+    workbench: Workbench, tmp_path: Path, cut: int
+) -> None:
     spec = spec_of("rmc-plus", "pgd", n=8)
     whole = rows_of(workbench, spec)
     bench = apart(workbench, tmp_path, chunk=1)
@@ -266,5 +270,3 @@ def test_the_cache_is_atomic_and_takes_no_path_from_a_name(tmp_path: Path) -> No
     assert not cache.has("bases", "abc")
     made = cache.get_or_build("bases", "abc", lambda folder: (folder / "whole").touch())
     assert [file.name for file in made.iterdir()] == ["whole"]
-
-

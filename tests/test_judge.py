@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.errors import BadImage
-from bench.judge import admitted, distances, rule
+from bench.judge import admitted, as_images, distances, rule
 from bench.threat import ThreatModel
 
 X = torch.full((1, 3, 2, 2), 0.5)
@@ -50,9 +50,10 @@ def test_the_box_and_values_that_are_no_numbers() -> None:
 
 
 def test_what_is_no_image_is_refused() -> None:
-    for wrong in (X[:, :1], [X], X.long()):
+    for wrong in (X[:, :1], [X], X.long(), None):
         with pytest.raises(BadImage):
-            rule(X, wrong, ThreatModel())  # type: ignore[arg-type]
+            as_images(X, wrong)
+    assert as_images(X, X.double().requires_grad_(True)).dtype == torch.float32
 
 
 def test_a_violation_is_served_as_the_clean_image() -> None:

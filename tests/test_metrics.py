@@ -21,7 +21,11 @@ ROW = Row(
 )  # fmt: skip
 def test_wilson_is_that_of_the_printed_tables(right: int, count: int, low: float, high: float) -> None:
     found = wilson(right, count)
-    assert (found.value, found.low, found.high) == (right / count, pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    assert (found.value, found.low, found.high) == (
+        right / count,
+        pytest.approx(low, abs=5e-5),
+        pytest.approx(high, abs=5e-5),
+    )
 
 
 def test_the_bootstrap_is_over_games_not_over_examples() -> None:

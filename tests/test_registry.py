@@ -8,12 +8,12 @@ import pytest
 from bench import registry
 from bench.errors import BrokenPlugin, UnknownName
 
-SOUND = '''
+SOUND = """
 from bench import register_defense, register_attack
 from tests.planted import Counting, Asker
 register_defense("mine", Counting, version=3, summary="counts")
 register_attack("asker", Asker, preset={"weights": "none", "queries": 2}, free=("queries",))
-'''
+"""
 
 
 def beside(tmp_path: Path, group: str, name: str, text: str) -> Path:
@@ -95,7 +95,7 @@ def test_entry_points_of_packages_are_plug_ins(monkeypatch: pytest.MonkeyPatch) 
     assert registry.defenses.load("packaged").__name__ == "Counting"
     assert registry.attacks.load("asker").__name__ == "Asker"
     for names, name in ((registry.defenses, "gone"), (registry.attacks, "lost")):
-        with pytest.raises(BrokenPlugin, match="No module named 'tests.nowhere'"):
+        with pytest.raises(BrokenPlugin, match=r"No module named 'tests\.nowhere'"):
             names.load(name)
 
 

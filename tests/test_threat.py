@@ -4,7 +4,9 @@ from bench.errors import BadValue, UnknownName
 from bench.threat import ThreatModel, parse_number
 
 
-@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.3", 0.3), (" 1 / 4 ", 0.25), (2, 2.0), ("1e-3", 1e-3)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("8/255", 8 / 255), ("0.3", 0.3), (" 1 / 4 ", 0.25), (2, 2.0), ("1e-3", 1e-3)]
+)
 def test_numbers_are_parsed_once_and_fractions_are_numbers(text: object, value: float) -> None:
     assert parse_number("eps", text) == pytest.approx(value, rel=1e-12)
 

@@ -52,6 +52,10 @@ def connect(url: URL, create: bool) -> Engine | None:
         with engine.connect() as connection:
             _check(connection, url)
             if create:
+                if file is not None:  # kept in the file; only once it is known to be ours
+                    connection.rollback()
+                    connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+                    connection.rollback()
                 _upgrade(connection)
     except DBAPIError as error:
         engine.dispose()
@@ -77,7 +81,6 @@ def _engine(url: URL) -> Engine:
 def _sqlite_settings(connection: object, record: object) -> None:
     cursor = connection.cursor()  # type: ignore[attr-defined]
     cursor.execute("PRAGMA busy_timeout = 60000")
-    cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()

@@ -1,0 +1,86 @@
+"""`bench check` holds for every registered name, and each check finds its planted fault."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import checks, config, registry
+from bench.workbench import Workbench
+from tests import planted
+
+registry.load_all()
+DEFENSES = [entry.name for entry in registry.defenses]
+ATTACKS = [entry.name for entry in registry.attacks]
+
+
+def run(workbench: Workbench, name: str, kind: str, base: str = "regular") -> dict[str, checks.Result]:
+    return {r.name: r for r in checks.run_checks(name, kind, config.load(None), workbench, "digits", base)}
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_every_registered_defense_keeps_the_contract(workbench: Workbench, name: str) -> None:
+    results = run(workbench, name, "defense")
+    assert len(results) == len(checks.DEFENSE_CHECKS)
+    assert [r for r in results.values() if not r.passed] == []
+
+
+@pytest.mark.parametrize("base", ["regular", "rmc"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_registered_attack_keeps_the_contract(workbench: Workbench, name: str, base: str) -> None:
+    results = run(workbench, name, "attack", base)
+    assert len(results) == len(checks.ATTACK_CHECKS)
+    assert [r for r in results.values() if not r.passed] == []
+
+
+@pytest.mark.parametrize("cls", [planted.Wrapped, planted.Counting, planted.Batched])
+def test_sound_plug_ins_of_all_three_kinds_pass(workbench: Workbench, cls: type) -> None:
+    registry.register_defense("sound", cls)
+    assert [r for r in run(workbench, "sound", "defense").values() if not r.passed] == []
+
+
+@pytest.mark.parametrize(
+    ("cls", "check"),
+    [
+        (planted.HiddenRandomness, "no hidden randomness"),
+        (planted.ForgetsOnRestore, "restore undoes answers bit for bit"),
+        (planted.ForgetsOnRestore, "a snapshot survives the disk"),
+        (planted.LeakyFork, "forks are independent"),
+        (planted.LivingSnapshot, "a snapshot stays as it was"),
+        (planted.StatefulButStatic, "a static answer ignores the stream"),
+        (planted.BatchLeak, "cutting the stream changes nothing"),
+        (planted.NotRandomAsDeclared, "declared randomness is true"),
+        (planted.RandomUndeclared, "declared randomness is true"),
+        (planted.NanDefense, "answers finite logits"),
+        (planted.WrongShapeDefense, "answers finite logits"),
+        (planted.RaisingDefense, "answers finite logits"),
+        (planted.DeadProxy, "the proxy has gradients"),
+    ],
+)
+def test_a_planted_fault_trips_its_check(workbench: Workbench, cls: type, check: str) -> None:
+    registry.register_defense("faulty", cls)
+    result = run(workbench, "faulty", "defense")[check]
+    assert not result.passed and result.message and "\n" not in result.message
+
+
+@pytest.mark.parametrize(
+    ("cls", "check"),
+    [
+        (planted.LeavesTheBall, "stays in the ball and the box"),
+        (planted.LeavesTheBox, "stays in the ball and the box"),
+        (planted.NanAttack, "returns images of the right shape"),
+        (planted.WrongShapeAttack, "returns images of the right shape"),
+        (planted.RaisingAttack, "same seed same images"),
+        (planted.GlobalRandomAttack, "same seed same images"),
+        (planted.NoisyAtZero, "no radius no change"),
+        (planted.Remembers, "remembers nothing"),
+        (planted.AsksForWeights, "returns images of the right shape"),
+    ],
+)
+def test_a_planted_attack_trips_its_check(workbench: Workbench, cls: type, check: str) -> None:
+    registry.register_attack("faulty", cls)
+    assert not run(workbench, "faulty", "attack")[check].passed
+
+
+def test_an_attack_that_declines_says_so(workbench: Workbench) -> None:
+    registry.register_attack("declining", planted.Declining)
+    assert run(workbench, "declining", "attack")["declines with a reason or runs"].message == "not today"
