@@ -108,7 +108,8 @@ def _craft(bench: Workbench, job: Job, emit: Emit) -> None:
 
 
 def _game(bench: Workbench, job: Job, emit: Emit) -> tuple[Meter, float]:
-    """Play a game; returns what was spent after its last chunk."""
+    """Play a game; returns what was spent after its last chunk. The clock starts once the defense is loaded."""
+    bench.fitted(job.spec)
     start, meter = time.perf_counter(), Meter()
     for chunk in protocols.play(bench, job.spec, job.argument, job.resume, meter):
         file = bench.cache.put_tensors("images", {"images": chunk.images})

@@ -99,15 +99,16 @@ class Learner:
         for _ in range(recipe.epochs):
             train_loss = torch.zeros((), device=x.device)
             rows = torch.randperm(len(x), generator=order).to(x.device)
+            images, labels = x.index_select(0, rows), y.index_select(0, rows)
             for start in range(0, len(x), recipe.batch_size):
-                batch = rows[start : start + recipe.batch_size]
-                loss = cross_entropy(self.network(x[batch]), y[batch])
+                batch = slice(start, start + recipe.batch_size)
+                loss = cross_entropy(self.network(images[batch]), labels[batch])
                 self._optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 self._optimiser.step()
                 steps += 1
                 if recipe.stop_train_loss:
-                    train_loss += loss.detach() * len(batch)
+                    train_loss += loss.detach() * len(labels[batch])
             if not recipe.watches:
                 continue
             value = self._loss(x_val, y_val)
