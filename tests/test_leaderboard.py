@@ -49,9 +49,9 @@ def test_a_row_shows_both_accuracies_with_intervals_cost_and_flags() -> None:
     page = render([row(flags=(("V1", "4 proposals broke the threat model"),), ranked=False)])
     for text in (
         "97.0",
-        "91.5–99.0",
+        "91.5\u201399.0",
         "12.5",
-        "7.3–20.4",
+        "7.3\u201320.4",
         "0.0123",
         "V1",
         "4 proposals",
