@@ -41,6 +41,7 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
         "ledger": ledger(rows),
         "threat": spec["threat"],
         "threat_in_words": threat_card(spec),
+        "threat_in_short": threat_tag(spec),
         "game": spec["game"],
         "flags": flags(store, record, rows),
         "reason": record.reason,
@@ -91,6 +92,22 @@ def flags(store: Store, record: RunRecord, rows: Sequence[Row]) -> list[dict[str
     for game in store.games(record.key):
         found.extend({"id": name, "value": game.game, "message": text} for name, text in game.flags.items())
     return found
+
+
+def threat_tag(spec: dict[str, Any]) -> str:
+    """The threat model in a few words, enough to tell the rows of a table apart."""
+    threat, game = spec["threat"], spec["game"]
+    parts = [f"{threat['norm']} {threat['eps']:.4g}"]
+    if game["protocol"] == "probe":
+        parts.append(f"p {game['p']}")
+        if threat["weights"] == "simulated":
+            parts.append(f"known {threat['known']:g}")
+        parts.append(f"delay {threat['delay']}")
+    elif game["protocol"] == "replay":
+        parts.append("replay")
+    if threat["queries"]:
+        parts.append(f"{threat['queries']} queries")
+    return ", ".join(parts)
 
 
 def threat_card(spec: dict[str, Any]) -> str:

@@ -50,7 +50,7 @@ def make_rmc() -> RMC:
     rmc = RMC(RMCParams(k=K))
     rmc._bank = Bank(images, rng.integers(0, 10, ROWS), Neighbours(features), ROWS // 2, 255)
     rmc._features = network
-    rmc._learner = Learner(network, Recipe(lr=2e-3, epochs=1, patience=1, batch_size=BATCH))
+    rmc._learner = Learner(network, Recipe(lr=3e-3, epochs=2, patience=1, batch_size=BATCH))
     rmc._device = torch.device("cpu")
     rmc._t = 0
     return rmc
@@ -59,11 +59,11 @@ def make_rmc() -> RMC:
 def bare_steps(adapt: int, calibrate: int) -> Callable[[], None]:
     """The optimiser steps of one answer alone: fixed tensors, the same batches, the same optimiser."""
     network = MnistCNN(10, (1, 28, 28))
-    optimiser = torch.optim.Adam(network.parameters(), lr=2e-3, fused=True)
+    optimiser = torch.optim.Adam(network.parameters(), lr=3e-3, fused=True)
     x, y = torch.rand(adapt, 1, 28, 28), torch.randint(10, (adapt,))
 
     def steps() -> None:
-        for count in (adapt, calibrate):
+        for count in (adapt, adapt, calibrate, calibrate):  # two epochs each
             for start in range(0, count, BATCH):
                 stop = min(start + BATCH, count)
                 optimiser.zero_grad(set_to_none=True)

@@ -38,8 +38,8 @@ class RMCParams(Params):
 
     recipe: str = "fast"
     k: int = Field(default=1024, ge=1)
-    lr: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
-    epochs: int = Field(default=1, ge=1)
+    lr: float = Field(default=3e-3, gt=0, allow_inf_nan=False)
+    epochs: int = Field(default=2, ge=1)
     patience: int = Field(default=1, ge=1)
     batch_size: int = Field(default=128, ge=1)
     carry: bool = True

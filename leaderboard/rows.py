@@ -33,6 +33,7 @@ class LeaderboardRow:
     norm: str
     eps: float
     threat: str
+    threat_tag: str
     protocol: str
     n: int
     seed: int
@@ -69,6 +70,7 @@ def _row(result: dict[str, Any]) -> LeaderboardRow:
         norm=result["norm"],
         eps=result["eps"],
         threat=result["threat_in_words"],
+        threat_tag=result["threat_in_short"],
         protocol=result["protocol"],
         n=result["n"],
         seed=result["seed"],

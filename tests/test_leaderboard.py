@@ -19,7 +19,8 @@ HOSTILE = "<script>alert(1)</script>\"'&\u202eevil"
 def row(**values: object) -> LeaderboardRow:
     facts = {
         "run": "a" * 64, "status": "DONE", "reason": "", "defense": "rmc", "base": "regular", "attack": "pgd",
-        "dataset": "digits", "norm": "linf", "eps": 0.2, "threat": "words", "protocol": "stream", "n": 100, "seed": 0,
+        "dataset": "digits", "norm": "linf", "eps": 0.2, "threat": "words", "threat_tag": "linf 0.2, p 40, delay 30",
+        "protocol": "stream", "n": 100, "seed": 0,
         "clean": Share(97.0, 91.5, 99.0, "Wilson"), "robust": Share(12.5, 7.3, 20.4, "bootstrap over 5 games"),
         "answer_s": 0.0123, "seconds": 3.0, "flags": (), "ranked": True,
     }  # fmt: skip
@@ -52,18 +53,18 @@ def test_a_row_shows_both_accuracies_with_intervals_cost_and_flags() -> None:
         "91.5\u201399.0",
         "12.5",
         "7.3\u201320.4",
-        "0.0123",
+        "12.30",
         "V1",
         "4 proposals",
         "bootstrap over 5 games",
         "100",
     ):
         assert text in page
-    assert 'class="unranked"' in page and page.count('<th scope="col"') == 10
+    assert 'class="unranked"' in page and page.count('<th scope="col"') == 11
 
 
 def test_names_and_reasons_stay_text() -> None:
-    names = ("defense", "base", "attack", "dataset", "threat", "norm", "protocol", "reason")
+    names = ("defense", "base", "attack", "dataset", "threat", "threat_tag", "norm", "protocol", "reason")
     hostile = row(**dict.fromkeys(names, HOSTILE), status="FAILED", robust=None, flags=((HOSTILE, HOSTILE),))
     page = Page(render([hostile]))
     assert page.tags.count("script") == 1 and page.text.count(HOSTILE) >= 9

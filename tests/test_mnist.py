@@ -54,9 +54,9 @@ def test_a_correct_attack_never_breaks_the_threat_model(instruments: dict) -> No
 
 @pytest.mark.parametrize("step", [1, 2, 4, 8, 16])
 def test_no_violation_at_small_radii(mnist_dir: Path, bench, step: int) -> None:
-    done = bench("run", "--defense", "regular", "--attack", "pgd", "--dataset", "mnist", "-n", 100, "--eps", f"{step}/255",
-                 "--json", "--workers", 1, "--data-dir", mnist_dir, "--set", "dataset.train_size=2000",
-                 "--set", "base.epochs=2")  # fmt: skip
+    small = ("--set", "dataset.train_size=2000", "--set", "base.epochs=2", "--data-dir", mnist_dir)
+    cell = ("--defense", "regular", "--attack", "pgd", "--dataset", "mnist", "-n", 100, "--eps", f"{step}/255")
+    done = bench("run", *cell, "--json", "--workers", 1, *small)
     assert done.code == 0 and done.runs[0]["violations"] == 0
     assert done.runs[0]["eps"] == pytest.approx(step / 255)
 
