@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -53,6 +54,11 @@ def trained_network(base: Base, task: Task, context: Context) -> Network:
     folder = context.cache.get_or_build("bases", context.base_key, train)
     network.load_state_dict(load_file(folder / "weights.safetensors"))
     return freeze(network.to(context.device))
+
+
+def frozen_copy(network: AnyNetwork) -> AnyNetwork:
+    """A copy of the network that nobody else holds, in evaluation mode, its weights without gradients."""
+    return freeze(copy.deepcopy(network))
 
 
 def freeze(network: AnyNetwork) -> AnyNetwork:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,21 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from bench.contracts import State
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What serving took: answers, optimiser steps, seconds."""
+
+    answers: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+    def plus(self, other: Cost) -> Cost:
+        return Cost(self.answers + other.answers, self.steps + other.steps, self.seconds + other.seconds)
+
+
+NO_COST = Cost()
 
 
 def digest(value: Any) -> str:
@@ -76,17 +92,20 @@ class Cache:
         else:
             target.unlink(missing_ok=True)
 
-    def put_state(self, key: str, state: State) -> None:
-        """Store a defense's state under the digest of all that led to it."""
-        write_atomic(self.path("states", key), dump_tensors(state.tensors, {"facts": json.dumps(state.facts)}))
+    def put_state(self, key: str, state: State, cost: Cost = NO_COST) -> None:
+        """Store a defense's state under the digest of all that led to it, with what that took."""
+        facts = json.dumps({"facts": state.facts, "cost": asdict(cost)})
+        write_atomic(self.path("states", key), dump_tensors(state.tensors, {"state": facts}))
 
-    def get_state(self, key: str) -> State | None:
+    def get_state(self, key: str) -> tuple[State, Cost] | None:
+        """A stored state and what it took to come to it; None where there is none."""
         try:
             data = self.path("states", key).read_bytes()
         except FileNotFoundError:
             return None
         tensors, facts = parse_tensors(data)
-        return State(tensors, json.loads(facts["facts"]))
+        stored = json.loads(facts["state"])
+        return State(tensors, stored["facts"]), Cost(**stored["cost"])
 
     def put_tensors(self, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> str:
         """Store tensors under the sha256 of the file that holds them; returns that key."""

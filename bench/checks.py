@@ -58,7 +58,7 @@ def run_checks(name: str, kind: str, config: Config, bench: Workbench, dataset: 
         attacks=(name,),
         datasets=(dataset,),
         n=POINTS,
-        sets={"game.p": 4, "game.trials": 1} if registry.attacks[name].protocol == "probe" else {},
+        sets={"game.p": 4, "game.trials": 1} if registry.attacks[name].resolved().protocol == "probe" else {},
     )
     spec = plan([request], config, facts_of)[0].spec
     return [_result(check, AttackSubject(bench, spec)) for check in ATTACK_CHECKS]
@@ -201,11 +201,12 @@ def check_a_snapshot_survives_the_disk(subject: DefenseSubject) -> str:
     defense.predict(subject.x[:half])
     state = defense.snapshot()
     subject.bench.cache.put_state("c0ffee", state)
-    read = subject.bench.cache.get_state("c0ffee")
+    stored = subject.bench.cache.get_state("c0ffee")
     subject.bench.cache.drop("states", "c0ffee")
-    demand(read is not None and same_state(read, state), "the state read back is not the one that was written")
+    assert stored is not None
+    read = stored[0]
+    demand(same_state(read, state), "the state read back is not the one that was written")
     twin = subject.fresh()
-    assert read is not None
     twin.restore(read)
     expected, found = defense.predict(subject.x[half:]), twin.predict(subject.x[half:])
     demand(torch.equal(expected, found), "a fresh copy that restores the written state answers otherwise")

@@ -15,7 +15,7 @@ A defense declares by `kind` what its answers depend on:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -234,7 +234,9 @@ class Base(StaticDefense):
         return logits
 
     def proxy(self) -> nn.Module:
-        return self.network
+        from bench.bases import frozen_copy
+
+        return frozen_copy(self.network)
 
 
 @dataclass(frozen=True)
@@ -254,6 +256,11 @@ class Attack(ABC):
     """
 
     Params: ClassVar[type[Params]] = Params
+    #: fields of the threat model that define the attack, further ones that a request may set, and the default
+    #: protocol; what `register_attack` says beats them
+    preset: ClassVar[Mapping[str, Any]] = {}
+    free: ClassVar[tuple[str, ...]] = ()
+    protocol: ClassVar[Protocol] = "stream"
     #: `budget`: stays within the threat's eps; `minimal`: seeks the smallest perturbation in its own norm
     kind: ClassVar[Literal["budget", "minimal"]] = "budget"
     #: norms that the attack can be run in; the first is its own
@@ -302,6 +309,13 @@ def checked_logits(logits: Tensor, rows: int, classes: int, who: str) -> Tensor:
     if not torch.isfinite(logits).all():
         raise BadAnswer(f"{who} answered with values that are not finite.")
     return logits
+
+
+def probe(defense: Defense, x: Tensor, draw: int | None = None, company: Tensor | None = None) -> Tensor:
+    """`defense.probe`; the rest of a batch is handed only to a `batch` defense, which alone must take it."""
+    if defense.kind == "batch":
+        return defense.probe(x, draw=draw, company=company)
+    return defense.probe(x, draw=draw)
 
 
 def shallow_fork(defense: Any) -> Any:

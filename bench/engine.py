@@ -24,6 +24,7 @@ from bench.workbench import Settings, Workbench, one_thread
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
     "MALLOC_TOP_PAD_": str(16 << 20),
@@ -132,7 +133,12 @@ class PoolEngine:
         return any(worker.job is None for worker in self._workers)
 
     def submit(self, job: Job) -> None:
-        next(worker for worker in self._workers if worker.job is None).start(job)
+        worker = next(worker for worker in self._workers if worker.job is None)
+        try:
+            worker.start(job)
+        except OSError:  # it died while it had nothing to do
+            self._replace(worker)
+            self.submit(job)
 
     def busy(self) -> bool:
         return any(worker.job is not None for worker in self._workers)
@@ -170,15 +176,18 @@ class PoolEngine:
 
 
 @contextmanager
-def _environment(defaults: dict[str, str]) -> Iterator[None]:
-    """These variables where they are not set, for a process that is started meanwhile."""
-    missing = {name: value for name, value in defaults.items() if name not in os.environ}
-    os.environ.update(missing)
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """These variables for a process that is started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name in missing:
-            del os.environ[name]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 class _Worker:
@@ -193,8 +202,8 @@ class _Worker:
         theirs.close()
 
     def start(self, job: Job) -> None:
-        self.job = job
         self.connection.send(job)
+        self.job = job
 
 
 def _work(connection: Connection, settings: Settings, parent: int) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bench.cache import Cost
 from bench.contracts import Attack
 from bench.draws import Draws
 from bench.judge import SLACK, Ruling, as_images
@@ -77,10 +78,14 @@ class Chunk:
 
 @dataclass
 class Meter:
-    """Seconds of one game by whom they are spent on; what is left of its wall-clock time is the harness's."""
+    """Seconds of one game by whom they are spent on; what is left of its wall-clock time is the harness's.
+
+    background: what all background points of a probe took, also where another process served them
+    """
 
     attack_s: float = 0.0
     defense_s: float = 0.0
+    background: Cost = field(default_factory=Cost)
     flags: dict[str, str] = field(default_factory=dict)
 
 
@@ -135,11 +140,18 @@ def craft(attack: Attack, oracle: Oracle, x: Tensor, y: Tensor, spec: RunSpec, i
         ledger.forwards.clone(),
         ledger.backwards.clone(),
         ledger.queries.clone(),
-        torch.full((count,), ledger.simulated, dtype=torch.int64),
+        _shared_out(ledger.simulated, count),
         torch.full((count,), max(seconds, 0.0) / count, dtype=torch.float64),
         believed,
         inside,
     )
+
+
+def _shared_out(total: int, count: int) -> Tensor:
+    """A cost of the whole call, shared out to its examples: (count,) int64 that sums to total."""
+    shares = torch.full((count,), total // count, dtype=torch.int64)
+    shares[: total % count] += 1
+    return shares
 
 
 def make_row(

@@ -79,7 +79,7 @@ def perform(bench: Workbench, job: Job, emit: Emit) -> None:
     """Do a job; what a plug-in raises becomes `Failed`, so that it ends its own run and no other."""
     try:
         emit(Done(_ACTIONS[job.kind](bench, job, emit)))
-    except Exception as error:  # the boundary to foreign code: the reason is stored with the run
+    except (Exception, SystemExit) as error:  # the boundary to foreign code: the reason is stored with the run
         emit(Failed(f"{type(error).__name__}: {one_line(error)}", traceback.format_exc()))
 
 

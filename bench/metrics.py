@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from bench.game import Row
@@ -31,20 +33,41 @@ def wilson(right: int, count: int, method: str = "Wilson") -> Estimate:
 
 
 def clustered(outcomes: Sequence[Sequence[bool]]) -> Estimate:
-    """Share over clusters (trials) of outcomes with a percentile bootstrap over clusters; seeded, so it is a function.
+    """Share over clusters (trials): the hull of a percentile bootstrap over clusters and of Wilson's interval.
 
-    Where all clusters have the same share the bootstrap has no spread to show, and Wilson's interval is given instead.
+    The bootstrap sees how clusters differ, but with few clusters it can come out narrower than the examples alone
+    allow, and empty where all clusters agree; Wilson's interval over examples is then the wider. Seeded: a function.
     """
     right = np.array([sum(cluster) for cluster in outcomes], dtype=float)
     sizes = np.array([len(cluster) for cluster in outcomes], dtype=float)
-    if len(outcomes) < 2 or np.ptp(right / sizes) == 0:
-        return wilson(int(right.sum()), int(sizes.sum()), "Wilson, given these states")
+    alone = wilson(int(right.sum()), int(sizes.sum()))
+    low, high = _bootstrap(right, sizes)
+    method = f"bootstrap over {len(outcomes)} games, at least Wilson"
+    return Estimate(alone.value, min(low, alone.low), max(high, alone.high), method)
+
+
+def repeated(outcomes: Sequence[Sequence[bool]]) -> Estimate:
+    """Share over streams of the same points in other orders: the hull of a bootstrap over streams and of Wilson's.
+
+    Wilson's interval counts every point once, however often it was served: repetitions are no further examples.
+    """
+    right = np.array([sum(stream) for stream in outcomes], dtype=float)
+    sizes = np.array([len(stream) for stream in outcomes], dtype=float)
+    value, points = right.sum() / sizes.sum(), int(sizes[0])
+    floor, ceiling = wilson(math.floor(value * points), points), wilson(math.ceil(value * points), points)
+    low, high = _bootstrap(right, sizes)
+    method = f"bootstrap over {len(outcomes)} orders of the same points, at least Wilson over the points"
+    return Estimate(float(value), min(low, floor.low), max(high, ceiling.high), method)
+
+
+def _bootstrap(right: NDArray[np.float64], sizes: NDArray[np.float64]) -> tuple[float, float]:
+    """Percentile interval of the share over resampled clusters."""
     rng = np.random.Generator(np.random.PCG64(0))
-    picks = rng.integers(len(outcomes), size=(BOOTSTRAPS, len(outcomes)))
+    picks = rng.integers(len(sizes), size=(BOOTSTRAPS, len(sizes)))
     shares = right[picks].sum(axis=1) / sizes[picks].sum(axis=1)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(shares, [tail, 1 - tail])
-    return Estimate(float(right.sum() / sizes.sum()), float(low), float(high), f"bootstrap over {len(outcomes)} games")
+    return float(low), float(high)
 
 
 def by_game(rows: Sequence[Row], outcome: Mapping[tuple[int, int], bool]) -> list[list[bool]]:
@@ -56,12 +79,14 @@ def by_game(rows: Sequence[Row], outcome: Mapping[tuple[int, int], bool]) -> lis
     return list(games.values())
 
 
-def robust_accuracy(rows: Sequence[Row], static: bool) -> Estimate | None:
+def robust_accuracy(rows: Sequence[Row], static: bool, protocol: str) -> Estimate | None:
     """Share of examples that the deployed defense answers correctly under attack. None without rows."""
-    return _accuracy(rows, {(row.game, row.index): row.answer == row.label for row in rows}, static)
+    return _accuracy(rows, {(row.game, row.index): row.answer == row.label for row in rows}, static, protocol)
 
 
-def clean_accuracy(rows: Sequence[Row], static: bool, clean: Mapping[tuple[int, int], int]) -> Estimate | None:
+def clean_accuracy(
+    rows: Sequence[Row], static: bool, protocol: str, clean: Mapping[tuple[int, int], int]
+) -> Estimate | None:
     """Share of examples whose clean answer is right: from the rows themselves, else from `clean` (game, index)."""
     answers = {
         (row.game, row.index): row.clean_answer if row.clean_answer is not None else clean.get((row.game, row.index))
@@ -72,10 +97,12 @@ def clean_accuracy(rows: Sequence[Row], static: bool, clean: Mapping[tuple[int, 
         for row in rows
         if answers[row.game, row.index] is not None
     }
-    return _accuracy(rows, outcome, static)
+    return _accuracy(rows, outcome, static, protocol)
 
 
-def _accuracy(rows: Sequence[Row], outcome: Mapping[tuple[int, int], bool], static: bool) -> Estimate | None:
+def _accuracy(
+    rows: Sequence[Row], outcome: Mapping[tuple[int, int], bool], static: bool, protocol: str
+) -> Estimate | None:
     if not outcome:
         return None
     games = by_game(rows, outcome)
@@ -83,8 +110,9 @@ def _accuracy(rows: Sequence[Row], outcome: Mapping[tuple[int, int], bool], stat
     if static:
         return wilson(sum(flat), len(flat))
     if len(games) > 1:
-        return clustered(games)
-    return wilson(sum(flat), len(flat), "Wilson, given this one stream")
+        return clustered(games) if protocol == "probe" else repeated(games)
+    given = "state" if protocol == "probe" else "stream"
+    return wilson(sum(flat), len(flat), f"Wilson, given this one {given}")
 
 
 def within_trials(rows: Sequence[Row]) -> Estimate:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bench.contracts import Defense, DefenseInfo
+from bench.bases import frozen_copy
+from bench.contracts import Defense, DefenseInfo, State, probe
 from bench.draws import seed_of
 from bench.errors import AccessDenied
 from bench.threat import ThreatModel
@@ -76,6 +77,7 @@ class Oracle:
     trained   theta_0
     fresh     makes a defense that has served nothing, with a given noise key
     observed  background points that the attacker saw, (M, C, H, W)
+    company   the rest of the batch in which a `batch` defense answers a query, (B-1, C, H, W)
     key       the attacker's own randomness
     """
 
@@ -91,6 +93,7 @@ class Oracle:
         deployed_noise_key: int = 0,
         serve: Callable[[Tensor], Tensor] | None = None,
         catch_up: Callable[[Defense, Tensor], Defense] | None = None,
+        company: Tensor | None = None,
         key: int = 0,
     ) -> None:
         self.threat = threat
@@ -102,6 +105,7 @@ class Oracle:
         self._deployed_noise_key = deployed_noise_key
         self._serve = serve
         self._catch_up = catch_up or _serve_all
+        self._company = company
         self._key = key
         self._copies = 0
         self.ledger = Ledger.empty(0)
@@ -116,17 +120,20 @@ class Oracle:
 
     def model(self) -> nn.Module:
         """The network that the threat model grants, wrapped so that its use is recorded: (N, C, H, W) -> (N, K)."""
-        self.granted = self._network()
-        return Recorder(self, self.granted)
+        return self.recorded(self._network())
 
-    def query(self, x: Tensor) -> Tensor:
-        """The deployed defense's answer, logits (N, K), for x (N, C, H, W): a fresh draw each time, counted."""
+    def query(self, x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        """The deployed defense's answer, logits (N, K), for x (N, C, H, W): a fresh draw each time, counted.
+
+        rows: which example of the call each input is charged to; None: in order where there are as many, else to the
+        nearest.
+        """
         if not self.threat.queries:
             raise AccessDenied("The threat model grants no query (threat.queries is 0).")
         if self._deployed is None:
             raise AccessDenied("There is no deployed defense to query in the protocol replay.")
         answers = []
-        for row, point in zip(self._attribute(x), x, strict=True):
+        for row, point in zip(self._attribute(x) if rows is None else rows, x, strict=True):
             spent = int(self.ledger.queries[row])
             if spent >= self.threat.queries:
                 raise AccessDenied(f"The budget of {self.threat.queries} queries per example is spent.")
@@ -135,13 +142,18 @@ class Oracle:
                 answers.append(self._serve(point[None]))
             else:
                 draw = seed_of(self._key, "query", self._indices[row], spent)
-                answers.append(self._deployed.probe(point[None], draw=draw))
+                answers.append(probe(self._deployed, point[None], draw, self._company))
         return torch.cat(answers)
 
-    def simulate(self) -> Defense:
+    def simulate(self) -> Simulation:
         """The attacker's own copy of the defense, fed with what it observed. Private randomness, or the defense's."""
+        return Simulation(self, self._copy())
+
+    def _copy(self) -> Defense:
         if self.threat.weights not in ("simulated", "adapted"):
             raise AccessDenied(f"A threat model with weights {self.threat.weights!r} grants no simulated copy.")
+        if not self.threat.bank:
+            raise AccessDenied("A simulated copy needs what the defense was made from (threat.bank is false).")
         noise = self._deployed_noise_key
         if self.threat.randomness == "private":
             noise = seed_of(self._key, "simulation", self._copies)
@@ -159,6 +171,11 @@ class Oracle:
             raise AccessDenied(f"A threat model with weights {self.threat.weights!r} sees nothing of the stream.")
         return self._x[:0] if self._observed is None else self._observed
 
+    def recorded(self, network: nn.Module) -> Recorder:
+        """A network whose use is recorded; the last one is what the attack is taken to believe in."""
+        self.granted = network
+        return Recorder(self, network)
+
     # -- what the game calls ----------------------------------------------------------------------------------------
 
     def begin(self, x: Tensor, y: Tensor, indices: Sequence[int]) -> None:
@@ -172,9 +189,9 @@ class Oracle:
     def _network(self) -> nn.Module:
         weights = self.threat.weights
         if weights == "trained":
-            return self._trained
+            return frozen_copy(self._trained)
         if weights == "simulated":
-            return self.simulate().proxy()
+            return self._copy().proxy()
         if weights == "adapted" and self._deployed is not None:
             return self._deployed.proxy()
         if weights == "adapted":
@@ -209,6 +226,40 @@ class Oracle:
             return torch.arange(len(x))
         flat = x.detach().flatten(1)
         return torch.cdist(flat, self._x.flatten(1)).argmin(1).cpu()
+
+
+class Simulation:
+    """An attacker's own copy of the defense: used like a defense, and what it costs is counted."""
+
+    def __init__(self, oracle: Oracle, defense: Defense) -> None:
+        self._oracle = oracle
+        self._defense = defense
+        self.kind = defense.kind
+        self.batch_size = defense.batch_size
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Serve x (N, C, H, W) to the copy: logits (N, K)."""
+        self._oracle.ledger.simulated += len(x)
+        return self._defense.predict(x)
+
+    def probe(self, x: Tensor, draw: int | None = None) -> Tensor:
+        """Logits (N, K) of each point as if it came next to the copy."""
+        self._oracle.ledger.simulated += len(x)
+        return self._defense.probe(x, draw=draw)
+
+    def proxy(self) -> nn.Module:
+        """The differentiable network of the copy as it is now, recorded."""
+        return self._oracle.recorded(self._defense.proxy())
+
+    def snapshot(self) -> State:
+        return self._defense.snapshot()
+
+    def restore(self, state: State) -> None:
+        self._defense.restore(state)
+
+    def fork(self, noise_key: int | None = None) -> Simulation:
+        """Another copy in the same state."""
+        return Simulation(self._oracle, self._defense.fork(noise_key))
 
 
 class Recorder(nn.Module):

@@ -13,13 +13,12 @@ from bench.bases import network_name
 from bench.config import Config, Suite, merge, validation_error
 from bench.contracts import Attack, Defense, DefenseInfo, Protocol
 from bench.data.task import TaskFacts, TaskParams
-from bench.errors import BadValue, UnknownName
+from bench.errors import BadValue, BenchError, BrokenPlugin, UnknownName, one_line
+from bench.sections import PROTOCOLS, check_sections
 from bench.spec import GameSpec, Part, RunSpec
 from bench.threat import ThreatModel, parse_number
 
 FactsOf = Callable[[str, TaskParams], TaskFacts]
-
-PROTOCOLS: dict[str, tuple[str, ...]] = {"stream": ("repeats",), "probe": ("p", "trials"), "replay": ("repeats",)}
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def suite_requests(name: str, suites: Mapping[str, Suite], over: Request) -> lis
 
 def plan(requests: list[Request], config: Config, facts_of: FactsOf) -> list[Planned]:
     """The runs of all requests in order, each once. Raises a `BenchError` for anything wrong."""
-    check_names(config)
+    check_sections(config)
     keys = _Keys()
     planned: dict[str, Planned] = {}
     for request in requests:
@@ -77,15 +76,6 @@ def plan(requests: list[Request], config: Config, facts_of: FactsOf) -> list[Pla
             planned.setdefault(spec.key, Planned(spec, spec.paired_clean(_clean_part())))
     keys.check([key for request in requests for key in request.sets])
     return list(planned.values())
-
-
-def check_names(config: Config) -> None:
-    """Raise `UnknownName` for a section of bench.toml that names no plug-in."""
-    for section, names in (("defense", registry.defenses), ("base", registry.defenses), ("attack", registry.attacks)):
-        for name in getattr(config, section):
-            if name not in names:
-                known = [f"{section}.{entry.name}" for entry in names]
-                raise UnknownName("section of bench.toml", f"{section}.{name}", known)
 
 
 class _Keys:
@@ -148,9 +138,8 @@ class _Resolver:
             params = self._params("defense", cls, defense, dataset.name)
             if getattr(params, "eps", None) == 0:  # a defense's own radius, where it crafts copies
                 params = params.model_copy(update={"eps": self._radius(dataset.name, "linf")})
-            cls.validate(params, facts)
+            batch = _validated(defense, cls, params, facts)
             part = Part(defense, entry.version, entry.source_hash(), params.model_dump())
-            batch = cls(params).batch_size if cls.kind == "batch" else 0
         attack_entry = registry.attacks[attack]
         attack_cls: type[Attack] = attack_entry.load()
         attack_params = self._params("attack", attack_cls, attack, dataset.name)
@@ -165,12 +154,12 @@ class _Resolver:
             dataset=dataset,
             test_size=facts.test_size,
             threat=threat,
-            game=self._game(attack, dataset.name, n, batch),
+            game=self._game(attack, dataset.name, n, batch, cls),
             n=n,
             seed=seed,
         )
         _check_sizes(spec)
-        _check_protocol(spec)
+        _check_protocol(spec, attack_cls)
         return spec
 
     def _base(self, name: str, dataset: str) -> tuple[Part, int, Part]:
@@ -227,18 +216,18 @@ class _Resolver:
         return {**values, **(own if isinstance(own, dict) else {})}
 
     def _threats(self, attack: str, dataset: str) -> list[ThreatModel]:
-        entry = registry.attacks[attack]
-        threat = ThreatModel().with_fields(dict(entry.preset))
-        free = set(entry.free)
+        entry = registry.attacks[attack].resolved()
+        threat = ThreatModel().with_fields(dict(entry.preset or {}))
+        free = set(entry.free or ())
         self.keys.declare("threat", free)
-        for key in {f"threat.{name}" for name in threat.to_dict()} - {f"threat.{name}" for name in free}:
-            self.keys.fixed.setdefault(key, set()).add(attack)
+        for name in set(threat.to_dict()) - free:
+            self.keys.fixed.setdefault(f"threat.{name}", set()).add(f"--{name}" if name in ("eps", "norm") else attack)
         values = {k: v for k, v in self.config.dataset.get(dataset, {}).get("threat", {}).items() if k in free}
         values.update(
             {k.partition(".")[2]: v for k, v in self.sets.items() if k.startswith("threat.") and k[7:] in free}
         )
         threat = threat.with_fields(values)
-        if "eps" in entry.preset:
+        if "eps" in (entry.preset or {}):
             return [threat]
         norm = self.request.norm or entry.load().norms[0]
         radii = self.request.eps or (self._radius(dataset, norm),)
@@ -253,8 +242,8 @@ class _Resolver:
             )
         return parse_number(f"dataset.{dataset}.eps.{norm}", radii[norm])
 
-    def _game(self, attack: str, dataset: str, n: int, batch: int) -> GameSpec:
-        values: dict[str, Any] = {"protocol": registry.attacks[attack].protocol, **self.config.game}
+    def _game(self, attack: str, dataset: str, n: int, batch: int, cls: type[Defense]) -> GameSpec:
+        values: dict[str, Any] = {"protocol": registry.attacks[attack].resolved().protocol, **self.config.game}
         values.update(self.config.dataset.get(dataset, {}).get("game", {}))
         values.update({k[5:]: v for k, v in self.sets.items() if k.startswith("game.")})
         if self.request.repeats is not None:
@@ -266,6 +255,8 @@ class _Resolver:
         for key in {k for names in PROTOCOLS.values() for k in names} - set(PROTOCOLS[protocol]):
             self.keys.fixed.setdefault(f"game.{key}", set()).add(f"the protocol {protocol}")
         numbers = {name: _count(f"game.{name}", values[name]) for name in PROTOCOLS[protocol]}
+        if cls.kind == "static" and not cls.randomised and "repeats" in numbers:
+            numbers["repeats"] = 1  # the order changes nothing: further games would be the same rows again
         if "trials" in numbers:
             numbers["trials"] = max(1, min(numbers["trials"], n))
         if protocol == "probe" and self.request.repeats not in (None, 1):
@@ -297,18 +288,49 @@ def _check_sizes(spec: RunSpec) -> None:
         )
 
 
-def _check_protocol(spec: RunSpec) -> None:
-    threat, protocol = spec.threat, spec.game.protocol
-    if protocol == "stream" and (threat.delay or threat.known < 1):
+def _check_protocol(spec: RunSpec, attack: type[Attack]) -> None:
+    """Raise `BadValue` where the threat model asks for what the protocol has not."""
+    threat, protocol, name = spec.threat, spec.game.protocol, spec.attack.name
+    if protocol != "probe" and (threat.delay or threat.known < 1):
         raise BadValue(
-            f"threat.delay and threat.known have no meaning in the protocol stream ({spec.attack.name} has delay "
+            f"threat.delay and threat.known have no meaning in the protocol {protocol} ({name} has delay "
             f"{threat.delay}, known {threat.known:g}); use game.protocol=probe."
         )
+    if protocol == "stream" and threat.weights == "simulated":
+        raise BadValue(f"{name} simulates a defense from a background, and a stream has none; use game.protocol=probe.")
     if protocol == "replay" and (threat.weights == "adapted" or threat.queries):
         raise BadValue(
-            f"{spec.attack.name} needs the deployed defense while it crafts, and in the protocol replay there is none "
+            f"{name} needs the deployed defense while it crafts, and in the protocol replay there is none "
             f"yet; use game.protocol=probe or stream."
         )
+    if protocol == "stream" and attack.block is None and spec.kind != "static" and spec.sees_state:
+        raise BadValue(
+            f"{name} crafts all images at once, and in a stream the state moves on; use game.protocol=probe."
+        )
+    if spec.kind != "batch":
+        return
+    size = spec.game.batch
+    if threat.queries and (threat.queries_served or protocol == "stream"):
+        raise BadValue(
+            f"{spec.defense.name} answers batches of {size}, so a query needs company: use game.protocol=probe "
+            f"and threat.queries_served=false."
+        )
+    if protocol == "probe" and (spec.game.p % size or threat.delay % size):
+        raise BadValue(
+            f"{spec.defense.name} answers batches of {size}, so game.p ({spec.game.p}) and threat.delay "
+            f"({threat.delay}) must be multiples of it."
+        )
+
+
+def _validated(name: str, cls: type[Defense], params: Any, facts: TaskFacts) -> int:
+    """The batch size (0 but for `batch` defenses) of a defense whose parameters it accepts."""
+    try:
+        cls.validate(params, facts)
+        return cls(params).batch_size if cls.kind == "batch" else 0
+    except BenchError:
+        raise
+    except Exception as error:  # foreign code: whatever it raises says that it cannot be planned with
+        raise BrokenPlugin(f"{name!r} cannot be made: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _count(key: str, value: Any) -> int:

@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -26,9 +26,9 @@ from bench.errors import BrokenPlugin, UnknownName, one_line
 class Entry:
     """One registered name. `target` is a class, or "module:Class" that is imported on use.
 
-    preset    attacks: fields of the threat model that define the attack
-    free      attacks: further threat fields that a request may set (norm and eps always may)
-    protocol  attacks: the default protocol
+    preset    attacks: fields of the threat model that define the attack; None: the class attribute of this name
+    free      attacks: further threat fields that a request may set (norm and eps always may); None: likewise
+    protocol  attacks: the default protocol; None: likewise
     """
 
     name: str
@@ -37,15 +37,30 @@ class Entry:
     summary: str = ""
     origin: str = "built-in"
     base: bool = False
-    preset: Mapping[str, Any] = field(default_factory=dict)
-    free: tuple[str, ...] = ()
-    protocol: str = "stream"
-    broken: str = ""
+    preset: Mapping[str, Any] | None = None
+    free: tuple[str, ...] | None = None
+    protocol: str | None = None
+    contract: str = ""
 
     def load(self) -> Any:
-        """The class, imported if need be; `BrokenPlugin` says why it cannot be."""
-        if self.broken:
-            raise BrokenPlugin(f"{self.name!r} ({self.origin}) is broken: {self.broken}")
+        """The class, imported if need be; `BrokenPlugin` says why it cannot be, or what it lacks of its contract."""
+        found = self._import()
+        if self.contract:
+            wanted = getattr(importlib.import_module("bench.contracts"), self.contract)
+            if not (isinstance(found, type) and issubclass(found, wanted)):
+                raise BrokenPlugin(f"{self.name!r} ({self.origin}) is no subclass of bench.{self.contract}: {found!r}.")
+            missing = sorted(getattr(found, "__abstractmethods__", ()))
+            if missing:
+                raise BrokenPlugin(f"{self.name!r} ({self.origin}) lacks {', '.join(missing)}.")
+        return found
+
+    def resolved(self) -> Entry:
+        """The entry with what its class says where the registration says nothing."""
+        found = self.load()
+        given = {name: getattr(self, name) for name in ("preset", "free", "protocol")}
+        return replace(self, **{name: getattr(found, name) if v is None else v for name, v in given.items()})
+
+    def _import(self) -> Any:
         if not isinstance(self.target, str):
             return self.target
         module, _, attribute = self.target.partition(":")
@@ -65,8 +80,9 @@ class Entry:
 class Registry:
     """Names of one kind of thing. A duplicate name is an error."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, contract: str = "") -> None:
         self.what = what
+        self.contract = contract
         self._entries: dict[str, Entry] = {}
 
     def add(self, entry: Entry) -> None:
@@ -76,7 +92,7 @@ class Registry:
                 f"The {self.what} {entry.name!r} is registered twice: by {known.origin} and by {entry.origin}; "
                 f"rename one."
             )
-        self._entries[entry.name] = entry
+        self._entries[entry.name] = replace(entry, contract=self.contract)
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self._entries:
@@ -96,8 +112,8 @@ class Registry:
         self._entries.clear()
 
 
-defenses = Registry("defense")
-attacks = Registry("attack")
+defenses = Registry("defense", "Defense")
+attacks = Registry("attack", "Attack")
 datasets = Registry("dataset")
 models = Registry("model")
 
@@ -119,11 +135,11 @@ def register_attack(
     version: int = 1,
     summary: str = "",
     preset: Mapping[str, Any] | None = None,
-    free: tuple[str, ...] = (),
-    protocol: str = "stream",
+    free: tuple[str, ...] | None = None,
+    protocol: str | None = None,
 ) -> None:
     """Add an attack. `target`: an `Attack` class or "module:Class"; preset, free and protocol as in `Entry`."""
-    attacks.add(Entry(name, target, version, summary, _origin, preset=dict(preset or {}), free=free, protocol=protocol))
+    attacks.add(Entry(name, target, version, summary, _origin, preset=preset, free=free, protocol=protocol))
 
 
 def register_dataset(name: str, target: Any, *, summary: str = "") -> None:
@@ -136,8 +152,11 @@ def register_model(name: str, target: Any, *, summary: str = "") -> None:
     models.add(Entry(name, target, 1, summary, _origin))
 
 
-def load_all(beside: Path | None = None, files: tuple[str, ...] = ()) -> None:
-    """Fill the registries: built-ins, entry points, files beside `beside` (a bench.toml), then `files`."""
+def load_all(beside: Path | None = None, files: tuple[str, ...] = (), strict: bool = True) -> None:
+    """Fill the registries: built-ins, entry points, files beside `beside` (a bench.toml), then `files`.
+
+    strict: `BrokenPlugin` where one of `files`, which were asked for by name, does not load; else it is only listed.
+    """
     global _origin
     for registry in (defenses, attacks, datasets, models):
         registry.clear()
@@ -153,7 +172,7 @@ def load_all(beside: Path | None = None, files: tuple[str, ...] = ()) -> None:
         path = Path(name)
         if not path.is_file():
             raise BrokenPlugin(f"The plug-in file {name!r} does not exist; give --plugin the path of a Python file.")
-        _load_file(path, strict=True)
+        _load_file(path, strict)
     _origin = "built-in"
 
 
@@ -177,23 +196,10 @@ def _load_entry_points() -> None:
     for group, registry in (("bench.defenses", defenses), ("bench.attacks", attacks)):
         for point in entry_points(group=group):
             origin = f"package {point.dist.name}" if point.dist else "entry point"
-            _add_entry_point(registry, point, origin)
-
-
-def _add_entry_point(registry: Registry, point: Any, origin: str) -> None:
-    """An entry point names a class; what an attack presets stands in the class as `preset`, `free`, `protocol`."""
-    if registry is defenses:
-        registry.add(Entry(point.name, point.value, 1, "", origin))
-        return
-    entry = Entry(point.name, point.value, 1, "", origin)
-    try:
-        found = entry.load()
-    except BrokenPlugin as error:
-        registry.add(Entry(point.name, point.value, 1, "", origin, broken=one_line(error)))
-        return
-    preset, free = getattr(found, "preset", {}), tuple(getattr(found, "free", ()))
-    protocol = getattr(found, "protocol", "stream")
-    registry.add(Entry(point.name, found, 1, getattr(found, "summary", ""), origin, False, preset, free, protocol))
+            try:
+                registry.add(Entry(point.name, point.value, 1, "", origin))
+            except BrokenPlugin as error:
+                broken_files[f"{origin}: {point.name}"] = one_line(error)
 
 
 def _registers(path: Path) -> bool:
@@ -206,7 +212,7 @@ def _load_file(path: Path, strict: bool) -> None:
     global _origin
     path = path.resolve()
     _origin = str(path)
-    name = f"bench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{FILE_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     before = [dict(registry._entries) for registry in (defenses, attacks)]
     try:
         spec = importlib.util.spec_from_file_location(name, path)
@@ -215,7 +221,7 @@ def _load_file(path: Path, strict: bool) -> None:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)
-    except Exception as error:  # a foreign file may raise anything; it must not take the others with it
+    except (Exception, SystemExit) as error:  # a foreign file may raise anything; it must not take the others with it
         for registry, entries in zip((defenses, attacks), before, strict=True):
             registry._entries = entries
         reason = one_line(error) if isinstance(error, BrokenPlugin) else f"{type(error).__name__}: {one_line(error)}"
@@ -226,13 +232,20 @@ def _load_file(path: Path, strict: bool) -> None:
         _origin = "built-in"
 
 
+#: modules of the harness that shape images and networks, and so belong to whatever uses them
+ALWAYS_HASHED = ("bench.pgd", "bench.models.")
+#: modules made from plug-in files are called this and more
+FILE_PREFIX = "bench_plugin_"
+
+
 @lru_cache(maxsize=256)
 def module_hash(module: str) -> str:
-    """sha256 over the source of a module and, transitively, of the modules that it imports from its own package.
+    """sha256 over the source of a module and, transitively, of the modules that it imports from where methods live.
 
-    Nothing is imported: files are found by name and their import statements are read.
+    That is its own package, `attacks`, `defenses`, and `bench.pgd`, which shapes images; what the rest of the harness
+    means is in `HARNESS_VERSION`. Nothing is imported: files are found by name, their import statements are read.
     """
-    top = module.partition(".")[0]
+    tops = {module.partition(".")[0], "attacks", "defenses"} - {"bench"}
     seen: dict[str, bytes] = {}
     queue = [module]
     while queue:
@@ -241,10 +254,12 @@ def module_hash(module: str) -> str:
         if name in seen or path is None:
             continue
         seen[name] = path.read_bytes()
-        queue.extend(n for n in _imports(seen[name], name) if n == top or n.startswith(f"{top}."))
+        found = _imports(seen[name], name, path.name == "__init__.py")
+        queue.extend(n for n in found if n.partition(".")[0] in tops or n.startswith(ALWAYS_HASHED))
     whole = hashlib.sha256()
     for name in sorted(seen):
-        whole.update(name.rpartition(".")[2].encode() + b"\0" + seen[name] + b"\0")
+        label = "plug-in" if name.startswith(FILE_PREFIX) else name  # a file's folder must not matter
+        whole.update(label.encode() + b"\0" + seen[name] + b"\0")
     return whole.hexdigest()
 
 
@@ -260,7 +275,7 @@ def _source_path(module: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
 
 
-def _imports(source: bytes, module: str) -> list[str]:
+def _imports(source: bytes, module: str, is_package: bool) -> list[str]:
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -268,7 +283,9 @@ def _imports(source: bytes, module: str) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             head = node.module or ""
             if node.level:
-                head = ".".join([*module.split(".")[: -node.level], *([head] if head else [])])
+                up = node.level - 1 if is_package else node.level
+                parts = module.split(".")
+                head = ".".join([*(parts[:-up] if up else parts), *([head] if head else [])])
             names.append(head)
             names.extend(f"{head}.{alias.name}" for alias in node.names)
     return names

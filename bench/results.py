@@ -20,7 +20,7 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     static = spec["kind"] == "static"
     protocol = spec["game"]["protocol"]
     threat = ThreatModel(**spec["threat"])
-    robust = robust_accuracy(rows, static)
+    robust = robust_accuracy(rows, static, protocol)
     result = {
         "run": record.key,
         "status": record.status,
@@ -33,12 +33,13 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
         "n": spec["n"],
         "seed": spec["seed"],
         "protocol": protocol,
-        "clean_accuracy": _estimate(clean_accuracy(rows, static, clean_answers(store, record))),
+        "clean_accuracy": _estimate(clean_accuracy(rows, static, protocol, clean_answers(store, record))),
         "robust_accuracy": _estimate(robust),
         "violations": sum(bool(row.violation) for row in rows),
         "seconds": seconds(store, record, rows),
-        "answer_s": statistics.median(row.defense_s for row in rows) if rows else None,
-        "ledger": ledger(rows),
+        "answer_s": answer_s(store, record, rows),
+        "probe_s": statistics.median(row.defense_s for row in rows) if rows and protocol == "probe" else None,
+        "ledger": ledger(store, record, rows),
         "threat": spec["threat"],
         "threat_in_words": threat_card(spec),
         "threat_in_short": threat_tag(spec),
@@ -73,10 +74,23 @@ def seconds(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, f
     return {"attack": attack, "defense": defense, "harness": harness, "total": attack + defense + harness}
 
 
-def ledger(rows: Sequence[Row]) -> dict[str, int]:
-    """Sums over the examples of what attack and defense spent."""
+def answer_s(store: Store, record: RunRecord, rows: Sequence[Row]) -> float | None:
+    """Seconds of one answer while serving: in `probe` the mean over the background, else the median over the rows.
+
+    A probe of a victim may leave out work that only later points feel, so it is no measure of serving.
+    """
+    games = store.games(record.key)
+    answers = sum(game.background_answers for game in games)
+    if answers:
+        return sum(game.background_s for game in games) / answers
+    return statistics.median(row.defense_s for row in rows) if rows else None
+
+
+def ledger(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, int]:
+    """Sums over the examples of what attack and defense spent, and the optimiser steps of the background."""
     names = ("forwards", "backwards", "queries", "simulated", "adaptation_steps")
-    return {name: sum(getattr(row, name) for row in rows) for name in names}
+    spent = {name: sum(getattr(row, name) for row in rows) for name in names}
+    return {**spent, "background_steps": sum(game.background_steps for game in store.games(record.key))}
 
 
 def flags(store: Store, record: RunRecord, rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ def script(spec: RunSpec, open_games: Iterable[Job]) -> Script:
     yield [Job("base", spec)]
     (missing,) = yield [Job("pieces", spec)]
     if missing:
-        yield [Job("piece", spec, name) for name in missing]
+        yield [Job("piece", spec, name) for name in dict.fromkeys(missing)]
     yield [Job("fit", spec)]
     if spec.crafted_on_base:
         size = registry.attacks.load(spec.attack.name).block or spec.n
@@ -72,6 +73,7 @@ class _Active:
     """A run in the making: its script, the jobs it waits for (by key), and their results in order."""
 
     spec: RunSpec
+    clean_key: str | None
     script: Script
     stage: list[Job] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
@@ -92,6 +94,8 @@ class Runner:
         self._active: dict[str, _Active] = {}
         self._in_flight: dict[str, Job] = {}
         self._ready: deque[Job] = deque()
+        #: runs that another process does now, each with the key of its paired clean run
+        self._held: deque[tuple[RunSpec, str | None]] = deque()
         #: seconds of a game's last commit, which its next one accounts for
         self._late_s: dict[str, float] = {}
 
@@ -102,8 +106,11 @@ class Runner:
             if item.clean is not None:
                 specs.setdefault(item.clean.key, (item.clean, None))
             specs.setdefault(item.spec.key, (item.spec, None if item.clean is None else item.clean.key))
+        if self._rerun != "all":
+            for key in specs:
+                self._store.check_resumable(key, self._provenance)
         pending = deque(specs.values())
-        held: deque[tuple[RunSpec, str | None]] = deque()
+        held = self._held
         stop = threading.Event()
         beat = threading.Thread(target=self._beat, args=(stop,), daemon=True)
         beat.start()
@@ -116,7 +123,8 @@ class Runner:
                         self._handle(done, event)
                 elif not pending and held:
                     stop.wait(POLL_S)
-                    pending, held = held, pending
+                    pending.extend(held)
+                    held.clear()
         finally:
             stop.set()
             beat.join()
@@ -152,7 +160,7 @@ class Runner:
             elif claim is Claim.FINISHED:
                 self._report_end(spec)
             else:
-                self._start(spec)
+                self._start(spec, clean_key)
         return self._ready.popleft() if self._ready else None
 
     def _report_end(self, spec: RunSpec) -> None:
@@ -160,7 +168,7 @@ class Runner:
         assert record is not None
         self._listener.finished(spec, record.status, record.reason)
 
-    def _start(self, spec: RunSpec) -> None:
+    def _start(self, spec: RunSpec, clean_key: str | None) -> None:
         known = {game.game: game for game in self._store.games(spec.key)}
         games = []
         for number in range(spec.game.games):
@@ -170,7 +178,7 @@ class Runner:
             elif not game.done:
                 games.append(Job("game", spec, number, game.resume))
         self._listener.started(spec, sum(game.rows for game in known.values()))
-        active = _Active(spec, script(spec, games))
+        active = _Active(spec, clean_key, script(spec, games))
         self._active[spec.key] = active
         self._advance(active, None)
 
@@ -185,6 +193,9 @@ class Runner:
             return
         except _Skipped as reason:
             self._end(active, "SKIPPED", one_line(reason))
+            return
+        except Exception as error:  # what a plug-in declares (its pieces, its block) may be anything
+            self._end(active, "FAILED", f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
             return
         active.stage, active.results = stage, {}
         for job in stage:
@@ -251,8 +262,9 @@ class Runner:
         self._listener.finished(spec, status, reason)
 
     def _drop(self, run: _Active) -> None:
-        """Another process has the run now: leave it to that one."""
+        """Another process has the run now: leave it to that one, and wait for its end."""
         self._forget(run)
+        self._held.append((run.spec, run.clean_key))
         self._listener.progress(run.spec, "taken over by another process")
 
     def _forget(self, run: _Active) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.cache import Cache
-from bench.contracts import Defense, checked_logits
+from bench.cache import Cache, Cost
+from bench.contracts import Defense, checked_logits, probe
 
 
 def image_hash(x: Tensor) -> str:
@@ -35,41 +35,40 @@ class Serving:
         self.classes = classes
         self.checkpoint_s = checkpoint_s
         self.served = 0
+        #: seconds spent by this object on answers and probes
         self.seconds = 0.0
+        #: what all answers of the stream took, also those that another process served
+        self.cost = Cost()
         self.digest = _link("start", f"{identity}/{defense.noise_key}")
         self._stored_at = time.monotonic()
 
     def serve(self, x: Tensor) -> Tensor:
         """Answer x (N, C, H, W) in its order: logits (N, K), checked for shape and finiteness."""
-        start = time.perf_counter()
+        start, steps = time.perf_counter(), self.defense.adaptation_steps
         logits = self.defense.predict(x)
-        self.seconds += time.perf_counter() - start
-        for image in x:
-            self.digest = _link(self.digest, image_hash(image))
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        self.cost = self.cost.plus(Cost(len(x), self.defense.adaptation_steps - steps, seconds))
+        if self.defense.kind != "static":
+            self.digest = self._links(x)[-1]
         self.served += len(x)
         return checked_logits(logits, len(x), self.classes, type(self.defense).__name__)
 
     def probe(self, x: Tensor, company: Tensor | None = None) -> Tensor:
         """Answer each point of x (N, C, H, W) as if it came next; the state stays as it was."""
         start = time.perf_counter()
-        logits = self.defense.probe(x, company=company)
+        logits = probe(self.defense, x, company=company)
         self.seconds += time.perf_counter() - start
         return checked_logits(logits, len(x), self.classes, type(self.defense).__name__)
 
     def catch_up(self, x: Tensor, report: Callable[[int], None] = lambda done: None) -> None:
         """Serve the background x (N, C, H, W), starting from the longest stored prefix of it."""
-        step = self.defense.batch_size if self.defense.kind == "batch" else 1
         if self.defense.kind == "static":  # nothing that it serves changes an answer
-            for image in x:
-                self.digest = _link(self.digest, image_hash(image))
             self.served += len(x)
             return
-        links = [self.digest]
-        for image in x:
-            links.append(_link(links[-1], image_hash(image)))
-        done = next(
-            (i for i in range(len(x), 0, -1) if self.cache.has("states", links[i]) and self._adopt(links[i])), 0
-        )
+        step, links = self._step, self._links(x)
+        known = (i for i in reversed(range(len(links))) if self.cache.has("states", links[i]) and self._adopt(links[i]))
+        done = min(step * (next(known, -1) + 1), len(x))
         self.served += done
         while done < len(x):
             batch = x[done : done + step]
@@ -81,10 +80,23 @@ class Serving:
         if len(x):
             self.store()
 
+    @property
+    def _step(self) -> int:
+        """Points that are answered together."""
+        return self.defense.batch_size if self.defense.kind == "batch" else 1
+
+    def _links(self, x: Tensor) -> list[str]:
+        """The digests after each batch of x (each point of an online defense): how a stream is cut is part of it."""
+        links, step = [self.digest], self._step
+        for start in range(0, len(x), step):
+            images = " ".join(image_hash(image) for image in x[start : start + step])
+            links.append(_link(links[-1], images))
+        return links[1:]
+
     def store(self) -> str:
         """Store the state under its digest; returns the digest."""
         if self.defense.kind != "static" and not self.cache.has("states", self.digest):
-            self.cache.put_state(self.digest, self.defense.snapshot())
+            self.cache.put_state(self.digest, self.defense.snapshot(), self.cost)
         self._stored_at = time.monotonic()
         return self.digest
 
@@ -96,9 +108,10 @@ class Serving:
         return True
 
     def _adopt(self, digest: str) -> bool:
-        state = self.cache.get_state(digest)
-        if state is None:
+        stored = self.cache.get_state(digest)
+        if stored is None:
             return False
+        state, self.cost = stored
         self.defense.restore(state)
         self.digest = digest
         return True

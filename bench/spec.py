@@ -103,6 +103,11 @@ class RunSpec:
         """The attack's images do not depend on the runtime defense: they are crafted once and cached."""
         return self.threat.weights == "trained" and not self.threat.queries
 
+    @property
+    def sees_state(self) -> bool:
+        """What the attack is granted depends on what the defense has served."""
+        return self.threat.weights in ("simulated", "adapted") or bool(self.threat.queries)
+
     @cached_property
     def order(self) -> list[int]:
         """All test indices in the seeded order; the run uses the first n, so a smaller n is a prefix of a larger."""

@@ -50,6 +50,8 @@ class ThreatModel:
                 raise BadValue(f"threat.{key} is {value!r}; it must be one of {', '.join(get_args(options))}.")
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise BadValue(f"eps is {self.eps}; give a number of at least 0, such as 8/255 or 0.3.")
+        if self.targeted:
+            raise BadValue("threat.targeted is true, but no attack here reaches for a chosen label; leave it false.")
         if not 0 <= self.known <= 1:
             raise BadValue(f"threat.known is {self.known}; it is a probability, so give a number from 0 to 1.")
         if self.delay < 0:

@@ -6,6 +6,7 @@ import platform
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from bench import registry
 from bench.cache import Cache, digest, dump_tensors, parse_tensors, write_atomic
-from bench.contracts import Attack, Base, Context, Defense, Params
+from bench.contracts import Attack, Base, Context, Defense, DefenseInfo, Params
 from bench.data.task import Task, TaskFacts, TaskParams
 from bench.errors import BadValue
 from bench.game import Crafted, craft
@@ -55,9 +56,11 @@ def pick_device(name: str) -> str:
 def one_thread() -> None:
     """One thread for all numeric libraries of this process: another count gives other last bits."""
     import faiss
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
+    threadpool_limits(1)  # numpy's BLAS, which a plug-in may use
 
 
 def environment(device: str) -> dict[str, str]:
@@ -70,6 +73,7 @@ def environment(device: str) -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "faiss": faiss.__version__,
+        "foolbox": version("foolbox"),
         "machine": platform.machine(),
     }
 
@@ -172,7 +176,15 @@ class Workbench:
         """Why the attack cannot run against the defense, or None."""
         return self.attack(spec).declines(spec.threat, self.task(spec.dataset).facts, info_of(spec))
 
-    def oracle(self, spec: RunSpec, game: int, serving: Serving | None, observed: Tensor | None = None) -> Oracle:
+    def oracle(
+        self,
+        spec: RunSpec,
+        game: int,
+        serving: Serving | None,
+        observed: Tensor | None = None,
+        company: Tensor | None = None,
+        info: DefenseInfo | None = None,
+    ) -> Oracle:
         """The attacker's door in one game; `serving` is None where there is no deployed defense yet."""
 
         def catch_up(copy: Defense, seen: Tensor) -> Defense:
@@ -181,7 +193,7 @@ class Workbench:
 
         return Oracle(
             spec.threat,
-            info_of(spec),
+            info or info_of(spec),
             trained=self.base(spec).network,
             deployed=None if serving is None else serving.defense,
             fresh=lambda noise: self.fitted(spec).fork(noise),
@@ -189,6 +201,7 @@ class Workbench:
             deployed_noise_key=spec.noise_key(game),
             serve=None if serving is None else serving.serve,
             catch_up=catch_up,
+            company=company,
             key=spec.noise_key(game),
         )
 
@@ -209,7 +222,8 @@ class Workbench:
             size = self.attack(spec).block
             indices = spec.indices if size is None else spec.order[block * size : (block + 1) * size]
             x, y = self.points(spec, indices)
-            made = craft(self.attack(spec), self.oracle(spec, 0, None), x, y, spec, indices)
+            base = DefenseInfo(spec.base.name, "static", True, False)  # all that these images may depend on
+            made = craft(self.attack(spec), self.oracle(spec, 0, None, info=base), x, y, spec, indices)
             write_atomic(path, dump_tensors(made.tensors(), {}))
         tensors, _ = parse_tensors(path.read_bytes())
         return Crafted(**{name: t.to(self.device) if name == "images" else t for name, t in tensors.items()})

@@ -1,7 +1,8 @@
 """DeepNN: the majority vote of the K nearest clean training images, by theta_0's deep features.
 
 The baseline of Wu, Yuan, Wu, ICML 2020 (after Papernot and McDaniel, Deep k-Nearest Neighbors, 2018, without the
-credibility score). A tie goes to the smaller label. Logits are the log of the smoothed vote,
+credibility score). The slides do not give K; 20 is our reading. A tie goes to the smaller label. Logits are the log of
+the smoothed vote,
 (votes + 1) / (K + classes).
 
 The vote has no gradient. `proxy()` relaxes it: per class the nearest `proxy_neighbours / classes` images vote with
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from bench.bases import frozen_copy
 from bench.contracts import Base, Context, Defense, Params, StaticDefense
 from bench.data.task import Task, TaskFacts
 from bench.errors import BadValue
@@ -75,7 +77,7 @@ class DeepNN(StaticDefense):
     def proxy(self) -> nn.Module:
         params = self.params
         return SoftKNN(
-            self._network, self._index.features, self._labels, self._classes, params.proxy_neighbours,
+            frozen_copy(self._network), self._index.features, self._labels, self._classes, params.proxy_neighbours,
             params.proxy_temperature,
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bench.bases import freeze
+from bench.bases import frozen_copy
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Learner:
 
     def frozen(self) -> nn.Module:
         """A copy of the network as it is now, whose weights take no gradients."""
-        return freeze(copy.deepcopy(self.network))
+        return frozen_copy(self.network)
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:

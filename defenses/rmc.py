@@ -8,8 +8,10 @@ Readings and deviations, each a parameter:
 - `recipe`: `paper` has the paper's constants (CIFAR-10); `fast` (few epochs, larger step) is the default here.
 - batch norm while adapting is frozen by default (`batch_norm`); the PyTorch re-implementation lets it train.
 - the re-implementation stops only once the training loss is below 0.01 (`stop_train_loss`); off by default.
-- calibration draws from all of D' (`calibrate_on`); the re-implementation draws from its clean part. Both with
-  replacement.
+- calibration draws `calibrate_k` (0: K) points from all of D' (`calibrate_on`); the re-implementation draws from its
+  clean part. Both with replacement.
+- copies are PGD with step eps / 30 (`bank_step_size`), which reaches the ball's border in 40 steps at any eps; the
+  paper's step is 1/255 at eps 8/255.
 - the weights of the last epoch are kept, not those of the lowest validation loss (`restore_best`).
 - validation sets are held out of training also when no epoch can be stopped early, so that recipes see the same data;
   the loss on them is then not computed.
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from bench.bases import frozen_copy
 from bench.contracts import Base, Context, Defense, OnlineDefense, Params, State, shallow_fork
 from bench.data.task import Task, TaskFacts, to_pixels
 from bench.draws import generator, seed_of
@@ -47,6 +50,10 @@ class RMCParams(Params):
     bank_steps: int = Field(default=40, ge=1)
     bank_step_size: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     eps: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    nearest_share: float = Field(default=0.2, gt=0, le=1)
+    validation_share: float = Field(default=0.25, ge=0, lt=1)
+    calibrate_k: int = Field(default=0, ge=0)
+    calibration_validation_share: float = Field(default=0.125, ge=0, lt=1)
     restore_best: bool = False
     stop_train_loss: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     calibrate_on: Literal["all", "clean"] = "all"
@@ -132,11 +139,11 @@ class RMC(OnlineDefense):
             self._learner.reset()
         rows = self._bank.search(features_of_one(self._features, x), params.k).ids
         draws = generator(noise_key, "adapt", self._t)
-        nearest = max(params.k // 5, 1)
+        nearest = max(int(params.nearest_share * params.k), 1)
+        aside = int(params.validation_share * nearest)
         shuffled = torch.randperm(nearest, generator=draws).numpy()
-        held_out = rows[shuffled[: nearest // 4]]
-        training = np.concatenate([rows[shuffled[nearest // 4 :]], rows[nearest:]])
-        self._fine_tune(training, held_out, draws)
+        training = np.concatenate([rows[shuffled[aside:]], rows[nearest:]])
+        self._fine_tune(self._bank, training, rows[shuffled[:aside]], draws)
         return rows
 
     def _calibrate(self) -> None:
@@ -145,20 +152,24 @@ class RMC(OnlineDefense):
         if not params.carry:
             return  # the next answer starts from theta_0 anyway
         draws = generator(self.noise_key, "calibrate", self._t)
-        most = self._bank.clean if params.calibrate_on == "clean" else len(self._bank)
-        rows = torch.randint(most, (params.k,), generator=draws).numpy()
-        held_out = params.k // 8
-        self._fine_tune(rows[held_out:], rows[:held_out], draws)
+        bank = self._bank.frozen() if params.calibrate_on == "clean" else self._bank
+        count = params.calibrate_k or params.k
+        most = bank.clean if params.calibrate_on == "clean" else len(bank)
+        rows = torch.randint(most, (count,), generator=draws).numpy()
+        aside = int(params.calibration_validation_share * count)
+        self._fine_tune(bank, rows[aside:], rows[:aside], draws)
 
-    def _fine_tune(self, training: NDArray[np.int64], held_out: NDArray[np.int64], draws: torch.Generator) -> None:
-        x, y = self._points(training)
+    def _fine_tune(
+        self, bank: Bank, training: NDArray[np.int64], held_out: NDArray[np.int64], draws: torch.Generator
+    ) -> None:
+        x, y = self._points(bank, training)
         watching = self._learner.recipe.watches and len(held_out)
-        x_val, y_val = self._points(held_out if watching else training[:1])
+        x_val, y_val = self._points(bank, held_out if watching else training[:1])
         self.adaptation_steps += self._learner.fit(x, y, x_val, y_val, draws)
 
-    def _points(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        images = to_pixels(self._bank.gather(rows), self._bank.pixel_scale, self._device)
-        return images, torch.from_numpy(self._bank.labels[rows]).to(self._device)
+    def _points(self, bank: Bank, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        images = to_pixels(bank.gather(rows), bank.pixel_scale, self._device)
+        return images, torch.from_numpy(bank.labels[rows]).to(self._device)
 
     def _replace(self, rows: NDArray[np.int64]) -> None:
         """What RMC+ does between an answer and its calibration; nothing here."""
@@ -179,7 +190,7 @@ class RMC(OnlineDefense):
     def proxy(self) -> nn.Module:
         """theta_t: the network as the last calibration left it (theta_0 where nothing carries over)."""
         if not self.params.carry:
-            return self._features
+            return frozen_copy(self._features)
         return self._learner.frozen()
 
 

@@ -27,11 +27,15 @@ from defenses.rmc import RMC, RMCParams
 
 
 class RMCPlusParams(RMCParams):
-    """delta: fraction of the retrieved neighbours that is replaced; replace and replace_steps: which, and how."""
+    """delta: fraction of the retrieved neighbours that is replaced; replace and replace_steps: which, and how.
+
+    replace_step_size in pixels; 0: 2.5 eps / replace_steps.
+    """
 
     delta: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
     replace: Literal["all", "copies"] = "all"
     replace_steps: int = Field(default=20, ge=1)
+    replace_step_size: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
 class RMCPlus(RMC):
@@ -57,7 +61,7 @@ class RMCPlus(RMC):
             y,
             eps=params.eps,
             steps=params.replace_steps,
-            step_size=2.5 * params.eps / params.replace_steps,
+            step_size=params.replace_step_size or 2.5 * params.eps / params.replace_steps,
             offset=offset,
         )
         stored = stored_towards(originals, x_adv, bank.pixel_scale)

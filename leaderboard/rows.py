@@ -52,9 +52,10 @@ def load_rows(store: Store) -> list[LeaderboardRow]:
     return sorted(rows, key=_place)
 
 
-def _place(row: LeaderboardRow) -> tuple[str, bool, float, str]:
-    """Ranked before unranked, robust before broken, within a dataset."""
-    return row.dataset, not row.ranked, -row.robust.value if row.robust else 1.0, row.defense
+def _place(row: LeaderboardRow) -> tuple[str, str, float, str, bool, float, str]:
+    """Side by side what may be compared: dataset, norm, eps, attack; there ranked before unranked, robust first."""
+    robust = -row.robust.value if row.robust else 1.0
+    return row.dataset, row.norm, row.eps, row.attack, not row.ranked, robust, row.defense
 
 
 def _row(result: dict[str, Any]) -> LeaderboardRow:

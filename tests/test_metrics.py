@@ -1,10 +1,9 @@
-import math
 from dataclasses import replace
 
 import pytest
 
 from bench.game import Row
-from bench.metrics import clean_accuracy, clustered, robust_accuracy, wilson
+from bench.metrics import clean_accuracy, clustered, repeated, robust_accuracy, wilson
 
 ROW = Row(
     game=0, position=0, index=0, label=1, answer=1, clean_answer=None, linf=0.1, l2=0.2, l0=1.0, violation="",
@@ -38,20 +37,34 @@ def test_the_bootstrap_is_over_games_not_over_examples() -> None:
     assert "bootstrap over 4" in found.method
 
 
-def test_games_without_spread_fall_back_to_wilson() -> None:
-    found = clustered([[False] * 10] * 3)
-    assert (found.low, found.high) == (wilson(0, 30).low, wilson(0, 30).high) and "given these states" in found.method
+def test_the_interval_of_games_is_never_narrower_than_that_of_examples() -> None:
+    none, all_alike = wilson(0, 30), clustered([[False] * 10] * 3)
+    assert (all_alike.low, all_alike.high) == (none.low, none.high)
+    narrow = clustered([[True] * 10, [True] * 9 + [False]])  # the bootstrap alone says 90 to 100
+    assert (narrow.low, narrow.high) == (wilson(19, 20).low, 1.0)
+
+
+def test_serving_the_same_points_again_is_no_further_evidence() -> None:
+    streams = [[True] * 36 + [False] * 4] * 5
+    found = repeated(streams)
+    assert (found.value, found.low, found.high) == (0.9, wilson(36, 40).low, wilson(36, 40).high)
+    apart = repeated([[True] * 40, [False] * 40])
+    assert (apart.value, apart.low, apart.high) == (0.5, 0.0, 1.0)
 
 
 def test_accuracies_of_a_hand_made_table() -> None:
     rows = [replace(ROW, position=i, index=i, answer=1 if i < 3 else 0) for i in range(4)]
-    robust = robust_accuracy(rows, static=True)
+    robust = robust_accuracy(rows, True, "stream")
     assert robust is not None and robust.value == 0.75 and robust.method == "Wilson"
-    one_stream = robust_accuracy(rows, static=False)
-    assert one_stream is not None and "this one stream" in one_stream.method
-    assert robust_accuracy([], static=True) is None
-    assert clean_accuracy(rows, True, {}) is None
-    paired = clean_accuracy(rows, True, {(0, 0): 1, (0, 1): 0, (0, 2): 1, (0, 3): 1})
+    for protocol, words in (("stream", "this one stream"), ("probe", "this one state")):
+        alone = robust_accuracy(rows, False, protocol)
+        assert alone is not None and words in alone.method
+    again = rows + [replace(row, game=1) for row in rows]
+    assert "orders of the same points" in robust_accuracy(again, False, "stream").method  # type: ignore[union-attr]
+    assert "bootstrap over 2 games" in robust_accuracy(again, False, "probe").method  # type: ignore[union-attr]
+    assert robust_accuracy([], True, "stream") is None
+    assert clean_accuracy(rows, True, "stream", {}) is None
+    paired = clean_accuracy(rows, True, "stream", {(0, 0): 1, (0, 1): 0, (0, 2): 1, (0, 3): 1})
     assert paired is not None and paired.value == 0.75
-    own = clean_accuracy([replace(row, clean_answer=1) for row in rows], True, {(0, 0): 0})
-    assert own is not None and own.value == 1.0 and not math.isnan(own.low)
+    own = clean_accuracy([replace(row, clean_answer=1) for row in rows], True, "probe", {(0, 0): 0})
+    assert own is not None and own.value == 1.0

@@ -29,8 +29,35 @@ def test_nothing_is_handed_out_that_was_not_granted() -> None:
         make(ThreatModel(weights="adapted")).model()
     with pytest.raises(AccessDenied, match="replay"):
         make(ThreatModel(queries=3)).query(torch.rand(3, 1, 2, 2))
-    with pytest.raises(AccessDenied):
-        make(ThreatModel(weights="trained")).simulate()
+    for threat in (ThreatModel(weights="trained", bank=True), ThreatModel(weights="simulated")):
+        with pytest.raises(AccessDenied):
+            make(threat).simulate()
+
+
+def test_what_is_handed_out_is_a_copy() -> None:
+    """An attack that writes into the granted network does not write into the defense."""
+    oracle = make(ThreatModel(weights="trained"))
+    before = [weight.clone() for weight in oracle._trained.parameters()]
+    with torch.no_grad():
+        for weight in oracle.model().parameters():
+            weight.zero_()
+    assert all(torch.equal(a, b) for a, b in zip(before, oracle._trained.parameters(), strict=True))
+
+
+def test_a_simulation_is_counted_and_its_proxy_recorded(workbench) -> None:
+    spec = spec_of("rmc", "clean")
+    fresh = workbench.fitted(spec).fork
+    oracle = make(ThreatModel(weights="simulated", bank=True), fresh=fresh)
+    x, y = workbench.points(spec, spec.indices[:3])
+    oracle.begin(x, y, spec.indices[:3])
+    copy = oracle.simulate()
+    state = copy.snapshot()
+    copy.predict(x[:2])
+    copy.fork().probe(x[:1])
+    copy.restore(state)
+    copy.proxy()(x)
+    assert oracle.ledger.simulated == 3 and oracle.ledger.forwards.tolist() == [1, 1, 1]
+    assert oracle.granted is not None
 
 
 def test_margins_are_those_of_the_definition() -> None:
@@ -101,7 +128,9 @@ def test_served_queries_change_the_deployed_state(workbench) -> None:
 def test_simulated_copies_have_randomness_of_their_own_unless_it_is_shared() -> None:
     made: list[int] = []
     fresh = lambda noise: made.append(noise) or Counting()  # noqa: E731
-    private = make(ThreatModel(weights="simulated"), fresh=fresh, deployed_noise_key=77)
+    private = make(ThreatModel(weights="simulated", bank=True), fresh=fresh, deployed_noise_key=77)
     private.simulate(), private.simulate()
-    make(ThreatModel(weights="simulated", randomness="shared"), fresh=fresh, deployed_noise_key=77).simulate()
+    make(
+        ThreatModel(weights="simulated", bank=True, randomness="shared"), fresh=fresh, deployed_noise_key=77
+    ).simulate()
     assert made[2] == 77 and len(set(made)) == 3

@@ -38,7 +38,10 @@ def test_files_beside_the_configuration_are_plug_ins(tmp_path: Path) -> None:
     path = beside(tmp_path, "defenses", "mine.py", SOUND)
     beside(tmp_path, "defenses", "shared_code.py", "raise RuntimeError('is not a plug-in, must not be imported')")
     registry.load_all(path)
-    assert registry.defenses["mine"].version == 3 and registry.attacks["asker"].preset["queries"] == 2
+    assert registry.defenses["mine"].version == 3 and registry.attacks["asker"].resolved().preset == {
+        "weights": "none",
+        "queries": 2,
+    }
     assert registry.broken_files == {}
     assert registry.defenses["mine"].origin.endswith("mine.py")
 
@@ -82,6 +85,7 @@ def test_a_plug_in_that_is_asked_for_must_load(tmp_path: Path) -> None:
 def test_entry_points_of_packages_are_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     points = {
         "bench.defenses": [
+            EntryPoint("rmc", "tests.planted:Counting", "bench.defenses"),
             EntryPoint("packaged", "tests.planted:Counting", "bench.defenses"),
             EntryPoint("gone", "tests.nowhere:Gone", "bench.defenses"),
         ],
@@ -94,6 +98,7 @@ def test_entry_points_of_packages_are_plug_ins(monkeypatch: pytest.MonkeyPatch) 
     registry.load_all()
     assert registry.defenses.load("packaged").__name__ == "Counting"
     assert registry.attacks.load("asker").__name__ == "Asker"
+    assert any("registered twice" in reason for reason in registry.broken_files.values())  # and breaks nothing else
     for names, name in ((registry.defenses, "gone"), (registry.attacks, "lost")):
         with pytest.raises(BrokenPlugin, match=r"No module named 'tests\.nowhere'"):
             names.load(name)

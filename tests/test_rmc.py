@@ -113,7 +113,7 @@ def test_without_carry_every_answer_starts_from_theta_0(workbench) -> None:
 def test_the_training_split_is_that_of_the_paper(workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     rmc, x, _ = fitted(workbench, "rmc")
     seen: list[tuple[np.ndarray, np.ndarray]] = []
-    monkeypatch.setattr(rmc, "_fine_tune", lambda training, held_out, draws: seen.append((training, held_out)))
+    monkeypatch.setattr(rmc, "_fine_tune", lambda bank, training, held_out, draws: seen.append((training, held_out)))
     rows = rmc._adapt(x[:1], 1)
     rmc._calibrate()
     (training, held_out), (random_rows, random_held_out) = seen
@@ -122,7 +122,7 @@ def test_the_training_split_is_that_of_the_paper(workbench, monkeypatch: pytest.
     assert len(random_held_out) == 128 // 8 and len(random_rows) == 128 - 128 // 8
     assert max(random_rows) >= rmc._bank.clean  # from all of D'
     clean, *_ = fitted(workbench, "rmc", defense__calibrate_on="clean")
-    monkeypatch.setattr(clean, "_fine_tune", lambda training, held_out, draws: seen.append((training, held_out)))
+    monkeypatch.setattr(clean, "_fine_tune", lambda bank, training, held_out, draws: seen.append((training, held_out)))
     clean._calibrate()
     assert max(seen[-1][0]) < clean._bank.clean
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -65,10 +68,14 @@ def test_a_dead_holder_is_followed_at_once_on_this_host_and_after_a_minute_on_an
     claim(store)
     pretend(store, pid=2**22 + 1)
     assert claim(store) is Claim.MINE
+    zombie = subprocess.Popen(["true"])
+    while psutil.Process(zombie.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    pretend(store, pid=zombie.pid, process_start=psutil.Process(zombie.pid).create_time())
+    assert claim(store) is Claim.MINE
+    zombie.wait()
     pretend(store, process_start=1.0)  # the number of a dead process, given to a new one
     assert claim(store) is Claim.MINE
-    import time
-
     pretend(store, host="elsewhere", heartbeat=time.time() - 30)
     assert claim(store) is Claim.HELD
     pretend(store, heartbeat=time.time() - 61)
@@ -115,13 +122,15 @@ def test_rows_of_another_environment_are_not_mixed(store: Store) -> None:
     claim(store)
     store.release(key())
     other = {"environment": {"torch": "2", "device": "cpu"}}
-    assert claim(store, provenance=other) is Claim.MINE  # nothing was written yet
+    assert claim(store, provenance=other) is Claim.MINE  # nothing was written yet: the run is the new one's
     store.commit(key(), rows(0, 2), "f" * 64, Resume(2, 2, ""), Meter(), 0.0)
     store.release(key())
-    with pytest.raises(StoreError, match=r"torch 1 then, 2 now.*--rerun all"):
-        claim(store, provenance=other)
-    assert claim(store, "all", other) is Claim.MINE
-    assert store.find(key()).provenance == other  # type: ignore[union-attr]
+    for refuse in (lambda: claim(store), lambda: store.check_resumable(key(), PROVENANCE)):
+        with pytest.raises(StoreError, match=r"torch 2 then, 1 now.*--rerun all"):
+            refuse()
+    store.check_resumable(key(), other)
+    assert claim(store, "all") is Claim.MINE
+    assert store.find(key()).provenance == PROVENANCE  # type: ignore[union-attr]
 
 
 def test_a_number_that_is_none_survives(store: Store) -> None:

@@ -45,7 +45,7 @@ def _names(
     from bench import registry
     from bench.config import find
 
-    registry.load_all(find(config), plugins)
+    registry.load_all(find(config), plugins, strict=False)
     kinds = {
         "defenses": registry.defenses,
         "attacks": registry.attacks,
@@ -61,7 +61,7 @@ def _names(
 
 
 def _entry(entry: Any, check: bool) -> dict[str, Any]:
-    row = {"name": entry.name, "summary": entry.summary, "origin": entry.origin, "broken": entry.broken}
+    row = {"name": entry.name, "summary": entry.summary, "origin": entry.origin, "broken": ""}
     if check:
         try:
             entry.load()

@@ -13,6 +13,7 @@ from bench.contracts import BLOCK, labels_of
 from bench.draws import generator
 from bench.game import Chunk, ChunkMaker, Crafted, Meter, craft, make_row
 from bench.judge import admitted, rule
+from bench.oracle import Oracle
 from bench.protocols import Resume
 from bench.serving import Serving, seen_with
 from bench.spec import RunSpec
@@ -32,10 +33,12 @@ def play_probe(bench: Workbench, spec: RunSpec, game: int, resume: Resume, meter
 
     x, y = bench.points(spec, indices)
     seen = seen_with(spec.threat.known, p, generator(spec.seed, "known", game))
-    crafted = _craft(bench, spec, game, serving, background[:p][seen.to(background.device)], places, meter)
+    company = background[p + delay :] if spec.game.batch else None
+    observed = background[:p][seen.to(background.device)]
+    oracle = bench.oracle(spec, game, serving, observed, company)
+    crafted = _craft(bench, spec, oracle, places, meter)
 
     _serve_background(bench, serving, background[p : p + delay], meter)
-    company = background[p + delay :] if spec.game.batch else None
     rulings = rule(x, crafted.images, spec.threat, bench.attack(spec).kind == "budget")
     served = admitted(x, crafted.images, rulings)
     chunks = ChunkMaker(serving, bench.settings.chunk, bench.settings.checkpoint_s)
@@ -80,6 +83,7 @@ def _serve_background(bench: Workbench, serving: Serving, x: torch.Tensor, meter
     start = serving.seconds
     serving.catch_up(x, lambda done: bench.report(f"background {done}/{len(x)}"))
     meter.defense_s += serving.seconds - start
+    meter.background = serving.cost
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,7 @@ def _probe(serving: Serving, x: torch.Tensor, company: torch.Tensor | None) -> _
     return _Answers(labels, serving.defense.adaptation_steps - steps, serving.seconds - seconds)
 
 
-def _craft(
-    bench: Workbench, spec: RunSpec, game: int, serving: Serving, seen: torch.Tensor, places: list[int], meter: Meter
-) -> Crafted:
+def _craft(bench: Workbench, spec: RunSpec, oracle: Oracle, places: list[int], meter: Meter) -> Crafted:
     """Proposed images for the victims at these places of the seeded order."""
     attack = bench.attack(spec)
     parts = []
@@ -109,7 +111,6 @@ def _craft(
         for place in places:
             parts.append(bench.crafted(spec, place // size).rows([place % size]))
     else:
-        oracle = bench.oracle(spec, game, serving, seen)
         size = attack.block or len(places)
         for first in range(0, len(places), size):
             indices = [spec.order[place] for place in places[first : first + size]]

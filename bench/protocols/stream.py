@@ -35,7 +35,7 @@ def play_stream(bench: Workbench, spec: RunSpec, game: int, resume: Resume, mete
     chunks = ChunkMaker(serving, bench.settings.chunk, bench.settings.checkpoint_s)
     step = {"static": BLOCK, "online": 1, "batch": spec.game.batch}[spec.kind]
     if spec.kind == "batch" and spec.n % step:
-        meter.flags["short-batch"] = f"the last batch holds {spec.n % step} of {step} points"
+        meter.flags["short-batch"] = f"the last batch of a game holds {spec.n % step} of {step} points"
     for first in range(start - start % step, spec.n, step):
         here = places[first : first + step]
         indices = [spec.order[place] for place in here]
@@ -82,8 +82,10 @@ class _Crafts:
         self._meter = meter
         deployed = None if spec.game.protocol == "replay" else serving
         self._oracle = bench.oracle(spec, game, deployed)
-        sees_state = spec.threat.weights in ("simulated", "adapted") or bool(spec.threat.queries)
-        self._late = sees_state and spec.kind != "static" and spec.game.protocol == "stream"
+        #: the order that blocks are cut from: a replayed sequence is crafted as it will be served
+        self._order = stream_order(spec, game) if spec.game.protocol == "replay" else list(range(spec.n))
+        self._where = {place: i for i, place in enumerate(self._order)}
+        self._late = spec.sees_state and spec.kind != "static" and spec.game.protocol == "stream"
         self._blocks: dict[int, Crafted] = {}
 
     def at(self, places: list[int]) -> Crafted:
@@ -91,9 +93,10 @@ class _Crafts:
         if self._late:
             return self._craft([self._spec.order[place] for place in places])
         size = self._attack.block or self._spec.n
+        spots = [self._where[place] for place in places]
         parts = [
-            self._block(block).rows([place - block * size for place in run])
-            for block, run in groupby(places, key=lambda place: place // size)
+            self._block(block).rows([spot - block * size for spot in run])
+            for block, run in groupby(spots, key=lambda spot: spot // size)
         ]
         return Crafted.join(parts)
 
@@ -103,7 +106,8 @@ class _Crafts:
                 crafted = self._bench.crafted(self._spec, block)
             else:
                 size = self._attack.block or self._spec.n
-                crafted = self._craft(self._spec.indices[block * size : (block + 1) * size])
+                places = self._order[block * size : (block + 1) * size]
+                crafted = self._craft([self._spec.order[place] for place in places])
             self._blocks[block] = crafted
         return self._blocks[block]
 

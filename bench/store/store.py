@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 from sqlalchemy import CursorResult, Engine, delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from bench.errors import RunError, StoreError, UnknownName
@@ -27,6 +27,10 @@ from bench.store.tables import ExampleRow, GameRow, ImageRow, RunRow
 
 #: seconds without a heartbeat after which a run on another host is taken for dead
 LEASE_S = 60.0
+
+
+#: a process start is computed from the boot time, which moves a little when the clock is set
+START_SLACK_S = 5.0
 
 
 class LeaseLost(RunError):
@@ -72,6 +76,9 @@ class GameRecord:
     attack_s: float
     defense_s: float
     wall_s: float
+    background_answers: int
+    background_steps: int
+    background_s: float
     flags: dict[str, str]
 
     @property
@@ -96,7 +103,10 @@ class Holder:
         if self.host != socket.gethostname():
             return time.time() - heartbeat < LEASE_S
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.process_start) < 1.0
+            process = psutil.Process(self.pid)
+            if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):  # killed, and nobody has waited for it
+                return False
+            return abs(process.create_time() - self.process_start) < START_SLACK_S
         except psutil.NoSuchProcess:
             return False
 
@@ -136,9 +146,16 @@ class Store:
             fresh = True
         else:
             return Claim.FINISHED
-        if not fresh and self.count_rows(record.key):
+        fresh = fresh or not self.count_rows(record.key)
+        if not fresh:
             _same_environment(record, provenance)
         return self._take_over(record, clean_key, provenance, fresh)
+
+    def check_resumable(self, key: str, provenance: dict[str, Any]) -> None:
+        """Raise `StoreError` where the run has rows of another environment that going on would mix with."""
+        record = self.find(key)
+        if record is not None and record.status == "RUNNING" and self.count_rows(key):
+            _same_environment(record, provenance)
 
     def _begin(self, spec: RunSpec, clean_key: str | None, provenance: dict[str, Any]) -> Claim:
         now = time.time()
@@ -198,15 +215,19 @@ class Store:
         if not _count(written):
             raise LeaseLost(f"The run {key[:12]} was taken over by another process.")
 
-    def heartbeat(self, keys: Iterable[str]) -> None:
-        """Say that the holder of these runs is alive."""
-        with Session(self._engine) as session, session.begin():
-            session.execute(
-                update(RunRow)
-                .where(RunRow.key.in_(list(keys)), RunRow.host == self._me.host, RunRow.pid == self._me.pid)
-                .where(RunRow.status == "RUNNING")
-                .values(heartbeat=time.time())
-            )
+    def heartbeat(self, keys: Iterable[str]) -> bool:
+        """Say that the holder of these runs is alive. False where the database was busy: the next beat repeats it."""
+        try:
+            with Session(self._engine) as session, session.begin():
+                session.execute(
+                    update(RunRow)
+                    .where(RunRow.key.in_(list(keys)), RunRow.host == self._me.host, RunRow.pid == self._me.pid)
+                    .where(RunRow.status == "RUNNING")
+                    .values(heartbeat=time.time())
+                )
+        except DBAPIError:
+            return False
+        return True
 
     def release(self, key: str) -> None:
         """Give the lease back with the run unfinished; anybody may go on with it at once."""
@@ -251,7 +272,7 @@ class Store:
         if row is None:
             row = GameRow(
                 run=key, game=game, rows=0, served=0, digest="", done=False, attack_s=0.0, defense_s=0.0, wall_s=0.0,
-                flags={},
+                background_answers=0, background_steps=0, background_s=0.0, flags={},
             )  # fmt: skip
             session.add(row)
         return row
@@ -351,6 +372,10 @@ def _add_seconds(row: GameRow, meter: Meter, wall_s: float) -> None:
     row.attack_s += meter.attack_s
     row.defense_s += meter.defense_s
     row.wall_s += wall_s
+    if meter.background.answers:
+        row.background_answers = meter.background.answers
+        row.background_steps = meter.background.steps
+        row.background_s = meter.background.seconds
     row.flags = {**row.flags, **meter.flags}
 
 

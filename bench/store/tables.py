@@ -52,6 +52,9 @@ class GameRow(Table):
     attack_s: Mapped[float] = mapped_column(Float(53), default=0.0)
     defense_s: Mapped[float] = mapped_column(Float(53), default=0.0)
     wall_s: Mapped[float] = mapped_column(Float(53), default=0.0)
+    background_answers: Mapped[int] = mapped_column(default=0)
+    background_steps: Mapped[int] = mapped_column(default=0)
+    background_s: Mapped[float] = mapped_column(Float(53), default=0.0)
     flags: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 

@@ -42,6 +42,9 @@ def upgrade() -> None:
         sa.Column("attack_s", sa.Float(53), nullable=False),
         sa.Column("defense_s", sa.Float(53), nullable=False),
         sa.Column("wall_s", sa.Float(53), nullable=False),
+        sa.Column("background_answers", sa.Integer, nullable=False),
+        sa.Column("background_steps", sa.Integer, nullable=False),
+        sa.Column("background_s", sa.Float(53), nullable=False),
         sa.Column("flags", sa.JSON, nullable=False),
     )
     op.create_table(

@@ -1,0 +1,103 @@
+"""The open sections of bench.toml, which hold values by name: every name and key in them must mean something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any, get_args
+
+from bench import registry
+from bench.config import Config
+from bench.errors import BadValue, BrokenPlugin, UnknownName
+from bench.threat import Norm, ThreatModel
+
+#: which keys of [game] each protocol has
+PROTOCOLS: dict[str, tuple[str, ...]] = {"stream": ("repeats",), "probe": ("p", "trials"), "replay": ("repeats",)}
+GAME_KEYS = ("protocol", *dict.fromkeys(name for names in PROTOCOLS.values() for name in names))
+
+
+def check_sections(config: Config) -> None:
+    """Raise `UnknownName` for a name or a key that nothing knows, with the nearest one; `BadValue` for a non-table."""
+    _check_plugins("", config.base, config.defense, config.attack)
+    _check_keys("game", config.game, GAME_KEYS)
+    families = {_family(entry) for entry in (*registry.defenses, *registry.attacks)}
+    for family, recipes in config.recipe.items():
+        _check_name("recipe", family, families)
+        known = _recipe_keys(family)
+        for recipe, values in recipes.items():
+            for part in (values, *(_table(f"recipe.{family}.{recipe}", n, v) for n, v in _own(values))):
+                keys = [key for key, value in part.items() if not isinstance(value, dict)]
+                if known is not None:
+                    _check_keys(f"recipe.{family}.{recipe}", keys, known)
+            for name, _ in _own(values):
+                _check_name(f"recipe.{family}.{recipe}", name, [entry.name for entry in registry.datasets])
+    for name, values in config.dataset.items():
+        _check_dataset(name, values)
+
+
+def _check_dataset(name: str, values: dict[str, Any]) -> None:
+    where = f"dataset.{name}"
+    _check_name("dataset", name, [entry.name for entry in registry.datasets])
+    tables = ("eps", "game", "threat", "base", "defense", "attack")
+    params = registry.datasets.load(name).Params.model_fields
+    _check_keys(where, values, [*params, *tables])
+    _check_keys(f"{where}.eps", _table(where, "eps", values.get("eps", {})), get_args(Norm))
+    _check_keys(f"{where}.game", _table(where, "game", values.get("game", {})), GAME_KEYS)
+    threat = [field.name for field in fields(ThreatModel)]
+    _check_keys(f"{where}.threat", _table(where, "threat", values.get("threat", {})), threat)
+    plugins = [_table(where, section, values.get(section, {})) for section in ("base", "defense", "attack")]
+    _check_plugins(f"{where}.", *plugins)
+
+
+def _check_plugins(prefix: str, base: dict[str, Any], defense: dict[str, Any], attack: dict[str, Any]) -> None:
+    sections = (("base", base, registry.defenses), ("defense", defense, registry.defenses))
+    for section, values, names in (*sections, ("attack", attack, registry.attacks)):
+        for name, keys in values.items():
+            _check_name(f"{prefix}{section}", name, [entry.name for entry in names])
+            try:
+                known = set(names.load(name).Params.model_fields)
+            except BrokenPlugin:
+                continue  # it is told where it is asked for; here nothing can be said of its keys
+            more = ["seed"] if section == "base" else []
+            _check_keys(f"{prefix}{section}.{name}", _table(f"{prefix}{section}", name, keys), [*known, *more])
+
+
+def _family(entry: registry.Entry) -> str:
+    try:
+        return entry.load().recipe_family or entry.name
+    except BrokenPlugin:
+        return entry.name
+
+
+def _recipe_keys(family: str) -> set[str] | None:
+    """Parameters of everything in a recipe family; None where something of it does not load."""
+    known: set[str] = set()
+    for entry in (*registry.defenses, *registry.attacks):
+        try:
+            if _family(entry) == family:
+                known |= set(entry.load().Params.model_fields)
+        except BrokenPlugin:
+            return None
+    return known
+
+
+def _own(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The parts of a recipe that are for one dataset."""
+    return [(name, value) for name, value in values.items() if isinstance(value, dict)]
+
+
+def _table(where: str, name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadValue(f"{where}.{name} in bench.toml is {value!r}; it is a section with keys of its own.")
+    return value
+
+
+def _check_name(section: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise UnknownName("section of bench.toml", f"{section}.{name}", [f"{section}.{other}" for other in known])
+
+
+def _check_keys(section: str, given: Iterable[str], known: Iterable[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise UnknownName(f"key of [{section}] in bench.toml", key, known)
