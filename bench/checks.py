@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench import registry
 from bench.config import Config
-from bench.contracts import Defense, State
+from bench.contracts import Defense, State, probe
 from bench.data.task import TaskFacts, TaskParams
 from bench.draws import Draws
 from bench.errors import BenchError, one_line
@@ -49,7 +49,8 @@ def run_checks(name: str, kind: str, config: Config, bench: Workbench, dataset: 
     """All checks of one plug-in; `kind` is `defense` or `attack`. A check that raises has failed."""
     facts_of = _facts_of(bench)
     if kind == "defense":
-        request = Request(defenses=(name,), attacks=("clean",), bases=(base,), datasets=(dataset,), n=POINTS)
+        count = max(POINTS, 3 * int(registry.defenses.load(name).batch_size))
+        request = Request(defenses=(name,), attacks=("clean",), bases=(base,), datasets=(dataset,), n=count)
         spec = plan([request], config, facts_of)[0].spec
         subject = DefenseSubject(bench, spec)
         return [_result(check, subject) for check in DEFENSE_CHECKS]
@@ -112,6 +113,7 @@ class DefenseSubject:
 
     @property
     def company(self) -> Tensor | None:
+        """The rest of a batch, for a batch defense."""
         return self.x[-(self.batch - 1) :] if self.spec.game.batch > 1 else None
 
 
@@ -138,7 +140,7 @@ def check_cutting_the_stream_changes_nothing(subject: DefenseSubject) -> str:
     """The same stream in one call and in several gives the same answers."""
     whole = subject.fresh().predict(subject.x)
     twin, parts, start = subject.fresh(), [], 0
-    for size in (1, 2, 3, 1, 5):
+    for size in (1, 2, 3, 1, 5, len(subject.x)):
         stop = min(start + size * subject.batch, len(subject.x))
         if stop > start:
             parts.append(twin.predict(subject.x[start:stop]))
@@ -230,8 +232,8 @@ def check_probe_equals_fork_and_predict(subject: DefenseSubject) -> str:
     half = _half(subject)
     defense.predict(subject.x[:half])
     before = copy.deepcopy(defense.snapshot())
-    points = subject.x[half : half + 3]
-    found = defense.probe(points, company=subject.company)
+    points = subject.x[half : half + 2]
+    found = probe(defense, points, None, subject.company)
     demand(same_state(defense.snapshot(), before), "probe changed the state")
     for i in range(len(points)):
         batch = points[i : i + 1] if subject.company is None else torch.cat([subject.company, points[i : i + 1]])
@@ -245,7 +247,7 @@ def check_probe_equals_fork_and_predict(subject: DefenseSubject) -> str:
 def check_declared_randomness_is_true(subject: DefenseSubject) -> str:
     """Five other draws differ if and only if the defense says that it is randomised."""
     defense = subject.fresh()
-    draws = [defense.probe(subject.x[:2], draw=i, company=subject.company) for i in range(5)]
+    draws = [probe(defense, subject.x[:2], i, subject.company) for i in range(5)]
     differ = any(not torch.equal(draws[0], other) for other in draws[1:])
     demand(differ or not defense.randomised, "declared randomised, but five draws gave the same logits")
     demand(defense.randomised or not differ, "other draws give other logits, but it is not declared randomised")
@@ -289,6 +291,12 @@ def check_the_proxy_has_gradients(subject: DefenseSubject) -> str:
     before = proxy(subject.x).detach()
     defense.predict(subject.x)
     demand(torch.equal(proxy(subject.x).detach(), before), "the proxy changed with later answers: return a frozen copy")
+    expected = probe(defense, subject.x[:2], None, subject.company)
+    with torch.no_grad():
+        for weight in defense.proxy().parameters():
+            weight.zero_()
+    found = probe(defense, subject.x[:2], None, subject.company)
+    demand(torch.equal(found, expected), "writing into the proxy changed the defense: return a copy")
     return f"{zero:.0%} of the gradients are exactly zero"
 
 
@@ -408,14 +416,24 @@ def check_no_radius_no_change(subject: AttackSubject) -> str:
 def check_remembers_nothing(subject: AttackSubject) -> str:
     """The attack object holds the same before and after a call."""
     attack = subject.bench.attack(subject.spec)
-    before = set(vars(attack))
+    before = copy.deepcopy(vars(attack))
     serving = subject.bench.serving(subject.spec, subject.spec.noise_key(0))
     oracle = subject.bench.oracle(subject.spec, 0, serving)
     oracle.begin(subject.x, subject.y, subject.spec.indices)
     attack.perturb(oracle, subject.x.clone(), subject.y, Draws(0, "check", subject.spec.indices))
-    new = set(vars(attack)) - before
-    demand(not new, f"a call left {sorted(new)} on the attack; what it remembers belongs in the oracle")
+    changed = sorted(name for name, value in vars(attack).items() if not _same(value, before.get(name, _NOTHING)))
+    demand(not changed, f"a call left {changed} on the attack; what it remembers belongs in the oracle")
     return "nothing is kept between calls"
+
+
+_NOTHING = object()
+
+
+def _same(a: object, b: object) -> bool:
+    """Equal values, where tensors and arrays compare by content."""
+    if isinstance(a, (Tensor, np.ndarray)) or isinstance(b, (Tensor, np.ndarray)):
+        return type(a) is type(b) and bool(np.array_equal(np.asarray(a), np.asarray(b)))
+    return a == b
 
 
 ATTACK_CHECKS: tuple[Check, ...] = (

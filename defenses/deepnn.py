@@ -2,8 +2,7 @@
 
 The baseline of Wu, Yuan, Wu, ICML 2020 (after Papernot and McDaniel, Deep k-Nearest Neighbors, 2018, without the
 credibility score). The slides do not give K; 20 is our reading. A tie goes to the smaller label. Logits are the log of
-the smoothed vote,
-(votes + 1) / (K + classes).
+the smoothed vote, (votes + 1) / (K + classes).
 
 The vote has no gradient. `proxy()` relaxes it: per class the nearest `proxy_neighbours / classes` images vote with
 weights exp(-d^2 / (T s)), d the feature distance, s the mean squared distance of all of them, T `proxy_temperature`.

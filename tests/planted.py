@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import torch
@@ -34,7 +35,7 @@ class Wrapped(StaticDefense):
             return self.network(x)
 
     def proxy(self) -> nn.Module:
-        return self.network
+        return copy.deepcopy(self.network)
 
 
 class Counting(OnlineDefense):
@@ -68,7 +69,7 @@ class Counting(OnlineDefense):
         return twin
 
     def proxy(self) -> nn.Module:
-        return self.network
+        return copy.deepcopy(self.network)
 
 
 class Batched(BatchDefense):
@@ -99,7 +100,7 @@ class Batched(BatchDefense):
         return twin
 
     def proxy(self) -> nn.Module:
-        return self.network
+        return copy.deepcopy(self.network)
 
 
 class HiddenRandomness(Wrapped):
@@ -340,3 +341,58 @@ class Greedy(Attack):
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         while True:
             oracle.query(x)
+
+
+class LivingProxy(Wrapped):
+    """Hands out the network that answers."""
+
+    def fit(self, task: Any, base: Defense | None, context: Context) -> None:
+        super().fit(task, base, context)
+        self.network = copy.deepcopy(self.network)
+
+    def proxy(self) -> nn.Module:
+        return self.network
+
+
+class BigBatches(Batched):
+    """A batch defense with large batches: sound."""
+
+    batch_size = 16
+
+
+class Exiting(Attack):
+    """Leaves the program."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        raise SystemExit(3)
+
+
+class Appends(Attack):
+    """Keeps what it saw in a list that was there before."""
+
+    def __init__(self, params: Any = None) -> None:
+        super().__init__(params)
+        self.seen: list[int] = []
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        self.seen.append(len(x))
+        return x
+
+
+class Prober(Attack):
+    """Says on its class how it is played."""
+
+    preset: ClassVar[dict[str, Any]] = {"weights": "adapted", "bank": True}
+    free: ClassVar[tuple[str, ...]] = ("delay",)
+    protocol: ClassVar[Any] = "probe"
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        return x
+
+
+class Validating(Wrapped):
+    """Raises what it should not while it is planned."""
+
+    @classmethod
+    def validate(cls, params: Any, facts: Any) -> None:
+        raise KeyError("sides")

@@ -32,7 +32,7 @@ def test_every_registered_attack_keeps_the_contract(workbench: Workbench, name: 
     assert [r for r in results.values() if not r.passed] == []
 
 
-@pytest.mark.parametrize("cls", [planted.Wrapped, planted.Counting, planted.Batched])
+@pytest.mark.parametrize("cls", [planted.Wrapped, planted.Counting, planted.Batched, planted.BigBatches])
 def test_sound_plug_ins_of_all_three_kinds_pass(workbench: Workbench, cls: type) -> None:
     registry.register_defense("sound", cls)
     assert [r for r in run(workbench, "sound", "defense").values() if not r.passed] == []
@@ -54,6 +54,7 @@ def test_sound_plug_ins_of_all_three_kinds_pass(workbench: Workbench, cls: type)
         (planted.WrongShapeDefense, "answers finite logits"),
         (planted.RaisingDefense, "answers finite logits"),
         (planted.DeadProxy, "the proxy has gradients"),
+        (planted.LivingProxy, "the proxy has gradients"),
     ],
 )
 def test_a_planted_fault_trips_its_check(workbench: Workbench, cls: type, check: str) -> None:
@@ -73,6 +74,7 @@ def test_a_planted_fault_trips_its_check(workbench: Workbench, cls: type, check:
         (planted.GlobalRandomAttack, "same seed same images"),
         (planted.NoisyAtZero, "no radius no change"),
         (planted.Remembers, "remembers nothing"),
+        (planted.Appends, "remembers nothing"),
         (planted.AsksForWeights, "returns images of the right shape"),
     ],
 )

@@ -55,6 +55,9 @@ def test_the_main_job_prints_one_object_with_the_promised_fields(bench: Bench) -
     assert set(run["seconds"]) == {"attack", "defense", "harness", "total"}
     assert run["seconds"]["total"] == pytest.approx(sum(run["seconds"][k] for k in ("attack", "defense", "harness")))
     assert run["ledger"]["forwards"] == run["ledger"]["backwards"] == 6 * 5 and run["ledger"]["adaptation_steps"] > 0
+    # 2 games serve 4 + 3 points; 128 neighbours: one batch to adapt, one to calibrate
+    assert run["ledger"]["background_steps"] == 2 * 7 * 2 and run["ledger"]["adaptation_steps"] == 6
+    assert run["answer_s"] > 0 and run["probe_s"] > 0
     for name in ("clean_accuracy", "robust_accuracy"):
         estimate = run[name]
         assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
@@ -102,6 +105,7 @@ def test_one_failing_run_stops_no_other_and_its_reason_is_kept(bench: Bench, plu
         ("regular", "x-asksforweights", "grants no weights"),
         ("regular", "x-unlimited", "budget of 3 queries"),
         ("x-nandefense", "pgd-skip", "not finite"),
+        ("regular", "x-exiting", "SystemExit: 3"),
     ],
 )
 def test_a_plug_in_that_breaks_fails_its_run_with_the_reason(
@@ -225,6 +229,53 @@ def test_list_names_everything_and_shows_what_is_broken(bench: Bench, tmp_path: 
     assert "Did you mean 'attacks'" in bench("list", "atacks").err
 
 
+def test_a_plug_in_that_is_none_is_one_line(bench: Bench, tmp_path: Path, plugins: list[str]) -> None:
+    (tmp_path / "odd.py").write_text(
+        "from bench import register_attack, register_defense, StaticDefense\n"
+        "class Half(StaticDefense):\n    pass\n"
+        "register_defense('object', object)\nregister_defense('half', Half)\nregister_attack('number', 3)\n"
+    )
+    odd = ["--plugin", "odd.py"]
+    for cell, message in (
+        (["--defense", "object", "--attack", "clean"], "no subclass of bench.Defense"),
+        (["--defense", "half", "--attack", "clean"], "lacks answer, fit, proxy"),
+        (["--defense", "regular", "--attack", "number"], "no subclass of bench.Attack"),
+    ):
+        done = bench("run", *cell, *odd)
+        assert done.code == 2 and done.err.count("\n") == 1 and message in done.err
+    assert bench("list", "--check", *odd).out.count("BROKEN") == 3
+    done = bench("run", "--defense", "x-validating", "--attack", "clean", *plugins)
+    assert done.code == 2 and "cannot be made: KeyError" in done.err and done.err.count("\n") == 1
+    (tmp_path / "bad.py").write_text("import sys\nsys.exit(0)")
+    listed = bench("list", "defenses", "--plugin", "bad.py")
+    assert listed.code == 0 and "BROKEN: SystemExit" in listed.out and "rmc" in listed.out
+    assert bench("run", "--defense", "rmc", "--attack", "pgd", "--plugin", "bad.py").code == 2
+
+
+def test_what_a_class_says_of_its_attack_holds(bench: Bench, plugins: list[str]) -> None:
+    (plan,) = bench("run", "--defense", "rmc", "--attack", "x-prober", "--dry-run", "--json", *plugins,
+                    *sets(threat__delay=3)).runs  # fmt: skip
+    assert plan["protocol"] == "probe" and plan["spec"]["threat"]["weights"] == "adapted"
+    assert plan["spec"]["threat"]["delay"] == 3
+
+
+def test_the_same_plug_in_in_another_folder_is_the_same_run(bench: Bench, tmp_path: Path, plugins: list[str]) -> None:
+    other = tmp_path / "elsewhere" / "renamed.py"
+    other.parent.mkdir()
+    other.write_text(PLUGINS)
+    cell = ("run", "--defense", "regular", "--attack", "x-prober", "--dry-run", "--json")
+    assert bench(*cell, *plugins).runs[0]["run"] == bench(*cell, "--plugin", other).runs[0]["run"]
+
+
+def test_an_empty_file_is_an_empty_database(bench: Bench, tmp_path: Path) -> None:
+    """What a kill between the making of the file and of the tables leaves."""
+    (tmp_path / "empty.db").touch()
+    assert bench("list", "runs", "--db", "empty.db").code == 2
+    assert bench("run", "--defense", "rmc", "--attack", "pgd", "--db", "empty.db", "--dry-run").code == 0
+    done = bench("run", "--defense", "regular", "--attack", "clean", "-n", 3, "--db", "empty.db", "--workers", 1, *BASE)
+    assert done.code == 0
+
+
 def test_show_and_export_give_the_rows(bench: Bench, tmp_path: Path) -> None:
     command = ("run", "--defense", "rmc", "--attack", "pgd", "-n", 4, "--json", "--workers", 1, *FAST)
     run = bench(*command).runs[0]
@@ -247,7 +298,9 @@ def test_show_and_export_give_the_rows(bench: Bench, tmp_path: Path) -> None:
     assert bench("export", "--format", "parquet", "--out", "rows.parquet").code == 0
     parquet = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "rows.parquet")
     assert parquet.num_rows == 8  # with the paired clean run
-    for args in (["--format", "xml"], ["--format", "parquet"], ["--out", "no/where.json"]):
+    assert json.loads(bench("export", run["run"], "--json", "--data-dir", "anywhere").out) == exported
+    for args in (["--format", "xml"], ["--format", "parquet"], ["--out", "no/where.json"], ["--out", "."],
+                 ["--format", "parquet", "--out", "."], ["--json", "--format", "csv"]):  # fmt: skip
         wrong = bench("export", *args)
         assert wrong.code == 2 and wrong.err.count("\n") == 1
 

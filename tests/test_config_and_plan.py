@@ -52,8 +52,9 @@ def test_layers_go_from_recipe_to_file_to_dataset_to_command_line() -> None:
     assert k(toml="[defense.rmc]\nk = 200\n", sets={"defense.k": "400"}) == 400
     paper = planned("rmc", sets={"defense.recipe": "paper"})[0].defense.params
     assert (paper["lr"], paper["epochs"], paper["patience"], paper["k"]) == (2.5e-5, 100, 5, 512)
-    own = planned("rmc", sets={"defense.recipe": "mine"}, toml="[recipe.rmc.mine]\nlr = 0.5\n")[0].defense.params
-    assert own["lr"] == 0.5
+    assert paper["copies"] == 4
+    own = planned("rmc", sets={"defense.recipe": "mine"}, toml="[recipe.rmc.mine]\nlr = 0.5\ncopies = 3\n")[0]
+    assert (own.defense.params["lr"], own.defense.params["copies"]) == (0.5, 3)
     with pytest.raises(UnknownName, match="recipe of rmc"):
         planned("rmc", sets={"defense.recipe": "fats"})
 
@@ -104,6 +105,12 @@ def test_runs_that_differ_by_seed_share_the_base_and_not_the_bank() -> None:
     assert planned("rmc")[0].craft_key == planned("deepnn")[0].craft_key  # crafted once for all runtime defenses
 
 
+def test_the_order_of_a_static_defense_is_not_repeated() -> None:
+    regular, rmc = planned("regular", "rmc", repeats=3)
+    assert (regular.game.repeats, rmc.game.repeats) == (1, 3)
+    assert regular.key == planned("regular")[0].key
+
+
 def test_streams_are_paired_with_their_clean_run() -> None:
     request = [Request(("rmc",), ("pgd", "clean", "pgd-skip"))]
     items = {item.spec.attack.name: item for item in plan(request, config.load(None), facts_of(None))}
@@ -138,6 +145,12 @@ def test_streams_are_paired_with_their_clean_run() -> None:
         ({"bases": ("rmc",)}, "'rmc' is no base"),
         ({"norm": "l0", "attacks": ("pgd",), "eps": ("-3",)}, "eps is -3"),
         ({"repeats": 2, "attacks": ("pgd-skip",)}, "set game.trials instead"),
+        (
+            {"sets": {"game.protocol": "stream", "threat.known": "1"}, "attacks": ("pgd-skip-partial",)},
+            "a stream has none",
+        ),
+        ({"sets": {"game.protocol": "replay"}, "attacks": ("pgd-skip-partial",)}, "no meaning in the protocol replay"),
+        ({"sets": {"threat.eps": "0.1"}}, "threat.eps is fixed by --eps"),
         ({"datasets": ("mnits",)}, "Did you mean 'mnist'"),
         ({"bases": ("regulr",)}, "Did you mean 'regular'"),
     ],
@@ -158,6 +171,17 @@ def test_a_wrong_request_is_one_line_that_says_what_to_do(request_: dict[str, An
         ("[defense.rmc]\nkk = 3\n", "Did you mean 'k'"),
         ("[suite.s]\ncells = [{defense = ['rmc'], atack = ['pgd']}]\n", "suite.s.cells.0.at"),
         ("not toml", "no TOML file"),
+        ("[game]\npp = 3\n", "Did you mean 'p'"),
+        ("[dataset.digts]\ntrain_size = 3\n", "Did you mean 'dataset.digits'"),
+        ("[dataset.digits.game]\ntrails = 3\n", "Did you mean 'trials'"),
+        ("[dataset.digits.threat]\ndelya = 3\n", "Did you mean 'delay'"),
+        ("[dataset.digits.eps]\nlnf = 3\n", "Did you mean 'linf'"),
+        ("[dataset.digits.base.regulr]\nlr = 3\n", "Did you mean 'dataset.digits.base.regular'"),
+        ("[dataset.digits.base]\nregular = 3\n", "it is a section"),
+        ("[recipe.rcm.fast]\nk = 3\n", "Did you mean 'recipe.rmc'"),
+        ("[recipe.rmc.mine]\nkk = 3\n", "called 'kk'"),
+        ("[recipe.rmc.mine.digts]\nk = 3\n", "Did you mean 'recipe.rmc.mine.digits'"),
+        ("[attack.pgd-skip]\nstepz = 3\n", "Did you mean 'steps'"),
         ("[run]\nn = 'many'\n", "run.n in bench.toml is 'many'"),
     ],
 )

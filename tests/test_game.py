@@ -10,6 +10,7 @@ import torch
 
 from bench import registry
 from bench.cache import Cache
+from bench.errors import BadValue
 from bench.game import Meter, Row
 from bench.protocols import Resume, play
 from bench.protocols.probe import background_of, victims
@@ -199,6 +200,54 @@ def test_replay_crafts_on_simulated_copies_and_judges_on_a_fresh_defense(workben
     assert [row.adv_sha256 for row in rows] == [image_hash(image) for image in images]
     fresh = workbench.fitted(spec).fork(spec.noise_key(0))
     assert [row.answer for row in rows] == fresh.predict(images).argmax(1).tolist()
+
+
+def test_a_replayed_sequence_is_crafted_in_the_order_that_it_is_served(workbench: Workbench) -> None:
+    spec = plan_quick("rmc", "replayer", 5, {"game.repeats": 2})
+    order = [spec.order[place] for place in stream_order(spec, 1)]
+    assert order != spec.indices
+    seen: list[torch.Tensor] = []
+
+    class Watching(planted.Replayer):
+        def perturb(self, oracle, x, y, draws):  # type: ignore[no-untyped-def]
+            seen.append(x)
+            return super().perturb(oracle, x, y, draws)
+
+    registry.attacks._entries["replayer"] = replace(registry.attacks["replayer"], target=Watching)
+    rows = rows_of(workbench, spec, 1)
+    assert torch.equal(seen[0], workbench.points(spec, order)[0]) and [row.index for row in rows] == order
+
+
+def test_how_a_stream_is_cut_into_batches_is_part_of_its_digest(workbench: Workbench, tmp_path: Path) -> None:
+    spec = spec_of("batched", "clean", n=12)
+    bench = apart(workbench, tmp_path)
+    x, _ = bench.points(spec, spec.indices)
+    short, long = bench.serving(spec, 1), bench.serving(spec, 1)
+    short.catch_up(x[:10])  # 4, 4, 2
+    long.catch_up(x)  # 4, 4, 4: takes the state after 8 up, and not the one after 10
+    assert long.cost.answers == 12 and long.defense.snapshot().facts == {"batches": 3}
+    with pytest.raises(BadValue, match="multiples"):
+        spec_of("batched", "pgd-skip", n=3, game__p=6, game__trials=1)
+    with pytest.raises(BadValue, match="a query needs company"):
+        spec_of("batched", "asker", n=4)
+
+
+def test_an_attack_cannot_write_into_the_defense(workbench: Workbench) -> None:
+    class Vandal(planted.Attack):
+        def perturb(self, oracle, x, y, draws):  # type: ignore[no-untyped-def]
+            with torch.no_grad():
+                for weight in oracle.model().parameters():
+                    weight.zero_()
+            return x
+
+    for name, weights in (("vandal", "trained"), ("vandal-skip", "adapted")):
+        registry.register_attack(name, Vandal, preset={"weights": weights, "bank": True})
+    for defense in ("regular", "rmc", "deepnn"):
+        clean = [row.answer for row in rows_of(workbench, spec_of(defense, "clean", n=4))]
+        for attack in ("vandal", "vandal-skip"):
+            bench = Workbench(replace(workbench.settings, cache_root=workbench.settings.cache_root))
+            assert [row.answer for row in rows_of(bench, spec_of(defense, attack, n=4))] == clean
+            assert [row.answer for row in rows_of(bench, spec_of(defense, "clean", n=4))] == clean
 
 
 def test_queries_are_in_the_rows_and_served_ones_move_the_stream(workbench: Workbench) -> None:

@@ -35,7 +35,7 @@ def check(
     config: str | None,
 ) -> int:
     """Run the contract against one defense or attack. Exit code 1 if a check fails."""
-    session = open_session(config, plugins)
+    session = open_session(config, plugins, strict=False)
     from bench import registry
 
     for path, reason in registry.broken_files.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import config_option, db_option, json_option, open_session
+from bench.cli.options import config_option, db_option, json_option, open_session, unused_data_option, write_text
 from bench.errors import BadValue
 
 
@@ -17,6 +17,7 @@ from bench.errors import BadValue
 @click.option("--open", "show", is_flag=True, help="Open it in a browser.")
 @json_option
 @db_option
+@unused_data_option
 @config_option
 def leaderboard(out: str, show: bool, as_json: bool, db: str | None, config: str | None) -> int:
     """Render all finished runs as one HTML page that needs no network."""
@@ -30,9 +31,12 @@ def leaderboard(out: str, show: bool, as_json: bool, db: str | None, config: str
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise BadValue(f"--out {out!r} is a file; give a folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadValue(f"The folder {out!r} cannot be made: {error.strerror}; give --out another.") from None
     page = folder / "index.html"
-    page.write_text(render(rows), encoding="utf-8")
+    write_text(str(page), render(rows))
     if as_json:
         click.echo(json.dumps({"page": str(page), "runs": len(rows)}))
     else:

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from bench.cli.options import Session, config_option, db_option, json_option, open_session, plugin_option
+from bench.cli.options import (
+    Session,
+    config_option,
+    db_option,
+    json_option,
+    open_session,
+    plugin_option,
+    unused_data_option,
+)
 from bench.errors import BenchError, UnknownName, one_line
 
 KINDS = ("defenses", "attacks", "datasets", "models", "suites", "runs")
@@ -18,6 +26,7 @@ KINDS = ("defenses", "attacks", "datasets", "models", "suites", "runs")
 @click.option("--check", is_flag=True, help="Import every plug-in and say which are broken.")
 @json_option
 @db_option
+@unused_data_option
 @plugin_option
 @config_option
 def list_things(

@@ -36,6 +36,12 @@ def data_option(function: Function) -> Function:
     return click.option("--data-dir", metavar="DIR", help="Folder with the datasets; default: $BENCH_DATA.")(function)
 
 
+def unused_data_option(function: Function) -> Function:
+    """`--data-dir` for commands that read only the database: taken, so that one set of options fits all commands."""
+    option = click.option("--data-dir", metavar="DIR", expose_value=False, help="Taken, and not needed here.")
+    return option(function)
+
+
 def plugin_option(function: Function) -> Function:
     return click.option("--plugin", "plugins", metavar="FILE", multiple=True, help="A Python file with plug-ins.")(
         function
@@ -50,6 +56,14 @@ def set_option(function: Function) -> Function:
 
 def device_option(function: Function) -> Function:
     return click.option("--device", metavar="auto|cpu|cuda", default="auto", help="Where tensors live.")(function)
+
+
+def write_text(out: str, text: str) -> None:
+    """Write a file that the user named; `BadValue` where that cannot be."""
+    try:
+        Path(out).write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise BadValue(f"{out!r} cannot be written: {error.strerror}; give --out another.") from None
 
 
 @dataclass(frozen=True)
@@ -109,13 +123,13 @@ class Session:
         )
 
 
-def open_session(config: str | None, plugins: tuple[str, ...] = ()) -> Session:
-    """Find and read the configuration, and load the names of all plug-ins."""
+def open_session(config: str | None, plugins: tuple[str, ...] = (), strict: bool = True) -> Session:
+    """Find and read the configuration, and load the names of all plug-ins (see `registry.load_all` for strict)."""
     from bench import registry
     from bench.config import find, load
 
     path = find(config)
-    registry.load_all(path, plugins)
+    registry.load_all(path, plugins, strict)
     return Session(load(path), path, plugins)
 
 

@@ -6,12 +6,11 @@ import csv
 import io
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from bench.cli.options import config_option, db_option, json_option, open_session
+from bench.cli.options import config_option, db_option, json_option, open_session, unused_data_option, write_text
 from bench.errors import BadValue
 
 
@@ -20,6 +19,7 @@ from bench.errors import BadValue
 @click.option("--example", type=int, metavar="I", help="One example, by its index in the dataset.")
 @json_option
 @db_option
+@unused_data_option
 @config_option
 def show(run: str, example: int | None, as_json: bool, db: str | None, config: str | None) -> int:
     """One run (its key or a unique prefix), or one example of it."""
@@ -80,12 +80,19 @@ def _text(value: Any) -> str:
 
 @click.command()
 @click.argument("runs", nargs=-1)
-@click.option("--format", "form", metavar="csv|json|parquet", default="json", help="json: runs with their examples.")
+@click.option("--format", "form", metavar="csv|json|parquet", help="Default: json, runs with their examples.")
 @click.option("--out", metavar="FILE", help="Default: standard output.")
+@json_option
 @db_option
+@unused_data_option
 @config_option
-def export(runs: tuple[str, ...], form: str, out: str | None, db: str | None, config: str | None) -> int:
+def export(
+    runs: tuple[str, ...], form: str | None, out: str | None, as_json: bool, db: str | None, config: str | None
+) -> int:
     """Runs (default: all) and their examples as JSON, CSV or Parquet; a row of the last two is an example."""
+    if as_json and form not in (None, "json"):
+        raise BadValue(f"--json and --format {form} were both given; drop one.")
+    form = form or "json"
     if form not in ("csv", "json", "parquet"):
         raise BadValue(f"--format is {form!r}; give csv, json or parquet.")
     if form == "parquet" and out is None:
@@ -102,15 +109,8 @@ def export(runs: tuple[str, ...], form: str, out: str | None, db: str | None, co
     if out is None:
         sys.stdout.write(text)
     else:
-        _writable(out).write_text(text, encoding="utf-8", newline="")
+        write_text(out, text)
     return 0
-
-
-def _writable(out: str) -> Path:
-    path = Path(out)
-    if not path.parent.is_dir():
-        raise BadValue(f"The folder of --out {out!r} does not exist; make it first.")
-    return path
 
 
 RUN_COLUMNS = ("run", "status", "defense", "base", "attack", "dataset", "norm", "eps", "n", "seed", "protocol")
@@ -149,4 +149,7 @@ def _write_parquet(runs: list[dict[str, Any]], out: str) -> None:
         raise BadValue(
             "Parquet needs pyarrow; install it with: pip install 'adversarial-game-bench[parquet]'"
         ) from None
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(_flat(runs)), _writable(out))
+    try:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(_flat(runs)), out)
+    except OSError as error:
+        raise BadValue(f"{out!r} cannot be written: {error}; give --out another.") from None

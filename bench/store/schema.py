@@ -50,7 +50,9 @@ def connect(url: URL, create: bool) -> Engine | None:
     engine = _engine(url)
     try:
         with engine.connect() as connection:
-            _check(connection, url)
+            if not _check(connection, url) and not create:
+                engine.dispose()
+                return None
             if create:
                 if file is not None:  # kept in the file; only once it is known to be ours
                     connection.rollback()
@@ -86,8 +88,8 @@ def _sqlite_settings(connection: object, record: object) -> None:
     cursor.close()
 
 
-def _check(connection: Connection, url: URL) -> None:
-    """Raise `StoreError` for somebody else's database, and for one that a newer program made."""
+def _check(connection: Connection, url: URL) -> bool:
+    """Whether it is ours (False: empty). `StoreError` for somebody else's, and for one that a newer program made."""
     current = MigrationContext.configure(connection).get_current_revision()
     tables = set(inspect(connection).get_table_names())
     if current is None and tables:
@@ -100,6 +102,7 @@ def _check(connection: Connection, url: URL) -> None:
             f"{_shown(url)} was made by a newer version of this program (schema {current}); "
             f"update the program, or give --db another database."
         )
+    return current is not None
 
 
 def _upgrade(connection: Connection) -> None:
