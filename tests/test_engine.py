@@ -1,0 +1,76 @@
+"""Who does the jobs: the pool and this process do the same, and neither hangs on what a job does."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+
+import pytest
+
+from bench.contracts import BLOCK
+from bench.engine import WORKER_ENVIRONMENT, InlineEngine, PoolEngine
+from bench.jobs import ChunkDone, Done, Failed, Job
+from bench.workbench import Workbench
+from tests.conftest import spec_of
+
+
+def finish(engine: InlineEngine | PoolEngine, job: Job) -> list[object]:
+    """All events of a job."""
+    engine.submit(job)
+    said: list[object] = []
+    deadline = time.monotonic() + 60
+    while engine.busy() and time.monotonic() < deadline:
+        said += [event for _, event in engine.events(0.1)]
+    return said
+
+
+def test_both_engines_give_the_same_rows(workbench: Workbench) -> None:
+    job = Job("game", spec_of("regular", "pgd", n=5), 0)
+    found = []
+    for engine in (InlineEngine(workbench.settings), PoolEngine(workbench.settings, 1)):
+        events = finish(engine, job)
+        engine.stop()
+        chunks = [event for event in events if isinstance(event, ChunkDone)]
+        assert isinstance(events[-1], Done) and len(chunks) == 1
+        found.append([replace(row, attack_s=0.0, defense_s=0.0) for row in chunks[0].rows])
+    assert found[0] == found[1] and len(found[0]) == 5 < BLOCK
+
+
+def test_a_worker_that_died_while_idle_is_replaced(workbench: Workbench) -> None:
+    engine = PoolEngine(workbench.settings, 1)
+    try:
+        job = Job("declines", spec_of("regular", "clean"))
+        assert finish(engine, job) == [Done(None)]
+        engine._workers[0].process.kill()
+        engine._workers[0].process.join()
+        assert finish(engine, job) == [Done(None)]
+    finally:
+        engine.stop()
+
+
+def test_a_job_that_leaves_the_program_fails(workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(self: Workbench, spec: object) -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(Workbench, "base", leave)
+    (event,) = finish(InlineEngine(workbench.settings), Job("base", spec_of("regular", "clean")))
+    assert isinstance(event, Failed) and event.reason == "SystemExit: 3"
+
+
+def test_workers_start_with_one_thread_whatever_the_shell_says(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    engine = PoolEngine(workbench.settings, 1)
+    pid = engine._workers[0].process.pid
+    try:
+        finish(engine, Job("declines", spec_of("regular", "clean")))  # it has started once it has done something
+        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
+            variables = dict(item.split(b"=", 1) for item in file.read().split(b"\0") if b"=" in item)
+    except OSError:
+        pytest.skip("needs /proc to see how a process was started")
+    finally:
+        engine.stop()
+    assert variables[b"OMP_NUM_THREADS"] == WORKER_ENVIRONMENT["OMP_NUM_THREADS"].encode()
+    assert os.environ["OMP_NUM_THREADS"] == "8"
