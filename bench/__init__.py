@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "bench.bases": ("frozen_copy",),
     "bench.contracts": (
         "Attack",
         "Base",

@@ -21,26 +21,23 @@ from bench.draws import Draws
 from bench.threat import Norm
 
 
-class _LinfPGD(LinfProjectedGradientDescentAttack):
-    """foolbox's Linf PGD whose start is x + `offset`, offset in [-eps, eps]."""
+class _GivenStart:
+    """foolbox's descent whose random start is x + `offset` (N, C, H, W), for `offset` in the ball."""
 
     def __init__(self, steps: int, step_size: float, offset: Tensor | None) -> None:
-        super().__init__(abs_stepsize=step_size, steps=steps, random_start=offset is not None)
+        super().__init__(abs_stepsize=step_size, steps=steps, random_start=offset is not None)  # type: ignore[call-arg]
         self._offset = offset
 
     def get_random_start(self, x0: Any, epsilon: float) -> Any:
         return x0 + ep.astensor(self._offset)
 
 
-class _L2PGD(L2ProjectedGradientDescentAttack):
-    """foolbox's L2 PGD whose start is x + `offset`, offset in the L2 ball."""
+class _LinfPGD(_GivenStart, LinfProjectedGradientDescentAttack):
+    """foolbox's Linf PGD with our start."""
 
-    def __init__(self, steps: int, step_size: float, offset: Tensor | None) -> None:
-        super().__init__(abs_stepsize=step_size, steps=steps, random_start=offset is not None)
-        self._offset = offset
 
-    def get_random_start(self, x0: Any, epsilon: float) -> Any:
-        return x0 + ep.astensor(self._offset)
+class _L2PGD(_GivenStart, L2ProjectedGradientDescentAttack):
+    """foolbox's L2 PGD with our start."""
 
 
 _ENGINES = {"linf": _LinfPGD, "l2": _L2PGD}

@@ -1,0 +1,50 @@
+"""What the README says works, as it is written there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Bench
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_defense_of_the_readme_keeps_the_contract_and_runs(bench: Bench, tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    (tmp_path / "defenses").mkdir()
+    (tmp_path / "defenses" / "mine.py").write_text(block)
+    (tmp_path / "bench.toml").touch()
+    assert "four levels of grey" in bench("list", "defenses").out
+    checked = bench("check", "rounded")
+    assert checked.code == 0, checked.out + checked.err
+    short = ("-n", 5, "--workers", 1, "--set", "game.p=3", "--set", "base.epochs=5")
+    assert bench("run", "--defense", "rounded", "--attack", "pgd", "--attack", "pgd-skip", *short).code == 0
+
+
+@pytest.mark.parametrize("line", re.findall(r"^bench (?:run|list|data|check|leaderboard) ?.*$", TEXT, re.M))
+def test_every_command_of_the_readme_is_one(bench: Bench, line: str) -> None:
+    """Planned, not played; on the embedded digits where no data folder is at hand."""
+    args = shlex.split(line.partition("#")[0])[1:]
+    if "--data-dir" in args:
+        at = args.index("--data-dir")
+        del args[at : at + 2]
+    args = ["digits" if arg == "mnist" else arg for arg in args]
+    if args[0] == "run":
+        if "--suite" in args and "smoke" not in args:
+            args[args.index("--suite") + 1] = "smoke"
+        args.append("--dry-run")
+    if args[0] == "check":
+        args.append("--help")  # the contract of every name is run in test_checks
+    done = bench(*args)
+    assert done.code == 0, done.err
+
+
+def test_make_has_every_target_that_is_promised() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert {"setup", "run", "test", "lint", "speed"} <= targets
+    assert set(re.findall(r"`make ([a-z-]+)`", TEXT)) | set(re.findall(r"^make ([a-z-]+)", TEXT, re.M)) <= targets
