@@ -103,6 +103,11 @@ def flags(store: Store, record: RunRecord, rows: Sequence[Row]) -> list[dict[str
             f"First: example {broken[0].index}: {broken[0].violation}."
         )
         found.append({"id": "V1", "value": len(broken), "message": message})
+    if rows and record.spec["game"]["protocol"] != "probe" and not clean_answers(store, record):
+        pair = None if record.clean_key is None else store.find(record.clean_key)
+        state = "is not there" if pair is None else f"is {pair.status}{f': {pair.reason}' if pair.reason else ''}"
+        message = f"There is no clean accuracy: the paired run {str(record.clean_key)[:8]} {state}."
+        found.append({"id": "no-clean", "value": 0, "message": message})
     for game in store.games(record.key):
         found.extend({"id": name, "value": game.game, "message": text} for name, text in game.flags.items())
     return found

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench import registry
+from bench.cache import Cache
 from bench.engine import Engine, make_engine
 from bench.errors import StoreError, one_line
 from bench.jobs import ChunkDone, Done, Event, Failed, Job, Progress
@@ -96,6 +97,9 @@ class Runner:
         self._ready: deque[Job] = deque()
         #: runs that another process does now, each with the key of its paired clean run
         self._held: deque[tuple[RunSpec, str | None]] = deque()
+        self._cache = Cache(settings.cache_root)
+        #: digest of the state after a game's last commit
+        self._passed: dict[str, str] = {}
         #: seconds of a game's last commit, which its next one accounts for
         self._late_s: dict[str, float] = {}
 
@@ -232,7 +236,15 @@ class Runner:
             self._drop(run)
             return
         self._late_s[job.key] = time.perf_counter() - start
+        self._pass(job, chunk.resume.digest)
         self._listener.chunk(run.spec, len(chunk.rows), sum(row.answer == row.label for row in chunk.rows))
+
+    def _pass(self, job: Job, digest: str) -> None:
+        """A game has moved on to the state `digest` ("": its end): the one before is needed no more."""
+        before = self._passed.get(job.key, job.resume.digest)
+        if before and before != digest:
+            self._cache.drop("states", before)
+        self._passed[job.key] = digest
 
     def _job_done(self, run: _Active, job: Job, value: Any) -> None:
         if job.kind == "game":

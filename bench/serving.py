@@ -70,15 +70,24 @@ class Serving:
         known = (i for i in reversed(range(len(links))) if self.cache.has("states", links[i]) and self._adopt(links[i]))
         done = min(step * (next(known, -1) + 1), len(x))
         self.served += done
+        passed = ""
         while done < len(x):
             batch = x[done : done + step]
             self.serve(batch)
             done += len(batch)
             report(done)
-            if time.monotonic() - self._stored_at >= self.checkpoint_s:
-                self.store()
+            if done < len(x) and time.monotonic() - self._stored_at >= self.checkpoint_s:
+                passed = self._store_instead(passed)
         if len(x):
-            self.store()
+            self._store_instead(passed)
+
+    def _store_instead(self, passed: str) -> str:
+        """Store the state here and remove the one that was stored at `passed` ("": none); what was there stays."""
+        fresh = not self.cache.has("states", self.digest)
+        self.store()
+        if passed:
+            self.cache.drop("states", passed)
+        return self.digest if fresh else ""
 
     @property
     def _step(self) -> int:

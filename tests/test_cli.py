@@ -80,6 +80,19 @@ def test_the_clean_accuracy_of_a_stream_is_that_of_its_paired_run(bench: Bench) 
     assert runs["pgd"]["clean_accuracy"] == runs["clean"]["robust_accuracy"] == runs["clean"]["clean_accuracy"]
 
 
+def test_a_clean_run_that_failed_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch, plugins: list[str]) -> None:
+    from attacks.clean import Clean
+
+    def fail(*args: object) -> None:
+        raise OSError("no clean images today")
+
+    monkeypatch.setattr(Clean, "perturb", fail)
+    done = bench("run", "--defense", "regular", "--attack", "pgd", "-n", 3, "--json", "--workers", 1, *BASE)
+    (run,) = done.runs
+    assert run["clean_accuracy"] is None and run["status"] == "DONE"
+    assert [flag["id"] for flag in run["flags"]] == ["no-clean"] and "no clean images" in run["flags"][0]["message"]
+
+
 def test_one_failing_run_stops_no_other_and_its_reason_is_kept(bench: Bench, plugins: list[str]) -> None:
     attacks = [part for name in ("x-raisingattack", "clean", "x-declining") for part in ("--attack", name)]
     done = bench("run", "--defense", "regular", *attacks, "-n", 4, "--json", "--workers", 1, *BASE, *plugins)

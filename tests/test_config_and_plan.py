@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomllib
 
 from bench import config, registry
+from bench.config import tomllib
 from bench.errors import BadValue, BenchError, UnknownName
 from bench.plan import Request, plan, suite_requests
 from bench.workbench import facts_of

@@ -12,7 +12,7 @@ from bench.contracts import BLOCK
 from bench.engine import WORKER_ENVIRONMENT, InlineEngine, PoolEngine
 from bench.jobs import ChunkDone, Done, Failed, Job
 from bench.workbench import Workbench
-from tests.conftest import spec_of
+from tests.conftest import QUICK, spec_of
 
 
 def finish(engine: InlineEngine | PoolEngine, job: Job) -> list[object]:
@@ -74,3 +74,16 @@ def test_workers_start_with_one_thread_whatever_the_shell_says(
         engine.stop()
     assert variables[b"OMP_NUM_THREADS"] == WORKER_ENVIRONMENT["OMP_NUM_THREADS"].encode()
     assert os.environ["OMP_NUM_THREADS"] == "8"
+
+
+def test_a_finished_stream_leaves_no_state_behind(bench, tmp_path, monkeypatch: pytest.MonkeyPatch, cache_root) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for kind in ("bases", "banks"):
+        (cache_root / kind).mkdir(exist_ok=True)
+        (own / kind).symlink_to(cache_root / kind)
+    monkeypatch.setenv("BENCH_CACHE", str(own))
+    quick = [part for key, value in QUICK.items() for part in ("--set", f"{key}={value}")]
+    often = ("--set", "runner.chunk=2", "--workers", 1)
+    assert bench("run", "--defense", "rmc", "--attack", "pgd", "-n", 7, *often, *quick).code == 0
+    assert list((own / "states").iterdir()) == []

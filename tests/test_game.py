@@ -308,6 +308,18 @@ def test_states_are_found_by_what_led_to_them(workbench: Workbench, tmp_path: Pa
     assert torch.equal(again.probe(x[3:]), one.probe(x[3:]))
 
 
+def test_checkpoints_on_the_way_do_not_pile_up(workbench: Workbench, tmp_path: Path) -> None:
+    spec = spec_of("rmc", "clean", n=5)
+    bench = apart(workbench, tmp_path, checkpoint_s=1e-9)  # one after every answer
+    x, _ = bench.points(spec, spec.indices)
+    first = bench.serving(spec, 1)
+    first.catch_up(x[:2])
+    kept = bench.serving(spec, 1)
+    kept.catch_up(x)  # passes the state after two points, which is somebody else's
+    states = {path.name for path in (tmp_path / "own" / "states").iterdir()}
+    assert states == {first.digest, kept.digest}
+
+
 def test_the_cache_is_atomic_and_takes_no_path_from_a_name(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     for name in ("../x", "a/b", ""):

@@ -58,6 +58,7 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
         "clean %": share(shown["clean_accuracy"]),
         "robust %": share(shown["robust_accuracy"]),
         "interval": (shown["robust_accuracy"] or {}).get("method", "-"),
+        "ms an answer": "-" if shown["answer_s"] is None else f"{1000 * shown['answer_s']:.3g}",
         "violations": str(shown["violations"]),
         "seconds": ", ".join(f"{k} {v:.2f}" for k, v in shown["seconds"].items()),
         "ledger": ", ".join(f"{k} {v}" for k, v in shown["ledger"].items()),
