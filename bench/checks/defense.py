@@ -1,97 +1,19 @@
-"""The contracts, run against one plug-in: what `bench check NAME` does, and the tests do for every registered name."""
+"""The contract of a defense: each check takes a `DefenseSubject` and returns what it saw, or raises `Violated`."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from bench import registry
-from bench.config import Config
+from bench.checks.verdict import Check, demand, under_global_seed
 from bench.contracts import Defense, State, probe
-from bench.data.task import TaskFacts, TaskParams
-from bench.draws import Draws
-from bench.errors import BenchError, one_line
-from bench.game import craft
-from bench.judge import rule
-from bench.plan import Request, plan
-from bench.serving import Serving
 from bench.spec import RunSpec
 from bench.workbench import Workbench
 
-#: points that the checks serve; enough for several batches of a small batch defense
-POINTS = 12
 #: two answers of a static defense differ by no more, however the stream is cut
 STATIC_TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True)
-class Result:
-    """One check: its name, whether it holds, and what was seen."""
-
-    name: str
-    passed: bool
-    message: str
-
-
-class Violated(Exception):
-    """A check does not hold; the message says what was seen."""
-
-
-Check = Callable[..., str]
-
-
-def run_checks(name: str, kind: str, config: Config, bench: Workbench, dataset: str, base: str) -> list[Result]:
-    """All checks of one plug-in; `kind` is `defense` or `attack`. A check that raises has failed."""
-    facts_of = _facts_of(bench)
-    if kind == "defense":
-        count = max(POINTS, 3 * int(registry.defenses.load(name).batch_size))
-        request = Request(defenses=(name,), attacks=("clean",), bases=(base,), datasets=(dataset,), n=count)
-        spec = plan([request], config, facts_of)[0].spec
-        subject = DefenseSubject(bench, spec)
-        return [_result(check, subject) for check in DEFENSE_CHECKS]
-    request = Request(
-        defenses=(base,),
-        attacks=(name,),
-        datasets=(dataset,),
-        n=POINTS,
-        sets={"game.p": 4, "game.trials": 1} if registry.attacks[name].resolved().protocol == "probe" else {},
-    )
-    spec = plan([request], config, facts_of)[0].spec
-    return [_result(check, AttackSubject(bench, spec)) for check in ATTACK_CHECKS]
-
-
-def _facts_of(bench: Workbench) -> Callable[[str, TaskParams], TaskFacts]:
-    def facts(name: str, params: TaskParams) -> TaskFacts:
-        found: TaskFacts = registry.datasets.load(name).facts(params, bench.settings.data_dir)
-        return found
-
-    return facts
-
-
-def _result(check: Check, subject: object) -> Result:
-    name = check.__name__.removeprefix("check_").replace("_", " ")
-    try:
-        return Result(name, True, check(subject))
-    except Violated as error:
-        return Result(name, False, one_line(error))
-    except BenchError:
-        raise
-    except Exception as error:  # foreign code under test: whatever it raises is the finding
-        return Result(name, False, f"raised {type(error).__name__}: {one_line(error)}")
-
-
-def demand(holds: bool, message: str) -> None:
-    """Raise `Violated` unless the condition holds."""
-    if not holds:
-        raise Violated(message)
-
-
-# ---- defenses -------------------------------------------------------------------------------------------------------
 
 
 class DefenseSubject:
@@ -256,18 +178,8 @@ def check_declared_randomness_is_true(subject: DefenseSubject) -> str:
 
 def check_no_hidden_randomness(subject: DefenseSubject) -> str:
     """Global generators neither shape an answer nor are moved by one."""
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
-    try:
-        torch.manual_seed(1)
-        np.random.seed(1)
-        first = subject.fresh().predict(subject.x)
-        moved = not torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(1).get_state())
-        torch.manual_seed(2)
-        np.random.seed(2)
-        second = subject.fresh().predict(subject.x)
-    finally:
-        torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)
+    first, moved = under_global_seed(1, lambda: subject.fresh().predict(subject.x))
+    second, _ = under_global_seed(2, lambda: subject.fresh().predict(subject.x))
     demand(torch.equal(first, second), "answers depend on a global random generator: draw from (noise key, purpose, t)")
     demand(not moved, "answers draw from torch's global generator")
     return "same answers under other global seeds"
@@ -327,120 +239,4 @@ DEFENSE_CHECKS: tuple[Check, ...] = (
     check_declared_randomness_is_true,
     check_no_hidden_randomness,
     check_the_proxy_has_gradients,
-)
-
-
-# ---- attacks --------------------------------------------------------------------------------------------------------
-
-
-class AttackSubject:
-    """An attack, a deployed defense that it may run against, and a dozen victims."""
-
-    def __init__(self, bench: Workbench, spec: RunSpec) -> None:
-        self.bench = bench
-        self.spec = spec
-        self.x, self.y = bench.points(spec, spec.indices)
-        self.bounded = bench.attack(spec).kind == "budget"
-
-    def images(self, eps: float | None = None) -> Tensor:
-        """What the attack returns, crafted against a fresh game."""
-        spec = self.spec
-        if eps is not None:
-            from dataclasses import replace
-
-            spec = replace(spec, threat=spec.threat.with_fields({"eps": eps}))
-        serving: Serving = self.bench.serving(spec, spec.noise_key(0))
-        oracle = self.bench.oracle(spec, 0, serving)
-        return craft(self.bench.attack(spec), oracle, self.x, self.y, spec, spec.indices).images
-
-
-def check_declines_with_a_reason_or_runs(subject: AttackSubject) -> str:
-    """declines gives None or a reason."""
-    reason = subject.bench.declined(subject.spec)
-    demand(reason is None or (isinstance(reason, str) and bool(reason)), f"declines returned {reason!r}")
-    return reason or f"runs against {subject.spec.defense.name}"
-
-
-def check_returns_images_of_the_right_shape(subject: AttackSubject) -> str:
-    """Finite float images of x's shape."""
-    images = subject.images()
-    demand(images.shape == subject.x.shape, f"shape {tuple(images.shape)} where {tuple(subject.x.shape)} is due")
-    demand(bool(torch.isfinite(images).all()), "some pixels are not finite")
-    return f"{tuple(images.shape)}, finite"
-
-
-def check_stays_in_the_ball_and_the_box(subject: AttackSubject) -> str:
-    """No violation at the default radius and at 1, 2, 4, 8, 16 /255."""
-    threat = subject.spec.threat
-    radii = [threat.eps]
-    if threat.norm == "linf" and threat.eps > 0:
-        radii += [step / 255 for step in (1, 2, 4, 8, 16)]
-    for eps in radii:
-        allowed = threat.with_fields({"eps": eps})
-        rulings = rule(subject.x, subject.images(eps), allowed, subject.bounded)
-        first = next((ruling.violation for ruling in rulings if ruling.violation), "")
-        demand(not first, f"at eps {eps:.4g}: {first}")
-    return f"no violation at {len(radii)} radii"
-
-
-def check_same_seed_same_images(subject: AttackSubject) -> str:
-    """The images are a function of (seed, example), whatever the global generators hold; those are left alone."""
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
-    try:
-        torch.manual_seed(1)
-        np.random.seed(1)
-        first = subject.images()
-        moved = not torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(1).get_state())
-        torch.manual_seed(2)
-        np.random.seed(2)
-        second = subject.images()
-    finally:
-        torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)
-    demand(
-        torch.equal(first, second), "the same seed gives other images: draw from `draws`, not from a global generator"
-    )
-    demand(not moved, "the attack moves torch's global generator: seed and restore it in a fork")
-    return "equal bit for bit"
-
-
-def check_no_radius_no_change(subject: AttackSubject) -> str:
-    """At eps 0 a budget attack returns x."""
-    if not subject.bounded:
-        return "does not apply to an attack of minimal norm"
-    gap = float((subject.images(0.0) - subject.x).abs().max())
-    demand(gap == 0, f"at eps 0 the images differ from x by {gap:.2g}")
-    return "returns x"
-
-
-def check_remembers_nothing(subject: AttackSubject) -> str:
-    """The attack object holds the same before and after a call."""
-    attack = subject.bench.attack(subject.spec)
-    before = copy.deepcopy(vars(attack))
-    serving = subject.bench.serving(subject.spec, subject.spec.noise_key(0))
-    oracle = subject.bench.oracle(subject.spec, 0, serving)
-    oracle.begin(subject.x, subject.y, subject.spec.indices)
-    attack.perturb(oracle, subject.x.clone(), subject.y, Draws(0, "check", subject.spec.indices))
-    changed = sorted(name for name, value in vars(attack).items() if not _same(value, before.get(name, _NOTHING)))
-    demand(not changed, f"a call left {changed} on the attack; what it remembers belongs in the oracle")
-    return "nothing is kept between calls"
-
-
-_NOTHING = object()
-
-
-def _same(a: object, b: object) -> bool:
-    """Equal values, where tensors and arrays compare by content."""
-    if isinstance(a, (Tensor, np.ndarray)) or isinstance(b, (Tensor, np.ndarray)):
-        return type(a) is type(b) and bool(np.array_equal(np.asarray(a), np.asarray(b)))
-    return a == b
-
-
-ATTACK_CHECKS: tuple[Check, ...] = (
-    check_declines_with_a_reason_or_runs,
-    check_returns_images_of_the_right_shape,
-    check_stays_in_the_ball_and_the_box,
-    check_same_seed_same_images,
-    check_no_radius_no_change,
-    check_remembers_nothing,
 )

@@ -1,0 +1,49 @@
+"""The contracts, run against one plug-in: what `bench check NAME` does, and the tests do for every registered name."""
+
+from __future__ import annotations
+
+from bench import registry
+from bench.checks.attack import ATTACK_CHECKS, AttackSubject
+from bench.checks.defense import DEFENSE_CHECKS, DefenseSubject
+from bench.checks.verdict import Check, Result, Violated
+from bench.config import Config
+from bench.errors import BenchError, one_line
+from bench.plan import Request, plan
+from bench.workbench import Workbench, facts_of
+
+__all__ = ["ATTACK_CHECKS", "DEFENSE_CHECKS", "Result", "run_checks"]
+
+#: points that the checks serve; more where a batch is large
+POINTS = 12
+
+
+def run_checks(name: str, kind: str, config: Config, bench: Workbench, dataset: str, base: str) -> list[Result]:
+    """All checks of one plug-in; `kind` is `defense` or `attack`. A check that raises has failed."""
+    facts = facts_of(bench.settings.data_dir)
+    if kind == "defense":
+        count = max(POINTS, 3 * int(registry.defenses.load(name).batch_size))
+        request = Request(defenses=(name,), attacks=("clean",), bases=(base,), datasets=(dataset,), n=count)
+        spec = plan([request], config, facts)[0].spec
+        subject = DefenseSubject(bench, spec)
+        return [_result(check, subject) for check in DEFENSE_CHECKS]
+    request = Request(
+        defenses=(base,),
+        attacks=(name,),
+        datasets=(dataset,),
+        n=POINTS,
+        sets={"game.p": 4, "game.trials": 1} if registry.attacks[name].resolved().protocol == "probe" else {},
+    )
+    spec = plan([request], config, facts)[0].spec
+    return [_result(check, AttackSubject(bench, spec)) for check in ATTACK_CHECKS]
+
+
+def _result(check: Check, subject: object) -> Result:
+    name = check.__name__.removeprefix("check_").replace("_", " ")
+    try:
+        return Result(name, True, check(subject))
+    except Violated as error:
+        return Result(name, False, one_line(error))
+    except BenchError:
+        raise
+    except Exception as error:  # foreign code under test: whatever it raises is the finding
+        return Result(name, False, f"raised {type(error).__name__}: {one_line(error)}")

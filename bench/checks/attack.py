@@ -1,0 +1,119 @@
+"""The contract of an attack: each check takes an `AttackSubject` and returns what it saw, or raises `Violated`."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.checks.verdict import Check, demand, under_global_seed
+from bench.draws import Draws
+from bench.game import craft
+from bench.judge import rule
+from bench.serving import Serving
+from bench.spec import RunSpec
+from bench.workbench import Workbench
+
+
+class AttackSubject:
+    """An attack, a deployed defense that it may run against, and a dozen victims."""
+
+    def __init__(self, bench: Workbench, spec: RunSpec) -> None:
+        self.bench = bench
+        self.spec = spec
+        self.x, self.y = bench.points(spec, spec.indices)
+        self.bounded = bench.attack(spec).kind == "budget"
+
+    def images(self, eps: float | None = None) -> Tensor:
+        """What the attack returns, crafted against a fresh game."""
+        spec = self.spec
+        if eps is not None:
+            spec = replace(spec, threat=spec.threat.with_fields({"eps": eps}))
+        serving: Serving = self.bench.serving(spec, spec.noise_key(0))
+        oracle = self.bench.oracle(spec, 0, serving)
+        return craft(self.bench.attack(spec), oracle, self.x, self.y, spec, spec.indices).images
+
+
+def check_declines_with_a_reason_or_runs(subject: AttackSubject) -> str:
+    """declines gives None or a reason."""
+    reason = subject.bench.declined(subject.spec)
+    demand(reason is None or (isinstance(reason, str) and bool(reason)), f"declines returned {reason!r}")
+    return reason or f"runs against {subject.spec.defense.name}"
+
+
+def check_returns_images_of_the_right_shape(subject: AttackSubject) -> str:
+    """Finite float images of x's shape."""
+    images = subject.images()
+    demand(images.shape == subject.x.shape, f"shape {tuple(images.shape)} where {tuple(subject.x.shape)} is due")
+    demand(bool(torch.isfinite(images).all()), "some pixels are not finite")
+    return f"{tuple(images.shape)}, finite"
+
+
+def check_stays_in_the_ball_and_the_box(subject: AttackSubject) -> str:
+    """No violation at the default radius and at 1, 2, 4, 8, 16 /255."""
+    threat = subject.spec.threat
+    radii = [threat.eps]
+    if threat.norm == "linf" and threat.eps > 0:
+        radii += [step / 255 for step in (1, 2, 4, 8, 16)]
+    for eps in radii:
+        allowed = threat.with_fields({"eps": eps})
+        rulings = rule(subject.x, subject.images(eps), allowed, subject.bounded)
+        first = next((ruling.violation for ruling in rulings if ruling.violation), "")
+        demand(not first, f"at eps {eps:.4g}: {first}")
+    return f"no violation at {len(radii)} radii"
+
+
+def check_same_seed_same_images(subject: AttackSubject) -> str:
+    """The images are a function of (seed, example), whatever the global generators hold; those are left alone."""
+    first, moved = under_global_seed(1, subject.images)
+    second, _ = under_global_seed(2, subject.images)
+    demand(
+        torch.equal(first, second), "the same seed gives other images: draw from `draws`, not from a global generator"
+    )
+    demand(not moved, "the attack moves torch's global generator: seed and restore it in a fork")
+    return "equal bit for bit"
+
+
+def check_no_radius_no_change(subject: AttackSubject) -> str:
+    """At eps 0 a budget attack returns x."""
+    if not subject.bounded:
+        return "does not apply to an attack of minimal norm"
+    gap = float((subject.images(0.0) - subject.x).abs().max())
+    demand(gap == 0, f"at eps 0 the images differ from x by {gap:.2g}")
+    return "returns x"
+
+
+def check_remembers_nothing(subject: AttackSubject) -> str:
+    """The attack object holds the same before and after a call."""
+    attack = subject.bench.attack(subject.spec)
+    before = copy.deepcopy(vars(attack))
+    serving = subject.bench.serving(subject.spec, subject.spec.noise_key(0))
+    oracle = subject.bench.oracle(subject.spec, 0, serving)
+    oracle.begin(subject.x, subject.y, subject.spec.indices)
+    attack.perturb(oracle, subject.x.clone(), subject.y, Draws(0, "check", subject.spec.indices))
+    changed = sorted(name for name, value in vars(attack).items() if not _same(value, before.get(name, _NOTHING)))
+    demand(not changed, f"a call left {changed} on the attack; what it remembers belongs in the oracle")
+    return "nothing is kept between calls"
+
+
+_NOTHING = object()
+
+
+def _same(a: object, b: object) -> bool:
+    """Equal values, where tensors and arrays compare by content."""
+    if isinstance(a, (Tensor, np.ndarray)) or isinstance(b, (Tensor, np.ndarray)):
+        return type(a) is type(b) and bool(np.array_equal(np.asarray(a), np.asarray(b)))
+    return a == b
+
+
+ATTACK_CHECKS: tuple[Check, ...] = (
+    check_declines_with_a_reason_or_runs,
+    check_returns_images_of_the_right_shape,
+    check_stays_in_the_ball_and_the_box,
+    check_same_seed_same_images,
+    check_no_radius_no_change,
+    check_remembers_nothing,
+)
