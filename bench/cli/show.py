@@ -44,7 +44,7 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
     if as_json:
         click.echo(json.dumps(shown))
         return 0
-    from bench.cli.tables import print_table, share
+    from bench.cli.tables import milliseconds, print_table, share
 
     if example is not None:
         for row in found:
@@ -58,7 +58,7 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
         "clean %": share(shown["clean_accuracy"]),
         "robust %": share(shown["robust_accuracy"]),
         "interval": (shown["robust_accuracy"] or {}).get("method", "-"),
-        "ms an answer": "-" if shown["answer_s"] is None else f"{1000 * shown['answer_s']:.3g}",
+        "ms an answer": "-" if shown["answer_s"] is None else milliseconds(shown["answer_s"]),
         "violations": str(shown["violations"]),
         "seconds": ", ".join(f"{k} {v:.2f}" for k, v in shown["seconds"].items()),
         "ledger": ", ".join(f"{k} {v}" for k, v in shown["ledger"].items()),

@@ -36,12 +36,18 @@ def short_share(estimate: dict[str, Any] | None) -> str:
     return f"{100 * estimate['value']:.1f} ({low}-{high})"
 
 
+def milliseconds(seconds: float) -> str:
+    """Three digits, without an exponent."""
+    value = 1000 * seconds
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def print_results(results: Sequence[dict[str, Any]]) -> None:
     """One row per run (ms: median milliseconds of an answer), and below it why a run was skipped, failed or flagged."""
     columns = ("run", "defense", "attack", "task, eps", "n", "clean %", "robust %", "ms")
     rows = []
     for r in results:
-        answer = "-" if r["answer_s"] is None else f"{1000 * r['answer_s']:.3g}"
+        answer = "-" if r["answer_s"] is None else milliseconds(r["answer_s"])
         robust = short_share(r["robust_accuracy"]) if r["status"] == "DONE" else r["status"]
         name = r["defense"] if r["base"] in ("regular", r["defense"]) else f"{r['defense']} on {r['base']}"
         task = f"{r['dataset']} {r['eps']:.3g}"
