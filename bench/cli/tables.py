@@ -33,7 +33,8 @@ def short_share(estimate: dict[str, Any] | None) -> str:
     if estimate is None:
         return "-"
     low, high = math.floor(100 * estimate["low"] + 1e-9), math.ceil(100 * estimate["high"] - 1e-9)
-    return f"{100 * estimate['value']:.1f} ({low}-{high})"
+    value = f"{100 * estimate['value']:.1f}".replace("100.0", "100")
+    return f"{value} ({low}-{high})"
 
 
 def milliseconds(seconds: float) -> str:
