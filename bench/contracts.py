@@ -263,8 +263,9 @@ class Attack(ABC):
     protocol: ClassVar[Protocol] = "stream"
     #: `budget`: stays within the threat's eps; `minimal`: seeks the smallest perturbation in its own norm
     kind: ClassVar[Literal["budget", "minimal"]] = "budget"
-    #: norms that the attack can be run in; the first is its own
-    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    #: its own norm, and all norms that it can be run in (none named: its own)
+    norm: ClassVar[Norm] = "linf"
+    norms: ClassVar[tuple[Norm, ...]] = ()
     #: examples per call, aligned to the example index; None: all of the game at once
     block: ClassVar[int | None] = BLOCK
     #: it differentiates the network that the oracle grants
@@ -276,8 +277,9 @@ class Attack(ABC):
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
         """Why this attack cannot run here, or None."""
-        if threat.norm not in self.norms:
-            return f"it has no {threat.norm} form (it has: {', '.join(self.norms)})"
+        norms = self.norms or (self.norm,)
+        if threat.norm not in norms:
+            return f"it has no {threat.norm} form (it has: {', '.join(norms)})"
         if self.needs_gradients and threat.weights in ("simulated", "adapted") and not info.differentiable:
             return f"{info.name} has no differentiable proxy"
         return None

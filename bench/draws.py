@@ -25,7 +25,7 @@ def generator(*parts: object) -> torch.Generator:
 
 
 class Draws:
-    """One generator per example, a function of (seed, purpose, example index).
+    """One generator per example, a function of (seed, purpose, example index); each moves on as it is drawn from.
 
     indices: the N dataset indices of the examples, in the order of the batch that they are drawn for.
     """
@@ -34,27 +34,30 @@ class Draws:
         self.seed = seed
         self.purpose = purpose
         self.indices = [int(i) for i in indices]
+        self._generators: dict[int, torch.Generator] = {}
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def generator(self, i: int) -> torch.Generator:
-        """The generator of the i-th example of the batch, at its start."""
-        return generator(self.seed, self.purpose, self.indices[i])
+    def __getitem__(self, i: int) -> torch.Generator:
+        """The generator of the i-th example of the batch."""
+        if i not in self._generators:
+            self._generators[i] = generator(self.seed, self.purpose, self.indices[i])
+        return self._generators[i]
 
     def uniform(self, shape: Sequence[int], low: float = 0.0, high: float = 1.0) -> Tensor:
         """(N, *shape) float32, uniform in [low, high)."""
-        rows = [torch.rand(tuple(shape), generator=self.generator(i)) for i in range(len(self))]
+        rows = [torch.rand(tuple(shape), generator=self[i]) for i in range(len(self))]
         return torch.stack(rows) * (high - low) + low
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """(N, *shape) float32, standard normal."""
-        return torch.stack([torch.randn(tuple(shape), generator=self.generator(i)) for i in range(len(self))])
+        return torch.stack([torch.randn(tuple(shape), generator=self[i]) for i in range(len(self))])
 
     def sub(self, purpose: object) -> Draws:
-        """The same examples with draws of their own for `purpose` (a restart, a round)."""
+        """The same examples with draws of their own for `purpose` (a restart, a round), at their start."""
         return Draws(self.seed, f"{self.purpose}/{purpose}", self.indices)
 
     def take(self, rows: Sequence[int]) -> Draws:
-        """The draws of some rows of the batch."""
+        """The draws of some rows of the batch, at their start."""
         return Draws(self.seed, self.purpose, [self.indices[i] for i in rows])

@@ -229,7 +229,7 @@ class _Resolver:
         threat = threat.with_fields(values)
         if "eps" in (entry.preset or {}):
             return [threat]
-        norm = self.request.norm or entry.load().norms[0]
+        norm = self.request.norm or entry.load().norm
         radii = self.request.eps or (self._radius(dataset, norm),)
         return [threat.with_fields({"norm": norm, "eps": parse_number("eps", radius)}) for radius in radii]
 

@@ -385,6 +385,7 @@ class Prober(Attack):
     preset: ClassVar[dict[str, Any]] = {"weights": "adapted", "bank": True}
     free: ClassVar[tuple[str, ...]] = ("delay",)
     protocol: ClassVar[Any] = "probe"
+    norm: ClassVar[Any] = "l2"
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         return x

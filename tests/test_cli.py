@@ -269,7 +269,15 @@ def test_what_a_class_says_of_its_attack_holds(bench: Bench, plugins: list[str])
     (plan,) = bench("run", "--defense", "rmc", "--attack", "x-prober", "--dry-run", "--json", *plugins,
                     *sets(threat__delay=3)).runs  # fmt: skip
     assert plan["protocol"] == "probe" and plan["spec"]["threat"]["weights"] == "adapted"
-    assert plan["spec"]["threat"]["delay"] == 3
+    assert plan["spec"]["threat"]["delay"] == 3 and plan["norm"] == "l2"
+
+
+def test_an_attack_declines_a_norm_that_it_has_not(bench: Bench) -> None:
+    done = bench(
+        "run", "--defense", "regular", "--attack", "pgd", "--norm", "l0", "-n", 3, "--json", "--workers", 1, *BASE
+    )
+    assert done.code == 0 and done.runs[0]["status"] == "SKIPPED"
+    assert done.runs[0]["reason"] == "it has no l0 form (it has: linf, l2)"
 
 
 def test_the_same_plug_in_in_another_folder_is_the_same_run(bench: Bench, tmp_path: Path, plugins: list[str]) -> None:

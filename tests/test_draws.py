@@ -17,6 +17,14 @@ def test_an_example_draws_the_same_in_any_company() -> None:
     assert torch.equal(Draws(7, "start", [3, 5, 9]).take([1]).normal((4,)), Draws(7, "start", [5]).normal((4,)))
 
 
+def test_an_examples_generator_moves_on() -> None:
+    draws = Draws(7, "start", [3, 5])
+    first, second = draws.uniform((4,)), draws.uniform((4,))
+    assert not torch.equal(first, second)
+    again = Draws(7, "start", [3, 5])
+    assert torch.equal(torch.rand(8, generator=again[1]), torch.cat([first[1], second[1]]))
+
+
 def test_purposes_are_independent_and_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
