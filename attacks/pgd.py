@@ -15,9 +15,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.contracts import Attack, Params
+from bench.contracts import Attack
 from bench.draws import Draws
 from bench.oracle import Oracle, margins
+from bench.params import Params
 from bench.pgd import pgd, random_offset
 from bench.threat import Norm
 

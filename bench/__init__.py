@@ -8,25 +8,25 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "bench.bases": ("frozen_copy",),
+    "bench.bases": ("Base",),
     "bench.contracts": (
         "Attack",
-        "Base",
         "BatchDefense",
         "Context",
         "Defense",
         "DefenseInfo",
         "OnlineDefense",
-        "Params",
-        "State",
         "StaticDefense",
         "in_blocks",
         "shallow_fork",
     ),
     "bench.draws": ("Draws", "generator", "seed_of"),
+    "bench.models.frozen": ("frozen_copy",),
     "bench.models.network": ("Network",),
     "bench.oracle": ("Oracle",),
+    "bench.params": ("Params",),
     "bench.registry": ("register_attack", "register_dataset", "register_defense", "register_model"),
+    "bench.state": ("State",),
     "bench.threat": ("ThreatModel",),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}

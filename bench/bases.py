@@ -1,27 +1,50 @@
-"""Trained networks: built by name, trained on first use, cached under the key of everything that shapes them."""
+"""Train-time defenses: networks built by name, trained on first use, cached under the key of what shapes them."""
 
 from __future__ import annotations
 
-import copy
+from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from bench import registry
 from bench.cache import dump_tensors, write_atomic
-from bench.contracts import Base, Context
+from bench.contracts import Context, Defense, StaticDefense
 from bench.data.task import Task, TaskFacts
 from bench.draws import seed_of
 from bench.errors import BadValue
 from bench.models import DEFAULT
+from bench.models.frozen import freeze, frozen_copy
 
 if TYPE_CHECKING:
     from bench.models.network import Network
 
-AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
+
+class Base(StaticDefense):
+    """A train-time defense: it yields a classifier theta_0. A subclass says `train`.
+
+    `network` has `features(x) -> (N, D)` and `forward(x) -> (N, K)` (see `bench.models.network`).
+    """
+
+    network: nn.Module
+
+    @abstractmethod
+    def train(self, task: Task, network: nn.Module, context: Context) -> None:
+        """Train `network` in place on the task's training set, with every draw from `context.seed`."""
+
+    def fit(self, task: Task, base: Defense | None, context: Context) -> None:
+        self.network = trained_network(self, task, context)
+
+    def answer(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self.network(x)
+        return logits
+
+    def proxy(self) -> nn.Module:
+        return frozen_copy(self.network)
 
 
 def network_name(model: str, dataset: str) -> str:
@@ -54,16 +77,3 @@ def trained_network(base: Base, task: Task, context: Context) -> Network:
     folder = context.cache.get_or_build("bases", context.base_key, train)
     network.load_state_dict(load_file(folder / "weights.safetensors"))
     return freeze(network.to(context.device))
-
-
-def frozen_copy(network: AnyNetwork) -> AnyNetwork:
-    """A copy of the network that nobody else holds, in evaluation mode, its weights without gradients."""
-    return freeze(copy.deepcopy(network))
-
-
-def freeze(network: AnyNetwork) -> AnyNetwork:
-    """The network in evaluation mode, its weights without gradients."""
-    network.eval()
-    for weight in network.parameters():
-        weight.requires_grad_(False)
-    return network

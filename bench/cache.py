@@ -20,7 +20,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from bench.contracts import State
+from bench.state import State
 
 
 @dataclass(frozen=True)

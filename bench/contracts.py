@@ -1,4 +1,4 @@
-"""The two contracts, each of which fits on a card: `Defense` and `Attack`.
+"""The two contracts, each of which fits on a card: `Defense` and `Attack`. (Train-time: `bench.bases.Base`.)
 
 Shapes used everywhere: N images of (C, H, W) float32 pixels in [0, 1]; K classes; logits (N, K); D features;
 M bank rows.
@@ -16,15 +16,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from bench.draws import Draws, seed_of
 from bench.errors import BadAnswer
+from bench.params import Params
+from bench.state import State
 from bench.threat import Norm, ThreatModel
 
 if TYPE_CHECKING:
@@ -37,20 +38,6 @@ Protocol = Literal["stream", "probe", "replay"]
 
 #: Batched work runs in blocks of this many rows, padded to it: logits differ by 5e-6 with the company otherwise.
 BLOCK = 100
-
-
-class Params(BaseModel):
-    """Parameters of a plug-in: every one has a default, unknown ones are refused, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-@dataclass
-class State:
-    """All that an answer may change: tensors by name, and facts that JSON can hold."""
-
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,34 +196,6 @@ class BatchDefense(_Stateful):
     def probe(self, x: Tensor, draw: int | None = None, company: Tensor | None = None) -> Tensor:
         others = x[:0] if company is None else company
         return torch.stack([self._probe_one(torch.cat([others, x[i : i + 1]]), draw) for i in range(len(x))])
-
-
-class Base(StaticDefense):
-    """A train-time defense: it yields a classifier theta_0. A subclass says `train`.
-
-    `network` has `features(x) -> (N, D)` and `forward(x) -> (N, K)` (see `bench.models.network`).
-    """
-
-    network: nn.Module
-
-    @abstractmethod
-    def train(self, task: Task, network: nn.Module, context: Context) -> None:
-        """Train `network` in place on the task's training set, with every draw from `context.seed`."""
-
-    def fit(self, task: Task, base: Defense | None, context: Context) -> None:
-        from bench.bases import trained_network  # the cache of trained bases reads this class
-
-        self.network = trained_network(self, task, context)
-
-    def answer(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            logits: Tensor = self.network(x)
-        return logits
-
-    def proxy(self) -> nn.Module:
-        from bench.bases import frozen_copy
-
-        return frozen_copy(self.network)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bench.bases import frozen_copy
-from bench.contracts import Defense, DefenseInfo, State, probe
+from bench.contracts import Defense, DefenseInfo, probe
 from bench.draws import seed_of
 from bench.errors import AccessDenied
+from bench.models.frozen import frozen_copy
+from bench.state import State
 from bench.threat import ThreatModel
 
 

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from bench import registry
+from bench.bases import Base
 from bench.cache import Cache, digest, dump_tensors, parse_tensors, write_atomic
-from bench.contracts import Attack, Base, Context, Defense, DefenseInfo, Params
+from bench.contracts import Attack, Context, Defense, DefenseInfo
 from bench.data.task import Task, TaskFacts, TaskParams
 from bench.errors import BadValue
 from bench.game import Crafted, craft
 from bench.oracle import Oracle
+from bench.params import Params
 from bench.plan import info_of
 from bench.serving import Serving
 from bench.spec import Part, RunSpec

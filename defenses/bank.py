@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bench.bases import Base
 from bench.cache import Cache, digest
-from bench.contracts import BLOCK, Base, Context, in_blocks
+from bench.contracts import BLOCK, Context, in_blocks
 from bench.data.task import Task
 from bench.draws import Draws
 from bench.pgd import pgd, random_offset

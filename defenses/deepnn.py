@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.bases import frozen_copy
-from bench.contracts import Base, Context, Defense, Params, StaticDefense
+from bench.bases import Base
+from bench.contracts import Context, Defense, StaticDefense
 from bench.data.task import Task, TaskFacts
 from bench.errors import BadValue
+from bench.models.frozen import frozen_copy
+from bench.params import Params
 from defenses.bank import BankBuilder, BankRecipe, features_of
 from defenses.neighbours import Neighbours
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bench.bases import frozen_copy
+from bench.models.frozen import frozen_copy
 
 
 @dataclass(frozen=True)

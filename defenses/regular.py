@@ -7,8 +7,10 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.contracts import Base, Context, Params
+from bench.bases import Base
+from bench.contracts import Context
 from bench.data.task import Task
+from bench.params import Params
 from defenses.training import train
 
 

@@ -27,11 +27,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.bases import frozen_copy
-from bench.contracts import Base, Context, Defense, OnlineDefense, Params, State, shallow_fork
+from bench.bases import Base
+from bench.contracts import Context, Defense, OnlineDefense, shallow_fork
 from bench.data.task import Task, TaskFacts, to_pixels
 from bench.draws import generator, seed_of
 from bench.errors import BadValue
+from bench.models.frozen import frozen_copy
+from bench.params import Params
+from bench.state import State
 from defenses.bank import Bank, BankBuilder, BankRecipe
 from defenses.finetune import Learner, Recipe
 

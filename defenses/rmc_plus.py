@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from bench.contracts import Params, State
 from bench.draws import generator
+from bench.params import Params
 from bench.pgd import pgd
+from bench.state import State
 from defenses.bank import features_of, stored_towards
 from defenses.rmc import RMC, RMCParams
 

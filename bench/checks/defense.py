@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from bench.checks.verdict import Check, demand, under_global_seed
-from bench.contracts import Defense, State, probe
+from bench.contracts import Defense, probe
 from bench.spec import RunSpec
+from bench.state import State
 from bench.workbench import Workbench
 
 #: two answers of a static defense differ by no more, however the stream is cut

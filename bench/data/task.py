@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from bench.contracts import Params
 from bench.errors import BadValue
+from bench.params import Params
 
 
 class TaskParams(Params):
