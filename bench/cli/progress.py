@@ -37,13 +37,13 @@ def title(spec: RunSpec) -> str:
 
 
 class PlainListener(Listener, AbstractContextManager["PlainListener"]):
-    """Lines with the time since the start; at most one a second and run while it goes on."""
+    """Lines with the time since the start; at most one of a kind a second and run while it goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._begin = time.monotonic()
         self._tallies: dict[str, _Tally] = {}
-        self._said: dict[str, float] = {}
+        self._said: dict[tuple[str, str], float] = {}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -55,10 +55,11 @@ class PlainListener(Listener, AbstractContextManager["PlainListener"]):
         self._stream.write(f"[{passed:7.1f} s] {spec.key[:8]} {title(spec)}: {text}\n")
         self._stream.flush()
 
-    def _seldom(self, spec: RunSpec, text: str) -> None:
+    def _seldom(self, spec: RunSpec, text: str, kind: str = "progress") -> None:
+        """A line, unless one of this kind and run was written less than a second ago."""
         now = time.monotonic()
-        if now - self._said.get(spec.key, 0.0) >= 1.0:
-            self._said[spec.key] = now
+        if now - self._said.get((spec.key, kind), 0.0) >= 1.0:
+            self._said[spec.key, kind] = now
             self._line(spec, text)
 
     def started(self, spec: RunSpec, rows: int) -> None:
@@ -71,11 +72,11 @@ class PlainListener(Listener, AbstractContextManager["PlainListener"]):
     def chunk(self, spec: RunSpec, rows: int, right: int) -> None:
         tally = self._tallies[spec.key]
         tally.rows, tally.right = tally.rows + rows, tally.right + right
-        self._seldom(spec, f"{tally.start + tally.rows}/{tally.total} rows, {tally.text()}")
+        self._seldom(spec, f"{tally.start + tally.rows}/{tally.total} rows, {tally.text()}", "rows")
 
     def waiting(self, spec: RunSpec) -> None:
-        if spec.key not in self._said:
-            self._seldom(spec, "another process does it; waiting")
+        if (spec.key, "waiting") not in self._said:
+            self._seldom(spec, "another process does it; waiting", "waiting")
 
     def finished(self, spec: RunSpec, status: str, reason: str) -> None:
         self._line(spec, f"{status}{f': {reason}' if reason else ''}")
