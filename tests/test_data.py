@@ -122,11 +122,13 @@ def test_without_a_folder_files_are_downloaded_verified_and_kept(mirror) -> None
     assert len(list(cache.rglob("*.gz"))) == 4
 
 
-def test_a_download_with_the_wrong_checksum_is_not_kept(mirror) -> None:
+def test_a_download_with_the_wrong_checksum_is_not_kept(mirror, bench) -> None:
     site, cache = mirror
     (site / "train-labels-idx1-ubyte.gz").write_bytes(b"<html>not found</html>")
     with pytest.raises(DataError, match="could not be downloaded"):
         Mnist.facts(TaskParams(), None)
+    done = bench("run", "--defense", "regular", "--attack", "clean", "--dataset", "mnist")
+    assert done.code == 2 and done.err.count("\n") == 1 and "--data-dir" in done.err
     assert not list(cache.rglob("train-labels*"))
 
 

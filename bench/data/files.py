@@ -61,6 +61,7 @@ def _download(dataset: str, name: str, md5: str, mirrors: Sequence[str]) -> Path
     import requests
 
     target = Path(platformdirs.user_cache_dir("bench")) / "data" / dataset
+    pooch.get_logger().setLevel("WARNING")  # a failure is one line, ours
     problems = []
     for mirror in mirrors:
         try:
