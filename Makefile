@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test test-slow lint format speed clean
+.PHONY: setup run test lint format speed clean
 
 setup: .venv/ready
 
@@ -18,9 +18,6 @@ run: setup           ## RMC attacked by PGD-Skip-Delayed on the embedded digits,
 
 test: setup          ## the tests; those on MNIST need BENCH_DATA or skip with the reason
 	$(BIN)/python -m pytest
-
-test-slow: setup     ## everything, with what takes minutes
-	$(BIN)/python -m pytest -m 'slow or not slow'
 
 lint: setup
 	$(BIN)/ruff format --check .
