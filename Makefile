@@ -1,4 +1,4 @@
-# Two commands to start with: `make run` and `make test`. Both make .venv first and need nothing but Python >= 3.10.
+# Two commands to start with: `make run` and `make test`. Both make .venv first and need nothing but Python >= 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
 
