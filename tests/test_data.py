@@ -89,6 +89,13 @@ def test_a_named_folder_is_read_and_never_written_to(tmp_path: Path, monkeypatch
     assert files.data_dir(None) == tmp_path
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A file server that keeps its log out of what the tests read."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A web server on this machine with tiny MNIST files, whose checksums stand for the published ones."""
@@ -101,7 +108,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         data = gzip.compress(idx(np.arange(np.prod(shape), dtype=np.uint64).astype(np.uint8).reshape(shape) % 10))
         (site / file).write_bytes(data)
         published[file] = hashlib.md5(data).hexdigest()
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
+    handler = partial(Quiet, directory=str(site))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))

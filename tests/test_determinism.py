@@ -22,8 +22,8 @@ import pytest
 from tests.conftest import QUICK, sets
 
 QUICKLY = [part for key, value in QUICK.items() for part in ("--set", f"{key}={value}")]
-PROBE = ["--defense", "rmc-plus", "--attack", "pgd-skip-partial", "-n", "16",
-         *QUICKLY, *sets(game__p=6, game__trials=4, defense__replace_steps=3)]  # fmt: skip
+PROBE = ["--defense", "rmc-plus", "--attack", "pgd-skip-partial", "-n", "48",
+         *QUICKLY, *sets(game__p=6, game__trials=12, defense__replace_steps=3)]  # fmt: skip
 STREAM = ["--defense", "rmc", "--attack", "pgd", "-n", "60", *QUICKLY]
 
 
@@ -80,7 +80,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, cache_root: Path) -> dic
     for command in (PROBE, STREAM):
         place.run(*command, "--workers", "1")
     rows = place.rows()
-    assert sorted(len(examples) for examples in rows.values()) == [16, 60, 60]
+    assert sorted(len(examples) for examples in rows.values()) == [48, 60, 60]
     return rows
 
 
@@ -99,12 +99,12 @@ def test_three_kills_while_rows_are_written_change_nothing(
     place = Place(tmp_path / "place", cache_root)
     often = ["--workers", workers, "--set", "runner.chunk=3", "--set", "runner.checkpoint_s=0.05"]
     chance = random.Random(f"{command}{workers}")
-    total = 120 if command is STREAM else 16
+    total = 120 if command is STREAM else 48
     kills = 0
     while kills < 3:
         process = place.start(*command, *often)
         children = psutil.Process(process.pid).children
-        goal = place.count() + chance.randint(1, total // 5)
+        goal = place.count() + chance.randint(1, total // 6)
         while place.count() < goal and process.poll() is None:
             time.sleep(0.005)
         time.sleep(chance.random() * 0.05)
