@@ -116,9 +116,6 @@ class Cache:
             write_atomic(path, data)
         return key
 
-    def get_tensors(self, kind: str, key: str) -> dict[str, Tensor]:
-        return parse_tensors(self.path(kind, key).read_bytes())[0]
-
 
 def dump_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> bytes:
     """Tensors and facts as one safetensors file; tensors land on the CPU."""

@@ -57,7 +57,3 @@ class Draws:
     def sub(self, purpose: object) -> Draws:
         """The same examples with draws of their own for `purpose` (a restart, a round), at their start."""
         return Draws(self.seed, f"{self.purpose}/{purpose}", self.indices)
-
-    def take(self, rows: Sequence[int]) -> Draws:
-        """The draws of some rows of the batch, at their start."""
-        return Draws(self.seed, self.purpose, [self.indices[i] for i in rows])

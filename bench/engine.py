@@ -20,7 +20,7 @@ from bench.jobs import Done, Event, Failed, Job, Progress, perform
 from bench.workbench import Settings, Workbench, one_thread
 
 #: what a worker is started with: one thread, and a C library that keeps the memory of a batch for the next one instead
-#: of giving it back (RMC+ on digits: 235 ms an answer without, 155 ms with)
+#: of giving it back (RMC+ on digits: 233 ms an answer without, 148 ms with)
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
