@@ -11,6 +11,43 @@ def register() -> None:
         summary="no perturbation: the clean accuracy",
         preset={"weights": "none", "eps": 0.0, "norm": "linf"},
     )
+    for name, target, summary in (
+        ("fgsm", "gradient:FGSM", "one step along the gradient's sign (Goodfellow et al. 2015)"),
+        ("bim", "gradient:BIM", "FGSM in many small steps (Kurakin et al. 2016)"),
+        ("cw-l2", "carlini_wagner:CarliniWagnerL2", "smallest l2 perturbation (Carlini and Wagner 2017)"),
+        ("jsma", "jsma:JSMA", "fewest changed pixels, by saliency maps (Papernot et al. 2016)"),
+    ):
+        register_attack(name, f"attacks.{target}", summary=summary, preset={"weights": "trained"})
+    for name, surrogate, summary in (
+        ("gray-box", "same", "PGD on another network of the same architecture, trained from another seed"),
+        ("transfer", "other", "PGD on a network of another architecture"),
+    ):
+        register_attack(
+            name,
+            "attacks.pgd:PGD",
+            summary=summary,
+            preset={"weights": "surrogate", "surrogate": surrogate},
+            free=("surrogate",),
+        )
+    for name, target, summary in (
+        (
+            "square",
+            "query:Square",
+            "random search with scores, within a budget of queries (Andriushchenko et al. 2020)",
+        ),
+        (
+            "hopskipjump",
+            "query:HopSkipJump",
+            "boundary walk with labels, within a budget of queries (Chen et al. 2020)",
+        ),
+    ):
+        register_attack(
+            name,
+            f"attacks.{target}",
+            summary=summary,
+            preset={"weights": "none", "queries": 1000},
+            free=("queries", "queries_served"),
+        )
     register_attack(
         "pgd",
         "attacks.pgd:PGD",

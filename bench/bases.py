@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bench import registry
 from bench.cache import dump_tensors, write_atomic
 from bench.contracts import Context, Defense, StaticDefense
 from bench.data.task import Task, TaskFacts
 from bench.draws import seed_of
-from bench.errors import BadValue
-from bench.models import DEFAULT
 from bench.models.frozen import freeze, frozen_copy
+from bench.models.sources import make_network, network_name
 
 if TYPE_CHECKING:
     from bench.models.network import Network
@@ -30,6 +28,10 @@ class Base(StaticDefense):
     """
 
     network: nn.Module
+
+    def build(self, facts: TaskFacts, seed: int) -> Network:
+        """The network that training starts from; what is built here and what is loaded later have the same layers."""
+        return build_network(self.params, facts, seed)
 
     @abstractmethod
     def train(self, task: Task, network: nn.Module, context: Context) -> None:
@@ -47,27 +49,21 @@ class Base(StaticDefense):
         return frozen_copy(self.network)
 
 
-def network_name(model: str, dataset: str) -> str:
-    """The registered name behind `base.model`; `auto` is the dataset's own."""
-    if model != "auto":
-        return model
-    if dataset not in DEFAULT:
-        raise BadValue(f"No network is the default for {dataset!r}; give base.model one of: bench list models.")
-    return DEFAULT[dataset]
+def build_network(params: Any, facts: TaskFacts, seed: int) -> Network:
+    """The network of `params.model` and `params.weights` (if there are such keys); random weights are a function of
+    `seed`.
 
-
-def build_network(model: str, facts: TaskFacts, seed: int) -> Network:
-    """A fresh network; its initial weights are a function of `seed` and leave the global generator alone."""
-    make = registry.models.load(network_name(model, facts.name))
+    The global generator is left alone.
+    """
+    model = network_name(getattr(params, "model", "auto"), facts.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "initial weights"))
-        network: Network = make(num_classes=facts.num_classes, image_shape=facts.image_shape)
-    return network
+        return make_network(model, getattr(params, "weights", ""), facts)
 
 
 def trained_network(base: Base, task: Task, context: Context) -> Network:
     """theta_0: frozen, in evaluation mode, on the context's device; trained here if the cache lacks it."""
-    network = build_network(base.params.model, task.facts, context.seed)
+    network = base.build(task.facts, context.seed)
 
     def train(folder: Path) -> None:
         network.to(context.device)

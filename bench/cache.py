@@ -25,14 +25,20 @@ from bench.state import State
 
 @dataclass(frozen=True)
 class Cost:
-    """What serving took: answers, optimiser steps, seconds."""
+    """What serving took: answers, optimiser steps, seconds, and the seconds of each answer."""
 
     answers: int = 0
     steps: int = 0
     seconds: float = 0.0
+    delays: tuple[float, ...] = ()
 
     def plus(self, other: Cost) -> Cost:
-        return Cost(self.answers + other.answers, self.steps + other.steps, self.seconds + other.seconds)
+        return Cost(
+            self.answers + other.answers,
+            self.steps + other.steps,
+            self.seconds + other.seconds,
+            self.delays + other.delays,
+        )
 
 
 NO_COST = Cost()
@@ -105,7 +111,8 @@ class Cache:
             return None
         tensors, facts = parse_tensors(data)
         stored = json.loads(facts["state"])
-        return State(tensors, stored["facts"]), Cost(**stored["cost"])
+        cost = stored["cost"]
+        return State(tensors, stored["facts"]), Cost(**{**cost, "delays": tuple(cost["delays"])})
 
     def put_tensors(self, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> str:
         """Store tensors under the sha256 of the file that holds them; returns that key."""

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.errors import BadValue, UnknownName, one_line
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 
@@ -42,7 +37,7 @@ class RunnerSection(_Section):
 
 
 class SuiteCell(_Section):
-    """One cross product of a suite."""
+    """One cross product of a suite. `cross` has lists of values by dotted key: every combination is a run."""
 
     defense: list[str]
     attack: list[str]
@@ -54,11 +49,46 @@ class SuiteCell(_Section):
     n: int | None = None
     repeats: int | None = None
     set: dict[str, Any] = {}
+    cross: dict[str, list[Any]] = {}
+
+
+class TableColumn(_Section):
+    """A column of a suite's table: which runs stand in it (see `bench.report`)."""
+
+    title: str
+    where: dict[str, Any]
+
+
+class TableRow(_Section):
+    """A row of a suite's table, with the published figure for each column (accuracy in percent, or "-")."""
+
+    title: str
+    where: dict[str, Any]
+    paper: list[float | Literal["-"]] = []
+
+
+class SuiteTable(_Section):
+    """How the runs of a suite are laid out beside published figures."""
+
+    source: str = ""
+    columns: list[TableColumn]
+    rows: list[TableRow]
+
+    @model_validator(mode="after")
+    def _as_wide(self) -> SuiteTable:
+        for row in self.rows:
+            if row.paper and len(row.paper) != len(self.columns):
+                raise ValueError(f"row {row.title!r} has {len(row.paper)} figures for {len(self.columns)} columns")
+        return self
 
 
 class Suite(_Section):
+    """A named set of runs. table_of: another suite whose table this one's runs are laid out in."""
+
     summary: str = ""
     cells: list[SuiteCell]
+    table: SuiteTable | None = None
+    table_of: str = ""
 
 
 class Config(_Section):

@@ -120,6 +120,11 @@ class Defense(ABC):
         company: (B-1, C, H, W), the rest of the batch of a `batch` defense.
         """
 
+    def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]]]:
+        """For a defense that retrieves: per point of x (N, C, H, W), by the name of what is searched (D, D'), how many
+        of its neighbours now carry each label. Kept with every example; the state stays as it was. Else nothing: []."""
+        return []
+
     @abstractmethod
     def proxy(self) -> nn.Module:
         """A frozen copy of the differentiable network that would answer now: (N, C, H, W) -> (N, K)."""

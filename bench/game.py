@@ -37,6 +37,7 @@ class Row:
     violation         why x was served instead of the proposal, or ""
     believed          the attacked network is fooled by the proposal (None: the attacker had no network)
     fooled_inside     some image within eps that the attack tried fooled the attacked network
+    neighbours        labels of the neighbours of what was served, counted, by what was searched; None: nothing is
     """
 
     game: int
@@ -60,6 +61,7 @@ class Row:
     fooled_inside: bool | None
     attack_s: float
     defense_s: float
+    neighbours: dict[str, list[int]] | None = None
 
 
 @dataclass
@@ -167,6 +169,7 @@ def make_row(
     clean_answer: int | None,
     steps: int,
     defense_s: float,
+    neighbours: dict[str, list[int]] | None,
 ) -> Row:
     """The row of one example: x (C, H, W), the `row`-th of `crafted`, the judge's ruling and the answers."""
     return Row(
@@ -191,6 +194,7 @@ def make_row(
         fooled_inside=_maybe(crafted.fooled_inside[row]),
         attack_s=float(crafted.seconds[row]),
         defense_s=defense_s,
+        neighbours=neighbours,
     )
 
 

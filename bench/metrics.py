@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from bench.game import Row
+from bench.judge import SLACK
+from bench.threat import Norm
+
+#: by (game, index): whether an example was answered right
+Outcomes = Mapping[tuple[int, int], bool]
 
 CONFIDENCE = 0.95
 BOOTSTRAPS = 10_000
@@ -70,7 +75,7 @@ def _bootstrap(right: NDArray[np.float64], sizes: NDArray[np.float64]) -> tuple[
     return float(low), float(high)
 
 
-def by_game(rows: Sequence[Row], outcome: Mapping[tuple[int, int], bool]) -> list[list[bool]]:
+def by_game(rows: Sequence[Row], outcome: Outcomes) -> list[list[bool]]:
     """Outcomes (by game and index) grouped by game, in the order of the rows."""
     games: dict[int, list[bool]] = {}
     for row in rows:
@@ -79,9 +84,38 @@ def by_game(rows: Sequence[Row], outcome: Mapping[tuple[int, int], bool]) -> lis
     return list(games.values())
 
 
-def robust_accuracy(rows: Sequence[Row], static: bool, protocol: str) -> Estimate | None:
-    """Share of examples that the deployed defense answers correctly under attack. None without rows."""
-    return _accuracy(rows, {(row.game, row.index): row.answer == row.label for row in rows}, static, protocol)
+def answered_right(rows: Sequence[Row]) -> dict[tuple[int, int], bool]:
+    """Whether the deployed defense answered what was served with the label."""
+    return {(row.game, row.index): row.answer == row.label for row in rows}
+
+
+def at_budget(
+    rows: Sequence[Row], norm: Norm, eps: float, clean: Mapping[tuple[int, int], int]
+) -> dict[tuple[int, int], bool]:
+    """Whether a `minimal` attack leaves the answer right within a budget eps in its norm.
+
+    An attacker whose image is farther than eps serves the clean one: the answer to that counts, from the row itself or
+    from `clean` by (game, index). Without either the example is left out.
+    """
+    outcome = {}
+    for row in rows:
+        place = (row.game, row.index)
+        within = getattr(row, norm) <= eps + SLACK[norm]
+        answer = row.answer if within else row.clean_answer if row.clean_answer is not None else clean.get(place)
+        if answer is not None:
+            outcome[place] = answer == row.label
+    return outcome
+
+
+def median_distance(rows: Sequence[Row], norm: Norm) -> float | None:
+    """Median distance of the images that were answered wrong; None where none was."""
+    found = [getattr(row, norm) for row in rows if row.answer != row.label]
+    return float(np.median(found)) if found else None
+
+
+def robust_accuracy(rows: Sequence[Row], static: bool, protocol: str, right: Outcomes) -> Estimate | None:
+    """Share of examples that are answered right under attack (`answered_right`, `at_budget`). None without rows."""
+    return _accuracy(rows, right, static, protocol)
 
 
 def clean_accuracy(
@@ -100,9 +134,7 @@ def clean_accuracy(
     return _accuracy(rows, outcome, static, protocol)
 
 
-def _accuracy(
-    rows: Sequence[Row], outcome: Mapping[tuple[int, int], bool], static: bool, protocol: str
-) -> Estimate | None:
+def _accuracy(rows: Sequence[Row], outcome: Outcomes, static: bool, protocol: str) -> Estimate | None:
     if not outcome:
         return None
     games = by_game(rows, outcome)
@@ -115,6 +147,6 @@ def _accuracy(
     return wilson(sum(flat), len(flat), f"Wilson, given this one {given}")
 
 
-def within_trials(rows: Sequence[Row]) -> Estimate:
+def within_trials(rows: Sequence[Row], right: Outcomes) -> Estimate:
     """Robust accuracy with Wilson's interval over examples: for these backgrounds and noise keys only."""
-    return wilson(sum(row.answer == row.label for row in rows), len(rows), "Wilson, given these states")
+    return wilson(sum(right.values()), len(right), "Wilson, given these states")

@@ -76,6 +76,7 @@ class Oracle:
     info      name, kind, differentiable, randomised: a value, not the defense
     deployed  the defense as it serves now; None in `replay`, where the attacker must do without
     trained   theta_0
+    surrogate the attacker's own network, where the threat model grants one
     fresh     makes a defense that has served nothing, with a given noise key
     observed  background points that the attacker saw, (M, C, H, W)
     company   the rest of the batch in which a `batch` defense answers a query, (B-1, C, H, W)
@@ -88,6 +89,7 @@ class Oracle:
         info: DefenseInfo,
         *,
         trained: nn.Module,
+        surrogate: nn.Module | None = None,
         deployed: Defense | None,
         fresh: Callable[[int], Defense],
         observed: Tensor | None = None,
@@ -100,6 +102,7 @@ class Oracle:
         self.threat = threat
         self.info = info
         self._trained = trained
+        self._surrogate = surrogate
         self._deployed = deployed
         self._fresh = fresh
         self._observed = observed
@@ -134,17 +137,27 @@ class Oracle:
         if self._deployed is None:
             raise AccessDenied("There is no deployed defense to query in the protocol replay.")
         answers = []
-        for row, point in zip(self._attribute(x) if rows is None else rows, x, strict=True):
-            spent = int(self.ledger.queries[row])
-            if spent >= self.threat.queries:
-                raise AccessDenied(f"The budget of {self.threat.queries} queries per example is spent.")
-            self.ledger.queries[row] += 1
+        charged = [int(row) for row in (self._attribute(x) if rows is None else rows)]
+        if self._deployed.kind == "static" and not self.info.randomised:  # an answer depends on its point alone
+            for row in charged:
+                self._charge(row)
+            return self._deployed.predict(x)
+        for row, point in zip(charged, x, strict=True):
+            spent = self._charge(row)
             if self.threat.queries_served and self._serve is not None:
                 answers.append(self._serve(point[None]))
             else:
                 draw = seed_of(self._key, "query", self._indices[row], spent)
                 answers.append(probe(self._deployed, point[None], draw, self._company))
         return torch.cat(answers)
+
+    def _charge(self, row: int) -> int:
+        """Count a query about an example; how many there were before it."""
+        spent = int(self.ledger.queries[row])
+        if spent >= self.threat.queries:
+            raise AccessDenied(f"The budget of {self.threat.queries} queries per example is spent.")
+        self.ledger.queries[row] += 1
+        return spent
 
     def simulate(self) -> Simulation:
         """The attacker's own copy of the defense, fed with what it observed. Private randomness, or the defense's."""
@@ -191,6 +204,8 @@ class Oracle:
         weights = self.threat.weights
         if weights == "trained":
             return frozen_copy(self._trained)
+        if weights == "surrogate" and self._surrogate is not None:
+            return frozen_copy(self._surrogate)
         if weights == "simulated":
             return self._copy().proxy()
         if weights == "adapted" and self._deployed is not None:

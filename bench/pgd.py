@@ -76,8 +76,12 @@ def pgd(
     if eps == 0:
         return x.clone()
     engine = _ENGINES[norm](steps, step_size, None if offset is None else offset.to(x.device))
+    images: Tensor = engine.run(as_foolbox(model, x), x, foolbox.criteria.Misclassification(y), epsilon=eps)
+    return images.detach()
+
+
+def as_foolbox(model: nn.Module, x: Tensor) -> Any:
+    """The model as foolbox takes it, for images like x in [0, 1]; it is put into evaluation mode."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # foolbox warns of a model in training mode even where it has just left it
-        wrapped = foolbox.PyTorchModel(model.eval(), bounds=(0, 1), device=x.device)
-    images: Tensor = engine.run(wrapped, x, foolbox.criteria.Misclassification(y), epsilon=eps)
-    return images.detach()
+        return foolbox.PyTorchModel(model.eval(), bounds=(0, 1), device=x.device)

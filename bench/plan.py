@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -9,11 +10,12 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from bench import registry
-from bench.bases import network_name
+from bench.bases import build_network
 from bench.config import Config, Suite, merge, validation_error
 from bench.contracts import Attack, Defense, DefenseInfo, Protocol
 from bench.data.task import TaskFacts, TaskParams
 from bench.errors import BadValue, BenchError, BrokenPlugin, UnknownName, one_line
+from bench.models.sources import network_name, network_source
 from bench.sections import PROTOCOLS, check_sections
 from bench.spec import GameSpec, Part, RunSpec
 from bench.threat import ThreatModel, parse_number
@@ -60,10 +62,16 @@ def suite_requests(name: str, suites: Mapping[str, Suite], over: Request) -> lis
             seeds=over.seeds or tuple(cell.seed),
             n=over.n if over.n is not None else cell.n,
             repeats=over.repeats if over.repeats is not None else cell.repeats,
-            sets={**cell.set, **over.sets},
+            sets={**cell.set, **crossed, **over.sets},
         )
         for cell in suites[name].cells
+        for crossed in _combinations(cell.cross)
     ]
+
+
+def _combinations(cross: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Every choice of one value per key, in the order of the lists."""
+    return [dict(zip(cross, values, strict=True)) for values in itertools.product(*cross.values())]
 
 
 def plan(requests: list[Request], config: Config, facts_of: FactsOf) -> list[Planned]:
@@ -75,6 +83,11 @@ def plan(requests: list[Request], config: Config, facts_of: FactsOf) -> list[Pla
         for spec in _Resolver(request, config, facts_of, keys).specs():
             planned.setdefault(spec.key, Planned(spec, spec.paired_clean(_clean_part())))
     keys.check([key for request in requests for key in request.sets])
+    if any(request.eps or request.norm for request in requests) and not keys.bounded:
+        raise BadValue(
+            "--eps and --norm apply to attacks within a budget, and none of these attacks has one: drop them, or set "
+            "dataset.NAME.eps in bench.toml, at which attacks of minimal norm are ranked."
+        )
     return list(planned.values())
 
 
@@ -84,6 +97,8 @@ class _Keys:
     def __init__(self) -> None:
         self.declared: set[str] = set()
         self.fixed: dict[str, set[str]] = {}
+        #: some attack stays within a radius that the request may set
+        self.bounded = False
 
     def declare(self, prefix: str, names: Any) -> None:
         self.declared.update(f"{prefix}.{name}" for name in names)
@@ -129,15 +144,13 @@ class _Resolver:
     def _spec(
         self, dataset: Part, facts: TaskFacts, defense: str, base: str, attack: str, threat: ThreatModel, seed: int
     ) -> RunSpec:
-        base_part, base_seed, network = self._base(base, dataset.name)
+        base_part, base_seed, network = self._base(base, facts)
         entry = registry.defenses[defense]
         cls: type[Defense] = entry.load()
         if entry.base:
             part, batch = base_part, 0
         else:
-            params = self._params("defense", cls, defense, dataset.name)
-            if getattr(params, "eps", None) == 0:  # a defense's own radius, where it crafts copies
-                params = params.model_copy(update={"eps": self._radius(dataset.name, "linf")})
+            params = self._with_radius(self._params("defense", cls, defense, dataset.name), dataset.name)
             batch = _validated(defense, cls, params, facts)
             part = Part(defense, entry.version, entry.source_hash(), params.model_dump())
         attack_entry = registry.attacks[attack]
@@ -151,29 +164,45 @@ class _Resolver:
             base_seed=base_seed,
             network=network,
             attack=Part(attack, attack_entry.version, attack_entry.source_hash(), attack_params.model_dump()),
+            attack_kind=attack_cls.kind,
             dataset=dataset,
             test_size=facts.test_size,
             threat=threat,
             game=self._game(attack, dataset.name, n, batch, cls),
             n=n,
             seed=seed,
+            surrogate=self._surrogate(base_part, threat, facts) if threat.surrogate else None,
         )
         _check_sizes(spec)
         _check_protocol(spec, attack_cls)
         return spec
 
-    def _base(self, name: str, dataset: str) -> tuple[Part, int, Part]:
+    def _base(self, name: str, facts: TaskFacts) -> tuple[Part, int, Part]:
         entry = registry.defenses[name]
         if not entry.base:
             bases = [e.name for e in registry.defenses if e.base]
             raise BadValue(f"{name!r} is no base (a train-time defense); give --base one of: {', '.join(bases)}.")
         cls = entry.load()
-        params = self._params("base", cls, name, dataset, extra=("seed",))
+        params = self._with_radius(self._params("base", cls, name, facts.name, extra=("seed",)), facts.name)
         self.keys.declare("base", ["seed"])
-        seed = int(parse_number("base.seed", self._layer("base", name, dataset).get("seed", 0)))
-        model = registry.models[network_name(params.model, dataset)]
-        network = Part(model.name, model.version, model.source_hash())
+        seed = int(parse_number("base.seed", self._layer("base", name, facts.name).get("seed", 0)))
+        network = _network_part(params, facts)
+        _validated(name, cls, params, facts)
         return Part(name, entry.version, entry.source_hash(), params.model_dump()), seed, network
+
+    def _surrogate(self, base: Part, threat: ThreatModel, facts: TaskFacts) -> Part:
+        """The network of the attacker's surrogate of a base."""
+        cls = registry.defenses.load(base.name)
+        model = str(base.params.get("model", "auto")) if threat.surrogate == "same" else threat.surrogate
+        params = cls.Params(**{**base.params, "model": network_name(model, facts.name), "weights": ""})
+        _validated(base.name, cls, params, facts)
+        return _network_part(params, facts)
+
+    def _with_radius(self, params: Any, dataset: str) -> Any:
+        """Parameters whose `eps` 0 means the task's default radius: of who crafts copies while training or serving."""
+        if getattr(params, "eps", None) != 0:
+            return params
+        return params.model_copy(update={"eps": self._radius(dataset, "linf")})
 
     def _layer(self, section: str, name: str, dataset: str) -> dict[str, Any]:
         """Values by key from bench.toml, its dataset part and --set, later over earlier."""
@@ -200,7 +229,8 @@ class _Resolver:
         }
         if "recipe" in known:
             recipe = values.get("recipe", model.model_fields["recipe"].default)
-            values = {**self._recipe(cls.recipe_family or name, str(recipe), dataset), **values}
+            shared = self._recipe(cls.recipe_family or name, str(recipe), dataset)
+            values = {**{key: value for key, value in shared.items() if key in known}, **values}
         values = {key: _number(model, section, key, value) for key, value in values.items()}
         try:
             return model(**values)
@@ -229,7 +259,11 @@ class _Resolver:
         threat = threat.with_fields(values)
         if "eps" in (entry.preset or {}):
             return [threat]
-        norm = self.request.norm or entry.load().norm
+        cls = entry.load()
+        if cls.kind == "minimal":  # its own norm; the budget is the metrics' question
+            return [threat.with_fields({"norm": cls.norm, "eps": self._radius(dataset, cls.norm)})]
+        self.keys.bounded = True
+        norm = self.request.norm or cls.norm
         radii = self.request.eps or (self._radius(dataset, norm),)
         return [threat.with_fields({"norm": norm, "eps": parse_number("eps", radius)}) for radius in radii]
 
@@ -320,6 +354,15 @@ def _check_protocol(spec: RunSpec, attack: type[Attack]) -> None:
             f"{spec.defense.name} answers batches of {size}, so game.p ({spec.game.p}) and threat.delay "
             f"({threat.delay}) must be multiples of it."
         )
+
+
+def _network_part(params: Any, facts: TaskFacts) -> Part:
+    """The network of a base as a part of a run; one from a user's file or with given weights is built once, to see."""
+    model, weights = getattr(params, "model", "auto"), getattr(params, "weights", "")
+    part = Part(*network_source(network_name(model, facts.name), weights))
+    if weights or ":" in model:
+        build_network(params, facts, 0)
+    return part
 
 
 def _validated(name: str, cls: type[Defense], params: Any, facts: TaskFacts) -> int:

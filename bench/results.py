@@ -7,8 +7,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from bench.game import Row
-from bench.metrics import Estimate, clean_accuracy, robust_accuracy, within_trials
+from bench.metrics import (
+    Estimate,
+    answered_right,
+    at_budget,
+    clean_accuracy,
+    median_distance,
+    robust_accuracy,
+    within_trials,
+)
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel
 
@@ -20,7 +30,11 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     static = spec["kind"] == "static"
     protocol = spec["game"]["protocol"]
     threat = ThreatModel(**spec["threat"])
-    robust = robust_accuracy(rows, static, protocol)
+    minimal = spec.get("attack_kind") == "minimal"
+    clean = clean_answers(store, record)
+    right = at_budget(rows, threat.norm, threat.eps, clean) if minimal else answered_right(rows)
+    robust = robust_accuracy(rows, static, protocol, right)
+    delays = answer_delays(store, record, rows)
     result = {
         "run": record.key,
         "status": record.status,
@@ -33,11 +47,12 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
         "n": spec["n"],
         "seed": spec["seed"],
         "protocol": protocol,
-        "clean_accuracy": _estimate(clean_accuracy(rows, static, protocol, clean_answers(store, record))),
+        "clean_accuracy": _estimate(clean_accuracy(rows, static, protocol, clean)),
         "robust_accuracy": _estimate(robust),
         "violations": sum(bool(row.violation) for row in rows),
         "seconds": seconds(store, record, rows),
-        "answer_s": answer_s(store, record, rows),
+        "answer_s": float(np.median(delays)) if delays else None,
+        "answer_p95_s": float(np.quantile(delays, 0.95)) if delays else None,
         "probe_s": statistics.median(row.defense_s for row in rows) if rows and protocol == "probe" else None,
         "ledger": ledger(store, record, rows),
         "threat": spec["threat"],
@@ -47,8 +62,11 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
         "flags": flags(store, record, rows),
         "reason": record.reason,
     }
-    if protocol == "probe" and rows:
-        result["robust_accuracy"]["within_trials"] = _estimate(within_trials(rows))
+    if protocol == "probe" and robust is not None:
+        result["robust_accuracy"]["within_trials"] = _estimate(within_trials(rows, right))
+    if minimal:  # the image as the attack left it, whatever its distance; and how far that was
+        result["uncut_accuracy"] = _estimate(robust_accuracy(rows, static, protocol, answered_right(rows)))
+        result["median_distance"] = median_distance(rows, threat.norm)
     return result
 
 
@@ -74,16 +92,13 @@ def seconds(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, f
     return {"attack": attack, "defense": defense, "harness": harness, "total": attack + defense + harness}
 
 
-def answer_s(store: Store, record: RunRecord, rows: Sequence[Row]) -> float | None:
-    """Seconds of one answer while serving: in `probe` the mean over the background, else the median over the rows.
+def answer_delays(store: Store, record: RunRecord, rows: Sequence[Row]) -> list[float]:
+    """Seconds of each answer while serving: of the background in `probe`, else of the rows.
 
     A probe of a victim may leave out work that only later points feel, so it is no measure of serving.
     """
-    games = store.games(record.key)
-    answers = sum(game.background_answers for game in games)
-    if answers:
-        return sum(game.background_s for game in games) / answers
-    return statistics.median(row.defense_s for row in rows) if rows else None
+    delays = [delay for game in store.games(record.key) for delay in game.background_delays or ()]
+    return delays or [row.defense_s for row in rows]
 
 
 def ledger(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, int]:
@@ -163,6 +178,7 @@ def example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str,
         "adaptation_steps": row.adaptation_steps,
         "believed": row.believed,
         "fooled_inside": row.fooled_inside,
+        "neighbours": row.neighbours,
         "seconds": {"attack": row.attack_s, "defense": row.defense_s},
     }
 

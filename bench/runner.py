@@ -58,7 +58,7 @@ def script(spec: RunSpec, open_games: Iterable[Job]) -> Script:
     (reason,) = yield [Job("declines", spec)]
     if reason:
         raise _Skipped(str(reason))
-    yield [Job("base", spec)]
+    yield [Job("base", spec)] if spec.surrogate is None else [Job("base", spec), Job("base", spec.attacked_base)]
     (missing,) = yield [Job("pieces", spec)]
     if missing:
         yield [Job("piece", spec, name) for name in dict.fromkeys(missing)]

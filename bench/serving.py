@@ -48,7 +48,8 @@ class Serving:
         logits = self.defense.predict(x)
         seconds = time.perf_counter() - start
         self.seconds += seconds
-        self.cost = self.cost.plus(Cost(len(x), self.defense.adaptation_steps - steps, seconds))
+        delays = (seconds / len(x),) * len(x) if len(x) else ()  # points that are answered together wait together
+        self.cost = self.cost.plus(Cost(len(x), self.defense.adaptation_steps - steps, seconds, delays))
         if self.defense.kind != "static":
             self.digest = self._links(x)[-1]
         self.served += len(x)
@@ -60,6 +61,13 @@ class Serving:
         logits = probe(self.defense, x, company=company)
         self.seconds += time.perf_counter() - start
         return checked_logits(logits, len(x), self.classes, type(self.defense).__name__)
+
+    def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]] | None]:
+        """What the defense says of the neighbours of each point of x (N, C, H, W) as it is now; None where nothing."""
+        start = time.perf_counter()
+        found = list(self.defense.neighbour_labels(x))
+        self.seconds += time.perf_counter() - start
+        return [*found] if len(found) == len(x) else [None] * len(x)
 
     def catch_up(self, x: Tensor, report: Callable[[int], None] = lambda done: None) -> None:
         """Serve the background x (N, C, H, W), starting from the longest stored prefix of it."""

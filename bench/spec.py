@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -61,12 +61,15 @@ class RunSpec:
     base_seed: int
     network: Part
     attack: Part
+    attack_kind: Literal["budget", "minimal"]
     dataset: Part
     test_size: int
     threat: ThreatModel
     game: GameSpec
     n: int
     seed: int
+    #: the network of the attacker's surrogate, where the threat model grants one
+    surrogate: Part | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Every resolved parameter that applies, as JSON values."""
@@ -96,12 +99,27 @@ class RunSpec:
     @cached_property
     def craft_key(self) -> str:
         """Key of images that are crafted against the base alone, whatever the runtime defense."""
-        return digest(["craft", asdict(self.attack), self.threat.to_dict(), self.base_key, self.test_size, self.seed])
+        parts = [asdict(self.attack), self.threat.to_dict(), self.attacked_base.base_key, self.test_size, self.seed]
+        return digest(["craft", *parts])
+
+    @cached_property
+    def attacked_base(self) -> RunSpec:
+        """A run whose base is the network that the attacker is handed: this one, or that of its surrogate.
+
+        A surrogate is trained with the base's recipe from another seed.
+        """
+        if self.surrogate is None:
+            return self
+        params = {**self.base.params, "model": self.surrogate.name, "weights": ""}
+        seed = seed_of(self.base_seed, "surrogate")
+        return replace(
+            self, base=replace(self.base, params=params), base_seed=seed, network=self.surrogate, surrogate=None
+        )
 
     @property
     def crafted_on_base(self) -> bool:
         """The attack's images do not depend on the runtime defense: they are crafted once and cached."""
-        return self.threat.weights == "trained" and not self.threat.queries
+        return self.threat.weights in ("trained", "surrogate") and not self.threat.queries
 
     @property
     def sees_state(self) -> bool:
@@ -132,4 +150,5 @@ class RunSpec:
         if self.game.protocol == "probe" or self.attack.name == clean.name:
             return None
         threat = ThreatModel(norm="linf", eps=0.0, weights="none")
-        return replace(self, attack=clean, threat=threat, game=replace(self.game, protocol="stream"))
+        game = replace(self.game, protocol="stream")
+        return replace(self, attack=clean, attack_kind="budget", threat=threat, game=game, surrogate=None)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from bench.errors import BadValue, UnknownName
 
 Norm = Literal["linf", "l2", "l0"]
-Weights = Literal["none", "trained", "simulated", "adapted"]
+Weights = Literal["none", "surrogate", "trained", "simulated", "adapted"]
 Randomness = Literal["private", "shared"]
 
 
@@ -21,9 +21,12 @@ class ThreatModel:
     norm            distance that bounds the perturbation
     eps             its radius, in units of [0, 1] pixels (a number of pixels for l0)
     targeted        the attacker must reach a chosen label
-    weights         which network `oracle.model()` hands out: none; trained (theta_0); simulated (the proxy of the
+    weights         which network `oracle.model()` hands out: none; surrogate (another network, trained apart on the
+                    same data with the base's recipe); trained (theta_0); simulated (the proxy of the
                     attacker's own copy of the defense, fed with what it observed); adapted (the exact proxy of the
                     deployed defense at crafting time)
+    surrogate       the architecture of that other network: same, other (see `bench.models.OTHER`), or what base.model
+                    may say; empty unless weights is surrogate
     bank            the attacker has the augmented set D'
     known           each background point is seen independently with this probability, in [0, 1]
     delay           background points served between crafting and answering (the paper's q)
@@ -36,6 +39,7 @@ class ThreatModel:
     eps: float = 0.0
     targeted: bool = False
     weights: Weights = "none"
+    surrogate: str = ""
     bank: bool = False
     known: float = 1.0
     delay: int = 0
@@ -52,6 +56,11 @@ class ThreatModel:
             raise BadValue(f"eps is {self.eps}; give a number of at least 0, such as 8/255 or 0.3.")
         if self.targeted:
             raise BadValue("threat.targeted is true, but no attack here reaches for a chosen label; leave it false.")
+        if bool(self.surrogate) != (self.weights == "surrogate"):
+            raise BadValue(
+                f"threat.surrogate is {self.surrogate!r} where threat.weights is {self.weights!r}; name an "
+                f"architecture (same, other, or a network) for the weights of a surrogate, and only for those."
+            )
         if not 0 <= self.known <= 1:
             raise BadValue(f"threat.known is {self.known}; it is a probability, so give a number from 0 to 1.")
         if self.delay < 0:
@@ -74,6 +83,7 @@ class ThreatModel:
         """The threat card: one sentence for a reader who sees only this number."""
         network = {
             "none": "no weights",
+            "surrogate": f"a network of its own, trained on the same data ({self.surrogate} architecture)",
             "trained": "the trained weights, not the adapted ones",
             "simulated": "the weights of its own simulated copy of the defense",
             "adapted": "the deployed defense's weights as adapted when it crafts",

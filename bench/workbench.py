@@ -197,6 +197,7 @@ class Workbench:
             spec.threat,
             info or info_of(spec),
             trained=self.base(spec).network,
+            surrogate=None if spec.surrogate is None else self.base(spec.attacked_base).network,
             deployed=None if serving is None else serving.defense,
             fresh=lambda noise: self.fitted(spec).fork(noise),
             observed=observed,

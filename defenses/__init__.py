@@ -5,9 +5,20 @@ from bench.registry import register_defense
 
 def register() -> None:
     """Register the built-in defenses."""
-    register_defense("regular", "defenses.regular:Regular", base=True, summary="theta_0 alone, trained on clean images")
-    register_defense("deepnn", "defenses.deepnn:DeepNN", summary="vote of the nearest clean training images")
-    register_defense("rmc", "defenses.rmc:RMC", summary="runtime masking and cleansing (Wu et al., ICML 2020)")
-    register_defense(
-        "rmc-plus", "defenses.rmc_plus:RMCPlus", summary="RMC with replacement in the augmented set (Wu et al.)"
-    )
+    for name, target, summary in (
+        ("regular", "regular:Regular", "theta_0 alone, trained on clean images"),
+        ("fgsm-at", "adversarial:FGSMTraining", "adversarial training with FGSM (Goodfellow et al. 2015)"),
+        ("pgd-at", "adversarial:PGDTraining", "adversarial training with PGD (Madry et al. 2018)"),
+        ("jacobian", "jacobian:Jacobian", "penalty on the Jacobian's Frobenius norm (Hoffman et al. 2019)"),
+        ("cross-lipschitz", "cross_lipschitz:CrossLipschitz", "Cross-Lipschitz penalty (Hein and Andriushchenko 2017)"),
+        ("feature-denoising", "denoising:FeatureDenoising", "denoising blocks, trained with PGD (Xie et al. 2019)"),
+    ):
+        register_defense(name, f"defenses.{target}", base=True, summary=summary)
+    for name, target, summary in (
+        ("deepnn", "deepnn:DeepNN", "vote of the nearest clean training images"),
+        ("webnn", "webnn:WebNN", "vote of the nearest images of a large bank (Dubey et al. 2019)"),
+        ("knn-at", "knn_at:KnnAT", "runtime adversarial training on clean neighbours (Wu et al., not to work)"),
+        ("rmc", "rmc:RMC", "runtime masking and cleansing (Wu et al., ICML 2020)"),
+        ("rmc-plus", "rmc_plus:RMCPlus", "RMC with replacement in the augmented set (Wu et al.)"),
+    ):
+        register_defense(name, f"defenses.{target}", summary=summary)

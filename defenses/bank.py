@@ -9,58 +9,105 @@ Source: Wu, Yuan, Wu, ICML 2020, section on the augmented set (PGD copies made a
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
 from bench.bases import Base
 from bench.cache import Cache, digest
 from bench.contracts import BLOCK, Context, in_blocks
-from bench.data.task import Task
+from bench.data.task import Task, TaskFacts, fixed_order
 from bench.draws import Draws
+from bench.errors import BadValue
+from bench.params import Params
 from bench.pgd import pgd, random_offset
 from bench.registry import module_hash
-from defenses.neighbours import Neighbours, Ranking, rank
+from defenses.neighbours import IndexKind, Neighbours, Ranking, rank, write_index
 
 #: taken when the module is loaded, so that an edit during a long run does not split its bank
 _SOURCE = module_hash(__name__)
 
-#: training images whose copies are made as one piece
-PIECE = 5000
+#: most images that are made as one piece, and most bytes of them: what making a bank holds in memory
+PIECE = 1000
+PIECE_BYTES = 1 << 26
+
+
+class BankParams(Params):
+    """copies: adversarial copies of every image in the bank, by PGD with bank_steps of bank_step_size pixels (0: eps /
+    30) within eps (linf; 0: the task's default); bank_size: how many training images (0: all); index: `flat` (exact) or
+    `ivf` (for banks that do not fit in memory), which looks into `probes` lists a shard."""
+
+    copies: int = Field(default=1, ge=1)
+    bank_steps: int = Field(default=40, ge=1)
+    bank_step_size: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    eps: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    bank_size: int = Field(default=0, ge=0)
+    index: IndexKind = "flat"
+    probes: int = Field(default=16, ge=1)
+
+    def bank_recipe(self) -> BankRecipe:
+        step = self.bank_step_size or self.eps / 30
+        return BankRecipe(self.copies, self.bank_steps, step, self.eps, self.bank_size, self.index)
+
+
+def check_bank(params: Any, facts: TaskFacts, copies: int) -> None:
+    """Raise `BadValue` where the bank of `params` is larger than the training set, or has fewer rows than k."""
+    size = params.bank_size or facts.train_size
+    if size > facts.train_size:
+        raise BadValue(
+            f"defense.bank_size is {size}, but {facts.name} has {facts.train_size} training images; give at most that."
+        )
+    rows = size * (1 + copies)
+    if params.k > rows:
+        raise BadValue(
+            f"defense.k is {params.k}, but the bank of {facts.name} has {rows} rows ({size} images x {1 + copies}); "
+            f"give at most that."
+        )
 
 
 @dataclass(frozen=True)
 class BankRecipe:
-    """copies per image; PGD steps and step size in pixels; radius eps in pixels (linf)."""
+    """copies per image; PGD steps and step size in pixels; radius eps in pixels (linf); size: how many training images
+    (0: all); the kind of index."""
 
     copies: int
     steps: int = 40
     step_size: float = 0.0
     eps: float = 0.0
+    size: int = 0
+    index: IndexKind = "flat"
 
 
 class BankBuilder:
-    """Makes the bank of one base in the cache, in pieces that any process can make."""
+    """Makes the bank of one base in the cache, in pieces that any process can make, each bounded in memory."""
 
     def __init__(self, recipe: BankRecipe, task: Task, base: Base, context: Context) -> None:
         self.recipe = recipe
         self.task = task
         self.base = base
         self.context = context
+        #: which training images are in the bank: the first `size` of a fixed order, so that a smaller bank is a part
+        self.chosen = np.arange(task.facts.train_size)
+        if recipe.size:
+            self.chosen = np.sort(fixed_order("bank", task.facts.train_size)[: recipe.size])
         seed = context.seed if recipe.copies else 0  # without copies nothing is drawn
-        parts = [context.base_key, _SOURCE, seed]
-        self.key = digest([*parts, recipe.copies, recipe.steps, recipe.step_size, recipe.eps])
+        self.key = digest([context.base_key, _SOURCE, seed, asdict(recipe)])
+        image_bytes = int(np.prod(task.facts.image_shape))
+        self.piece = max(min(PIECE, PIECE_BYTES // image_bytes) // BLOCK * BLOCK, BLOCK)
 
     def missing(self) -> list[str]:
         """Pieces worth making apart; none for a small bank, which `build` makes in one go."""
-        count = self.task.facts.train_size
-        if self.cache.has("banks", self.key) or not self.recipe.copies or count <= PIECE:
+        count = len(self.chosen)
+        if self.cache.has("banks", self.key) or not self.recipe.copies or count <= self.piece:
             return []
-        names = [str(start) for start in range(0, count, PIECE)]
+        names = [str(start) for start in range(0, count, self.piece)]
         return [name for name in names if not self.cache.has("pieces", f"{self.key}-{name}")]
 
     @property
@@ -68,26 +115,25 @@ class BankBuilder:
         return self.context.cache
 
     def make_piece(self, name: str) -> Path:
-        """Adversarial copies of PIECE training images from `name` on: (copies, rows, C, H, W) uint8."""
+        """Adversarial copies of the chosen images from number `name` on: (copies, rows, C, H, W) uint8."""
 
         def build(folder: Path) -> None:
             start = int(name)
-            rows = range(start, min(start + PIECE, self.task.facts.train_size))
+            rows = self.chosen[start : start + self.piece]
             copies = [self._copies(rows, copy) for copy in range(self.recipe.copies)]
             np.save(folder / "images.npy", np.stack(copies))
 
         return self.cache.get_or_build("pieces", f"{self.key}-{name}", build)
 
-    def _copies(self, rows: range, copy: int) -> NDArray[np.uint8]:
-        made = []
-        for start in range(rows.start, rows.stop, BLOCK):
-            block = list(range(start, min(start + BLOCK, rows.stop)))
+    def _copies(self, rows: NDArray[np.int64], copy: int) -> NDArray[np.uint8]:
+        made, recipe = [], self.recipe
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK].tolist()
             images = self.task.train_images[block]
             x = self.task.pixels(images, self.context.device)
             y = torch.from_numpy(self.task.train_labels[block]).to(x.device)
             draws = Draws(self.context.seed, f"bank copy {copy}", block)
-            offset = random_offset(draws, tuple(x.shape[1:]), self.recipe.eps, "linf")
-            recipe = self.recipe
+            offset = random_offset(draws, tuple(x.shape[1:]), recipe.eps, "linf")
             x_adv = pgd(
                 self.base.network, x, y, eps=recipe.eps, steps=recipe.steps, step_size=recipe.step_size, offset=offset
             )
@@ -95,37 +141,39 @@ class BankBuilder:
             self.context.report(f"augmented set: copy {copy + 1}/{recipe.copies}, image {block[-1] + 1}")
         return np.concatenate(made)
 
-    def build(self) -> Bank:
-        """The bank, made from its pieces where the cache lacks it."""
-        count = self.task.facts.train_size
+    def build(self, probes: int = 0) -> Bank:
+        """The bank, made from its pieces where the cache lacks it; probes: lists to look into, of an `ivf` index."""
+        count = len(self.chosen)
+        starts = range(0, count, self.piece)
 
         def assemble(folder: Path) -> None:
             total = count * (1 + self.recipe.copies)
             images = np.lib.format.open_memmap(
                 folder / "images.npy", mode="w+", dtype=np.uint8, shape=(total, *self.task.facts.image_shape)
             )
-            images[:count] = self.task.train_images
-            if self.recipe.copies:
-                for start in range(0, count, PIECE):
+            for start in starts:
+                rows = self.chosen[start : start + self.piece]
+                images[start : start + len(rows)] = self.task.train_images[rows]
+                if self.recipe.copies:
                     piece = np.load(self.make_piece(str(start)) / "images.npy")
                     for copy, part in enumerate(piece):
                         first = count * (1 + copy) + start
                         images[first : first + len(part)] = part
             images.flush()
-            features = np.concatenate(
-                [self._features(images[start : start + PIECE]) for start in range(0, total, PIECE)]
-            )
-            np.save(folder / "features.npy", features)
+            write_index(folder, self._features(images), self.recipe.index)
 
         folder = self.cache.get_or_build("banks", self.key, assemble)
-        for start in range(0, count, PIECE):
+        for start in starts:
             shutil.rmtree(self.cache.path("pieces", f"{self.key}-{start}"), ignore_errors=True)
-        labels = np.tile(self.task.train_labels, 1 + self.recipe.copies)
-        index = Neighbours(np.load(folder / "features.npy"))
-        return Bank(np.load(folder / "images.npy", mmap_mode="r"), labels, index, count, self.task.pixel_scale)
+        labels = np.tile(self.task.train_labels[self.chosen], 1 + self.recipe.copies)
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        return Bank(images, labels, Neighbours.opened(folder, probes), count, self.task.pixel_scale)
 
-    def _features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return features_of(self.base.network, self.task.pixels(images, self.context.device))
+    def _features(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+        """Features of all images of the bank, part by part."""
+        for start in range(0, len(images), self.piece):
+            part = self.task.pixels(images[start : start + self.piece], self.context.device)
+            yield features_of(self.base.network, part)
 
 
 def features_of(network: nn.Module, x: Tensor) -> NDArray[np.float32]:
@@ -170,6 +218,13 @@ class Bank:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def histograms(self, query: NDArray[np.float32], k: int, classes: int) -> dict[str, list[int]]:
+        """How many of the k nearest rows carry each label: of all rows now (D'), and of the training images (D)."""
+        found = {"D": self.index.search(query, k, below=self.clean).ids}
+        if len(self) > self.clean:
+            found["D'"] = self.search(query, k).ids
+        return {name: np.bincount(self.labels[ids], minlength=classes).tolist() for name, ids in found.items()}
 
     def search(self, query: NDArray[np.float32], k: int) -> Ranking:
         """The k rows nearest to a query (D,), as the bank stands now."""

@@ -31,16 +31,15 @@ from bench.bases import Base
 from bench.contracts import Context, Defense, OnlineDefense, shallow_fork
 from bench.data.task import Task, TaskFacts, to_pixels
 from bench.draws import generator, seed_of
-from bench.errors import BadValue
 from bench.models.frozen import frozen_copy
 from bench.params import Params
 from bench.state import State
-from defenses.bank import Bank, BankBuilder, BankRecipe
+from defenses.bank import Bank, BankBuilder, BankParams, BankRecipe, check_bank, features_of
 from defenses.finetune import Learner, Recipe
 
 
-class RMCParams(Params):
-    """k neighbours; the fine-tuning recipe (lr, epochs, patience, batch_size, ...); how D' is made; see bench.toml."""
+class AdaptationParams(Params):
+    """k neighbours; the fine-tuning recipe (lr, epochs, patience, batch_size, ...); see bench.toml."""
 
     recipe: str = "fast"
     k: int = Field(default=1024, ge=1)
@@ -49,10 +48,6 @@ class RMCParams(Params):
     patience: int = Field(default=1, ge=1)
     batch_size: int = Field(default=128, ge=1)
     carry: bool = True
-    copies: int = Field(default=1, ge=1)
-    bank_steps: int = Field(default=40, ge=1)
-    bank_step_size: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    eps: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     nearest_share: float = Field(default=0.2, gt=0, le=1)
     validation_share: float = Field(default=0.25, ge=0, lt=1)
     calibrate_k: int = Field(default=0, ge=0)
@@ -61,6 +56,10 @@ class RMCParams(Params):
     stop_train_loss: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     calibrate_on: Literal["all", "clean"] = "all"
     batch_norm: Literal["frozen", "train"] = "frozen"
+
+
+class RMCParams(AdaptationParams, BankParams):
+    """How the weights are adapted, and how D' is made."""
 
 
 class RMC(OnlineDefense):
@@ -74,22 +73,20 @@ class RMC(OnlineDefense):
     _features: nn.Module
     _learner: Learner
     _device: torch.device
+    _classes: int
     _t: int
 
     @classmethod
     def validate(cls, params: Any, facts: TaskFacts) -> None:
-        rows = facts.train_size * (1 + params.copies)
-        if params.k > rows:
-            raise BadValue(
-                f"defense.k is {params.k}, but the augmented set of {facts.name} has {rows} rows "
-                f"({facts.train_size} images x {1 + params.copies}); give at most that."
-            )
+        check_bank(params, facts, params.copies)
 
     def _builder(self, task: Task, base: Defense | None, context: Context) -> BankBuilder:
         assert isinstance(base, Base)
-        params = self.params
-        recipe = BankRecipe(params.copies, params.bank_steps, params.bank_step_size or params.eps / 30, params.eps)
-        return BankBuilder(recipe, task, base, context)
+        return BankBuilder(self._bank_recipe(), task, base, context)
+
+    def _bank_recipe(self) -> BankRecipe:
+        recipe: BankRecipe = self.params.bank_recipe()
+        return recipe
 
     def pieces(self, task: Task, base: Defense | None, context: Context) -> list[str]:
         return self._builder(task, base, context).missing()
@@ -100,7 +97,7 @@ class RMC(OnlineDefense):
     def fit(self, task: Task, base: Defense | None, context: Context) -> None:
         assert isinstance(base, Base)
         params = self.params
-        self._bank = self._builder(task, base, context).build()
+        self._bank = self._builder(task, base, context).build(params.probes)
         self._features = base.network
         recipe = Recipe(
             lr=params.lr,
@@ -113,6 +110,7 @@ class RMC(OnlineDefense):
         )
         self._learner = Learner(base.network, recipe)
         self._device = context.device
+        self._classes = task.facts.num_classes
         self._t = 0
         self.noise_key = context.noise_key
 
@@ -165,10 +163,14 @@ class RMC(OnlineDefense):
     def _fine_tune(
         self, bank: Bank, training: NDArray[np.int64], held_out: NDArray[np.int64], draws: torch.Generator
     ) -> None:
-        x, y = self._points(bank, training)
+        x, y = self._training_points(bank, training, draws)
         watching = self._learner.recipe.watches and len(held_out)
-        x_val, y_val = self._points(bank, held_out if watching else training[:1])
+        x_val, y_val = self._points(bank, held_out) if watching else (x[:1], y[:1])
         self.adaptation_steps += self._learner.fit(x, y, x_val, y_val, draws)
+
+    def _training_points(self, bank: Bank, rows: NDArray[np.int64], draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What is fine-tuned on, given rows of the bank: they themselves."""
+        return self._points(bank, rows)
 
     def _points(self, bank: Bank, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         images = to_pixels(bank.gather(rows), bank.pixel_scale, self._device)
@@ -176,6 +178,10 @@ class RMC(OnlineDefense):
 
     def _replace(self, rows: NDArray[np.int64]) -> None:
         """What RMC+ does between an answer and its calibration; nothing here."""
+
+    def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]]]:
+        features = features_of(self._features, x)
+        return [self._bank.histograms(feature, self.params.k, self._classes) for feature in features]
 
     def snapshot(self) -> State:
         return State(self._learner.tensors(), {"t": self._t})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -30,7 +30,7 @@ def render(rows: Sequence[LeaderboardRow], now: datetime | None = None) -> str:
     policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:"
     return environment.get_template("index.html").render(
         rows=rows,
-        made=(now or datetime.now(timezone.utc)).strftime("%Y-%m-%d %H:%M UTC"),
+        made=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         policy=policy,
         script=Markup(script),  # noqa: S704  our own file, not text from the database
         style=Markup(style),  # noqa: S704

@@ -3,7 +3,16 @@ from dataclasses import replace
 import pytest
 
 from bench.game import Row
-from bench.metrics import clean_accuracy, clustered, repeated, robust_accuracy, wilson
+from bench.metrics import (
+    answered_right,
+    at_budget,
+    clean_accuracy,
+    clustered,
+    median_distance,
+    repeated,
+    robust_accuracy,
+    wilson,
+)
 
 ROW = Row(
     game=0, position=0, index=0, label=1, answer=1, clean_answer=None, linf=0.1, l2=0.2, l0=1.0, violation="",
@@ -54,17 +63,32 @@ def test_serving_the_same_points_again_is_no_further_evidence() -> None:
 
 def test_accuracies_of_a_hand_made_table() -> None:
     rows = [replace(ROW, position=i, index=i, answer=1 if i < 3 else 0) for i in range(4)]
-    robust = robust_accuracy(rows, True, "stream")
+    robust = robust_accuracy(rows, True, "stream", answered_right(rows))
     assert robust is not None and robust.value == 0.75 and robust.method == "Wilson"
     for protocol, words in (("stream", "this one stream"), ("probe", "this one state")):
-        alone = robust_accuracy(rows, False, protocol)
+        alone = robust_accuracy(rows, False, protocol, answered_right(rows))
         assert alone is not None and words in alone.method
     again = rows + [replace(row, game=1) for row in rows]
-    assert "orders of the same points" in robust_accuracy(again, False, "stream").method  # type: ignore[union-attr]
-    assert "bootstrap over 2 games" in robust_accuracy(again, False, "probe").method  # type: ignore[union-attr]
-    assert robust_accuracy([], True, "stream") is None
+    right = answered_right(again)
+    assert "orders of the same points" in robust_accuracy(again, False, "stream", right).method  # type: ignore[union-attr]
+    assert "bootstrap over 2 games" in robust_accuracy(again, False, "probe", right).method  # type: ignore[union-attr]
+    assert robust_accuracy([], True, "stream", {}) is None
     assert clean_accuracy(rows, True, "stream", {}) is None
     paired = clean_accuracy(rows, True, "stream", {(0, 0): 1, (0, 1): 0, (0, 2): 1, (0, 3): 1})
     assert paired is not None and paired.value == 0.75
     own = clean_accuracy([replace(row, clean_answer=1) for row in rows], True, "probe", {(0, 0): 0})
     assert own is not None and own.value == 1.0
+
+
+def test_a_minimal_attack_counts_at_a_budget_only_where_its_image_is_near_enough() -> None:
+    far = replace(ROW, index=0, l2=3.0, answer=0)  # fooled, but too far: the attacker serves the clean image
+    near = replace(ROW, index=1, l2=1.0, answer=0)
+    none = replace(ROW, index=2, l2=0.0, answer=1)
+    wrong = replace(ROW, index=3, l2=3.0, answer=1, clean_answer=0)  # far, and wrong on the clean image
+    clean = {(0, 0): 1, (0, 1): 1, (0, 2): 1}
+    rows = [far, near, none, wrong]
+    assert answered_right(rows) == {(0, 0): False, (0, 1): False, (0, 2): True, (0, 3): True}
+    assert at_budget(rows, "l2", 2.0, clean) == {(0, 0): True, (0, 1): False, (0, 2): True, (0, 3): False}
+    assert at_budget(rows, "l2", 5.0, clean) == answered_right(rows)
+    assert at_budget(rows, "l2", 2.0, {}) == {(0, 1): False, (0, 2): True, (0, 3): False}  # one clean answer is unknown
+    assert median_distance(rows, "l2") == 2.0 and median_distance([none], "l2") is None

@@ -11,7 +11,6 @@ from torch import nn
 
 from bench.draws import generator
 from bench.errors import BadValue
-from defenses.deepnn import SoftKNN
 from defenses.finetune import Learner, Recipe
 from tests.conftest import spec_of
 
@@ -164,34 +163,3 @@ def test_k_beyond_the_bank_is_refused_with_the_numbers() -> None:
         spec_of("rmc", "clean", defense__k=9999)
     with pytest.raises(BadValue, match="1297 training images"):
         spec_of("deepnn", "clean", defense__k=2000)
-
-
-def test_the_vote_is_that_of_a_brute_force_search(workbench) -> None:
-    deepnn, x, _ = fitted(workbench, "deepnn", defense__k=15)
-    logits = deepnn.predict(x)
-    features = deepnn._network.features(x).numpy().astype(np.float64)
-    bank = deepnn._index.features.astype(np.float64)
-    for i, feature in enumerate(features):
-        nearest = np.argsort(((bank - feature) ** 2).sum(1), kind="stable")[:15]
-        votes = np.bincount(deepnn._labels[nearest], minlength=10)
-        assert torch.allclose(logits[i].exp().double() * 25 - 1, torch.from_numpy(votes).double(), atol=1e-4)
-
-
-def test_the_soft_vote_tends_to_the_nearest_neighbour(workbench) -> None:
-    deepnn, x, _ = fitted(workbench, "deepnn")
-    features, labels = deepnn._index.features, deepnn._labels
-    cold = SoftKNN(deepnn._network, features, labels, 10, 1000, 1e-5)
-    nearest = [labels[deepnn._index.search(f, 1).ids[0]] for f in deepnn._network.features(x).numpy()]
-    assert cold(x).argmax(1).tolist() == nearest
-    warm = SoftKNN(deepnn._network, features, labels, 10, 1000, 0.1)
-    images = x.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(warm(images).log_softmax(1)[:, 0].sum(), images)
-    assert bool((gradient.flatten(1).abs().amax(1) > 0).all())
-
-
-def test_a_class_without_images_gets_no_vote(workbench) -> None:
-    deepnn, x, _ = fitted(workbench, "deepnn")
-    kept = deepnn._labels != 3
-    soft = SoftKNN(deepnn._network, deepnn._index.features[kept], deepnn._labels[kept], 10, 100, 0.1)
-    logits = soft(x)
-    assert bool((logits[:, 3] < -1000).all()) and bool(torch.isfinite(logits).all())

@@ -15,6 +15,8 @@ __all__ = ["ATTACK_CHECKS", "DEFENSE_CHECKS", "Result", "run_checks"]
 
 #: points that the checks serve; more where a batch is large
 POINTS = 12
+#: queries per point that an attack by query is given
+QUERIES = 10
 
 
 def run_checks(name: str, kind: str, config: Config, bench: Workbench, dataset: str, base: str) -> list[Result]:
@@ -26,13 +28,11 @@ def run_checks(name: str, kind: str, config: Config, bench: Workbench, dataset: 
         spec = plan([request], config, facts)[0].spec
         subject = DefenseSubject(bench, spec)
         return [_result(check, subject) for check in DEFENSE_CHECKS]
-    request = Request(
-        defenses=(base,),
-        attacks=(name,),
-        datasets=(dataset,),
-        n=POINTS,
-        sets={"game.p": 4, "game.trials": 1} if registry.attacks[name].resolved().protocol == "probe" else {},
-    )
+    entry = registry.attacks[name].resolved()
+    sets: dict[str, int] = {"game.p": 4, "game.trials": 1} if entry.protocol == "probe" else {}
+    if (entry.preset or {}).get("queries") and "queries" in (entry.free or ()):
+        sets["threat.queries"] = QUERIES  # the contract needs no success, and a runtime defense answers slowly
+    request = Request(defenses=(base,), attacks=(name,), datasets=(dataset,), n=POINTS, sets=sets)
     spec = plan([request], config, facts)[0].spec
     return [_result(check, AttackSubject(bench, spec)) for check in ATTACK_CHECKS]
 

@@ -106,6 +106,8 @@ def run(
         return 0
     store = Store.open(url)
     assert store is not None
+    if suite is not None:
+        store.add_to_suite(suite, [item.spec.key for item in planned])
     from bench.cli.progress import make_listener
     from bench.runner import run_all
 

@@ -44,7 +44,7 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
     if as_json:
         click.echo(json.dumps(shown))
         return 0
-    from bench.cli.tables import milliseconds, print_table, share
+    from bench.cli.tables import print_table, share
 
     if example is not None:
         for row in found:
@@ -57,8 +57,9 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
         "threat": shown["threat_in_words"],
         "clean %": share(shown["clean_accuracy"]),
         "robust %": share(shown["robust_accuracy"]),
+        **_uncut(shown),
         "interval": (shown["robust_accuracy"] or {}).get("method", "-"),
-        "ms an answer": "-" if shown["answer_s"] is None else milliseconds(shown["answer_s"]),
+        "ms an answer": "-" if shown["answer_s"] is None else _delay(shown["answer_s"], shown["answer_p95_s"]),
         "violations": str(shown["violations"]),
         "seconds": ", ".join(f"{k} {v:.2f}" for k, v in shown["seconds"].items()),
         "ledger": ", ".join(f"{k} {v}" for k, v in shown["ledger"].items()),
@@ -73,6 +74,23 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
     if record.detail:
         click.echo(record.detail)
     return 0
+
+
+def _uncut(shown: dict[str, Any]) -> dict[str, str]:
+    """For attacks of minimal norm: `robust %` is at the budget, the image as the attack left it stands beside it."""
+    if "uncut_accuracy" not in shown:
+        return {}
+    from bench.cli.tables import share
+
+    far = shown["median_distance"]
+    distance = "-" if far is None else f"{far:.4g} ({shown['norm']}), of those that succeeded"
+    return {"uncut %": share(shown["uncut_accuracy"]), "median distance": distance}
+
+
+def _delay(median: float, p95: float) -> str:
+    from bench.cli.tables import milliseconds
+
+    return f"median {milliseconds(median)}, 95th percentile {milliseconds(p95)}"
 
 
 def _text(value: Any) -> str:
@@ -124,6 +142,8 @@ def _flat(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for example in run["examples"]:
             row = {name: run[name] for name in RUN_COLUMNS}
             for name, value in example.items():
+                if name == "neighbours":
+                    continue  # lists by set: only JSON has them
                 if isinstance(value, dict):
                     row.update({f"{name}_{part}": v for part, v in value.items()})
                 else:

@@ -33,6 +33,7 @@ class TaskFacts:
     """What planning needs to know of a task; cheap to find out.
 
     train_size and test_size count points after `TaskParams` are applied; content is a hash of all that they hold.
+    A task of some classes of a larger one says which of its `all_classes` they are: `outputs`, one per class.
     """
 
     name: str
@@ -41,6 +42,8 @@ class TaskFacts:
     train_size: int
     test_size: int
     content: str
+    outputs: tuple[int, ...] = ()
+    all_classes: int = 0
 
 
 @dataclass(frozen=True)

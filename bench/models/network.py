@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -13,6 +14,9 @@ class Network(nn.Module, ABC):
     Subclasses take `num_classes` and `image_shape` (C, H, W), and normalise their input themselves: it is always
     pixels in [0, 1].
     """
+
+    #: layers (dotted names) that a denoising block may follow
+    denoise_after: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:

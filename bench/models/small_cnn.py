@@ -1,6 +1,8 @@
-"""The two small networks: one for 8 x 8 digits, one for MNIST."""
+"""The small networks: one for 8 x 8 digits, one for MNIST, and a third architecture for either."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -9,6 +11,8 @@ from bench.models.network import Network
 
 class _TwoConv(Network):
     """Two convolutions, one hidden layer of D features (after its ReLU), one linear head."""
+
+    denoise_after: ClassVar[tuple[str, ...]] = ("body.1", "body.3")
 
     def __init__(self, body: nn.Sequential, width: int, dim: int, num_classes: int) -> None:
         super().__init__()
@@ -44,3 +48,25 @@ class MnistCNN(_TwoConv):
             nn.Conv2d(channels, 16, 4, 2, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, padding=1), nn.ReLU()
         )
         super().__init__(body, 32 * (height // 4) * (width // 4), 100, num_classes)
+
+
+class StridedCNN(Network):
+    """Three 3x3/2 convolutions of 16, 32, 64 and the mean over positions: another architecture, to transfer from."""
+
+    denoise_after: ClassVar[tuple[str, ...]] = ("body.1", "body.3")
+
+    def __init__(self, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, width in zip((image_shape[0], 16, 32), (16, 32, 64), strict=True):
+            layers += [nn.Conv2d(before, width, 3, 2, padding=1), nn.ReLU()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(64, num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.body(x)
+        return maps.mean(dim=(2, 3))
+
+    def classify(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.head(features)
+        return logits

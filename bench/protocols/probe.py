@@ -46,6 +46,9 @@ def play_probe(bench: Workbench, spec: RunSpec, game: int, resume: Resume, meter
     for first in range(resume.rows - resume.rows % step, len(places), step):
         group = slice(first, first + step)
         clean = _probe(serving, x[group], company)
+        before_s = serving.seconds
+        neighbours = serving.neighbour_labels(served[group])
+        meter.defense_s += serving.seconds - before_s
         same = torch.equal(served[group], x[group])
         attacked = clean if same else _probe(serving, served[group], company)
         meter.defense_s += clean.seconds + (0.0 if same else attacked.seconds)
@@ -55,7 +58,7 @@ def play_probe(bench: Workbench, spec: RunSpec, game: int, resume: Resume, meter
             if at >= resume.rows:
                 row = make_row(
                     game, at, indices[at], int(y[at]), x[at], crafted, at, rulings[at], attacked.labels[i],
-                    clean.labels[i], attacked.steps // count, attacked.seconds / count,
+                    clean.labels[i], attacked.steps // count, attacked.seconds / count, neighbours[i],
                 )  # fmt: skip
                 chunks.add(row, crafted.images[at])
         if chunks.due():

@@ -43,16 +43,18 @@ def play_stream(bench: Workbench, spec: RunSpec, game: int, resume: Resume, mete
         crafted = crafts.at(here)
         rulings = rule(x, crafted.images, spec.threat, bounded)
         served = admitted(x, crafted.images, rulings)
+        before_s = serving.seconds
+        neighbours = serving.neighbour_labels(served)
         spent_s, steps = serving.seconds, serving.defense.adaptation_steps
         answers = labels_of(serving.serve(served))
         spent_s = serving.seconds - spent_s
         steps = serving.defense.adaptation_steps - steps
-        meter.defense_s += spent_s
+        meter.defense_s += serving.seconds - before_s
         for i in range(len(here)):
             if first + i >= start:
                 row = make_row(
                     game, first + i, indices[i], int(y[i]), x[i], crafted, i, rulings[i], answers[i], None,
-                    steps // len(here), spent_s / len(here),
+                    steps // len(here), spent_s / len(here), neighbours[i],
                 )  # fmt: skip
                 chunks.add(row, crafted.images[i])
         if chunks.due():

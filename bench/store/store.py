@@ -23,7 +23,7 @@ from bench.game import Meter, Row
 from bench.protocols import Resume
 from bench.spec import RunSpec
 from bench.store.schema import connect, file_of, parse_url
-from bench.store.tables import ExampleRow, GameRow, ImageRow, RunRow
+from bench.store.tables import ExampleRow, GameRow, ImageRow, RunRow, SuiteRow
 
 #: seconds without a heartbeat after which a run on another host is taken for dead
 LEASE_S = 60.0
@@ -79,6 +79,7 @@ class GameRecord:
     background_answers: int
     background_steps: int
     background_s: float
+    background_delays: list[float] | None
     flags: dict[str, str]
 
     @property
@@ -323,6 +324,22 @@ class Store:
             found = session.scalars(select(GameRow).where(GameRow.run == key).order_by(GameRow.game))
             return [GameRecord(**{name: getattr(game, name) for name in names}) for game in found]
 
+    def add_to_suite(self, suite: str, keys: Iterable[str]) -> None:
+        """Note that these runs, which need not have begun, belong to a suite."""
+        with Session(self._engine) as session, session.begin():
+            known = set(session.scalars(select(SuiteRow.run).where(SuiteRow.suite == suite)))
+            for key in sorted(set(keys) - known):
+                session.merge(SuiteRow(suite=suite, run=key))
+
+    def suite_runs(self, suite: str) -> list[RunRecord]:
+        """The runs of a suite, in the order of their beginning."""
+        with Session(self._engine) as session:
+            found = session.scalars(
+                select(RunRow).join(SuiteRow, SuiteRow.run == RunRow.key).where(SuiteRow.suite == suite)
+                .order_by(RunRow.created, RunRow.key)
+            )  # fmt: skip
+            return [_record(run) for run in found]
+
     def image_files(self, key: str) -> list[tuple[int, int, int, str]]:
         """(game, start, count, file) of the proposed images of a run."""
         with Session(self._engine) as session:
@@ -376,6 +393,7 @@ def _add_seconds(row: GameRow, meter: Meter, wall_s: float) -> None:
         row.background_answers = meter.background.answers
         row.background_steps = meter.background.steps
         row.background_s = meter.background.seconds
+        row.background_delays = list(meter.background.delays)
     row.flags = {**row.flags, **meter.flags}
 
 

@@ -55,6 +55,7 @@ class GameRow(Table):
     background_answers: Mapped[int] = mapped_column(default=0)
     background_steps: Mapped[int] = mapped_column(default=0)
     background_s: Mapped[float] = mapped_column(Float(53), default=0.0)
+    background_delays: Mapped[list[float] | None] = mapped_column(JSON(none_as_null=True))
     flags: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 
@@ -85,6 +86,16 @@ class ExampleRow(Table):
     fooled_inside: Mapped[bool | None]
     attack_s: Mapped[float] = mapped_column(Float(53))
     defense_s: Mapped[float] = mapped_column(Float(53))
+    neighbours: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+class SuiteRow(Table):
+    """A run that was asked for as part of a suite; noted before it begins, so without a foreign key."""
+
+    __tablename__ = "suite_runs"
+
+    suite: Mapped[str] = mapped_column(String(200), primary_key=True)
+    run: Mapped[str] = mapped_column(String(64), primary_key=True)
 
 
 class ImageRow(Table):

@@ -1,0 +1,73 @@
+"""`fgsm` and `bim`: the fast gradient sign method and its iteration, from foolbox.
+
+Goodfellow, Shlens, Szegedy: Explaining and Harnessing Adversarial Examples, ICLR 2015: one step of the radius along the
+sign of the gradient of the cross-entropy (in l2: along the gradient). Kurakin, Goodfellow, Bengio: Adversarial Examples
+in the Physical World, 2016: the same in many small steps, projected onto the ball; unlike PGD it starts from the image
+itself.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import foolbox
+from foolbox.attacks import (
+    L2BasicIterativeAttack,
+    L2FastGradientAttack,
+    LinfBasicIterativeAttack,
+    LinfFastGradientAttack,
+)
+from pydantic import Field
+from torch import Tensor
+
+from bench.contracts import Attack
+from bench.draws import Draws
+from bench.oracle import Oracle
+from bench.params import Params
+from bench.pgd import as_foolbox
+from bench.threat import Norm
+
+
+class FoolboxAttack(Attack):
+    """A deterministic attack of foolbox within a radius. A subclass says which."""
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+
+    @abstractmethod
+    def engine(self, norm: Norm, eps: float) -> Any:
+        """foolbox's attack for this norm and radius."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        threat = oracle.threat
+        if threat.eps == 0:
+            return x
+        criterion = foolbox.criteria.Misclassification(y)
+        found: Tensor = self.engine(threat.norm, threat.eps).run(
+            as_foolbox(oracle.model(), x), x, criterion, epsilon=threat.eps
+        )
+        return found.detach()
+
+
+class FGSM(FoolboxAttack):
+    """One step along the sign of the gradient."""
+
+    def engine(self, norm: Norm, eps: float) -> Any:
+        return {"linf": LinfFastGradientAttack, "l2": L2FastGradientAttack}[norm](random_start=False)
+
+
+class BIMParams(Params):
+    """steps: gradient steps; rel_step_size: step / eps."""
+
+    steps: int = Field(default=40, ge=1)
+    rel_step_size: float = Field(default=0.0333333333, gt=0, allow_inf_nan=False)
+
+
+class BIM(FoolboxAttack):
+    """Many small steps from the image itself."""
+
+    Params: ClassVar[type[Params]] = BIMParams
+
+    def engine(self, norm: Norm, eps: float) -> Any:
+        made = {"linf": LinfBasicIterativeAttack, "l2": L2BasicIterativeAttack}[norm]
+        return made(abs_stepsize=self.params.rel_step_size * eps, steps=self.params.steps, random_start=False)

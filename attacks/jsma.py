@@ -1,0 +1,78 @@
+"""`jsma`: the fewest changed pixels, by saliency maps, from the Adversarial Robustness Toolbox.
+
+Papernot, McDaniel, Jha, Fredrikson, Celik, Swami: The Limitations of Deep Learning in Adversarial Settings, EuroS&P
+2016, in ART's form: each step sets the two features of the largest gradient of the target's logit to white (`theta`),
+until the target is reached or `gamma` of the pixels are spent. ART attacks one target; here each of the `targets` most
+likely other classes is one, and the image with the fewest changed pixels that fools the network is returned, else the
+input.
+
+ART counts features (channels of pixels); `gamma` is a share of the pixels, so at most that many pixels change.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from art.attacks.evasion import SaliencyMapMethod
+from pydantic import Field
+from torch import Tensor
+
+from attacks.art import as_art, seeded
+from bench.contracts import Attack
+from bench.draws import Draws
+from bench.oracle import Oracle, margins
+from bench.params import Params
+from bench.threat import Norm
+
+
+class JSMAParams(Params):
+    """theta: what is added to a pixel at each step, in [0, 1] units; gamma: largest share of pixels changed; targets:
+    how many other classes are tried."""
+
+    theta: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
+    gamma: float = Field(default=0.25, gt=0, le=1, allow_inf_nan=False)
+    targets: int = Field(default=9, ge=1)
+
+
+class JSMA(Attack):
+    """Papernot et al.'s saliency map attack over several targets."""
+
+    Params: ClassVar[type[Params]] = JSMAParams
+    kind: ClassVar[Literal["budget", "minimal"]] = "minimal"
+    norm: ClassVar[Norm] = "l0"
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        params, model = self.params, oracle.model()
+        with torch.no_grad():
+            logits = model(x)
+        classes = logits.shape[1]
+        engine = SaliencyMapMethod(
+            as_art(model, x, classes), theta=params.theta, gamma=gamma_of_features(params.gamma, x.shape),
+            batch_size=len(x), verbose=False,
+        )  # fmt: skip
+        best = x.clone()
+        fewest = torch.where(margins(logits, y) < 0, 0.0, torch.inf).to(x.device)
+        others = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
+        for rank in range(min(params.targets, classes - 1)):
+            target = others[:, rank].cpu().numpy()
+            with seeded(draws, f"target {rank}"):
+                found = torch.from_numpy(engine.generate(x.cpu().numpy(), y=np.eye(classes)[target])).to(x)
+            with torch.no_grad():
+                fooled = margins(model(found), y) < 0
+            changed = (found != x).any(dim=1).flatten(1).sum(1).float()
+            better = fooled & (changed < fewest)
+            best = torch.where(better.view(-1, 1, 1, 1), found, best)
+            fewest = torch.where(better, changed, fewest)
+        return best
+
+
+def gamma_of_features(share: float, shape: torch.Size) -> float:
+    """ART's share of features so that at most `share` of the pixels of images (N, C, H, W) change.
+
+    ART takes two features a step and stops after the step that passes gamma, so two are left for that step.
+    """
+    channels, pixels = shape[1], shape[2] * shape[3]
+    most = int(share * pixels) - 2
+    return max(most, 1) / (channels * pixels)

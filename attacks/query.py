@@ -1,0 +1,198 @@
+"""`square` and `hopskipjump`: attacks that only ask the deployed defense, from the Adversarial Robustness Toolbox.
+
+square       Andriushchenko, Croce, Flammarion, Hein: Square Attack, ECCV 2020: random squares of +-eps that lower the
+             margin; needs the defense's scores; linf, within the radius.
+hopskipjump  Chen, Jordan, Wainwright: HopSkipJumpAttack, IEEE S&P 2020: walks along the decision boundary towards the
+             input; needs labels only; minimal in l2. ART draws its start from a generator that it seeds itself, so the
+             start, a uniformly random image that is not given the label, is found here with the example's own
+             generator.
+
+Both live within the threat model's budget of queries per example. Every answer is remembered: a repeated image is not
+asked again (ART's Square asks three times what it knows), and what is returned is the best image that was asked, not
+the last. A budget that runs out ends the attack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from art.attacks.evasion import HopSkipJump as ArtHopSkipJump
+from art.attacks.evasion import SquareAttack
+from art.estimators.classification.blackbox import BlackBoxClassifierNeuralNetwork
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from attacks.art import seeded
+from bench.contracts import Attack
+from bench.draws import Draws
+from bench.oracle import Oracle, margins
+from bench.params import Params
+from bench.threat import Norm
+
+
+class _Spent(Exception):
+    """No example that is asked about has a query left."""
+
+
+class _Asked:
+    """Answers of the deployed defense about x (N, C, H, W), y (N,), within the budget; remembers the best image."""
+
+    def __init__(self, oracle: Oracle, x: Tensor, y: Tensor, minimal: bool) -> None:
+        self.oracle, self.x, self.y = oracle, x, y
+        self.minimal = minimal
+        self.best = x.clone()
+        #: what the best image has: the margin, or among fooling images the l2 distance; smaller is better
+        self.score = torch.full((len(x),), torch.inf)
+        self._known: list[dict[bytes, NDArray[np.float32]]] = [{} for _ in range(len(x))]
+        self._last: list[NDArray[np.float32] | None] = [None] * len(x)
+
+    def left(self, row: int) -> int:
+        return self.oracle.threat.queries - int(self.oracle.ledger.queries[row])
+
+    def ask(self, images: NDArray[np.float32], rows: list[int]) -> NDArray[np.float32]:
+        """Logits (B, K) of images (B, C, H, W) about these examples; `_Spent` where none of them may be asked.
+
+        An example whose budget is spent is answered with what its best image got, so that nothing seems better.
+        """
+        keys = [hashlib.sha256(image.tobytes()).digest() for image in images]
+        fresh: dict[tuple[int, bytes], int] = {}
+        asked: dict[int, int] = {}
+        refused = 0
+        for place, (row, key) in enumerate(zip(rows, keys, strict=True)):
+            if key in self._known[row] or (row, key) in fresh:
+                continue
+            if asked.get(row, 0) < self.left(row):
+                fresh[row, key] = place
+                asked[row] = asked.get(row, 0) + 1
+            else:
+                refused += 1
+        if fresh:
+            self._query(images, fresh)
+        elif refused:
+            raise _Spent
+        return np.stack([self._answer(row, key) for row, key in zip(rows, keys, strict=True)])
+
+    def _query(self, images: NDArray[np.float32], fresh: dict[tuple[int, bytes], int]) -> None:
+        rows = [row for row, _ in fresh]
+        points = torch.from_numpy(images[list(fresh.values())]).to(self.x)
+        logits = self.oracle.query(points, rows).float().cpu()
+        gaps = margins(logits, self.y[rows].cpu())
+        far = (points - self.x[rows]).flatten(1).norm(dim=1).cpu()
+        for i, (row, key) in enumerate(fresh):
+            self._known[row][key] = logits[i].numpy()
+            score = (far[i] if gaps[i] < 0 else torch.inf) if self.minimal else gaps[i]
+            if score < self.score[row]:
+                self.score[row] = score
+                self.best[row] = points[i]
+                self._last[row] = logits[i].numpy()
+
+    def _answer(self, row: int, key: bytes) -> NDArray[np.float32]:
+        known = self._known[row].get(key)
+        if known is not None:
+            return known
+        last = self._last[row]
+        if last is None:
+            raise _Spent
+        return last
+
+    def nearest(self, images: NDArray[np.float32]) -> list[int]:
+        """Which example each image is about: the nearest."""
+        flat = torch.from_numpy(images).to(self.x).flatten(1)
+        return torch.cdist(flat, self.x.flatten(1)).argmin(1).tolist()
+
+    def classifier(self, classes: int, row: int | None = None) -> BlackBoxClassifierNeuralNetwork:
+        """The defense as ART asks it: about one example, or each image about the nearest."""
+
+        def predict(images: NDArray[Any]) -> NDArray[np.float32]:
+            images = images.astype(np.float32)
+            rows = self.nearest(images) if row is None else [row] * len(images)
+            return self.ask(images, rows)
+
+        shape = tuple(self.x.shape[1:])
+        return BlackBoxClassifierNeuralNetwork(predict, shape, classes, channels_first=True, clip_values=(0.0, 1.0))
+
+
+class SquareParams(Params):
+    """p_init: share of the pixels in the first squares."""
+
+    p_init: float = Field(default=0.8, gt=0, le=1, allow_inf_nan=False)
+
+
+class Square(Attack):
+    """Random search with the defense's scores."""
+
+    Params: ClassVar[type[Params]] = SquareParams
+    needs_gradients: ClassVar[bool] = False
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        threat = oracle.threat
+        if threat.eps == 0:
+            return x
+        asked = _Asked(oracle, x, y, minimal=False)
+        classes = asked.ask(x.cpu().numpy(), list(range(len(x)))).shape[1]
+        engine = SquareAttack(
+            asked.classifier(classes), norm=np.inf, eps=threat.eps, max_iter=threat.queries, p_init=self.params.p_init,
+            batch_size=len(x), verbose=False,
+        )  # fmt: skip
+        try:
+            with seeded(draws):
+                engine.generate(x.cpu().numpy(), y=np.eye(classes)[y.cpu().numpy()])
+        except _Spent:
+            pass  # the budget is the end of the search, as meant
+        return asked.best
+
+
+class HopSkipJumpParams(Params):
+    """init_eval, max_eval: images asked to estimate the first and a later gradient; init_size: random images tried for
+    a start; max_iter: steps along the boundary, where the budget lasts that long."""
+
+    init_eval: int = Field(default=100, ge=1)
+    max_eval: int = Field(default=1000, ge=1)
+    init_size: int = Field(default=100, ge=1)
+    max_iter: int = Field(default=50, ge=1)
+
+
+class HopSkipJump(Attack):
+    """A walk along the decision boundary with the defense's labels."""
+
+    Params: ClassVar[type[Params]] = HopSkipJumpParams
+    kind: ClassVar[Literal["budget", "minimal"]] = "minimal"
+    norm: ClassVar[Norm] = "l2"
+    needs_gradients: ClassVar[bool] = False
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        asked = _Asked(oracle, x, y, minimal=True)
+        for row in range(len(x)):
+            try:
+                with seeded(draws, f"example {draws.indices[row]}"):
+                    self._walk(asked, row, draws)
+            except _Spent:
+                pass  # the budget is the end of the walk, as meant
+        return asked.best
+
+    def _walk(self, asked: _Asked, row: int, draws: Draws) -> None:
+        params = self.params
+        x, label = asked.x[row : row + 1].cpu().numpy(), int(asked.y[row])
+        logits = asked.ask(x, [row])
+        if logits[0].argmax() != label:
+            return  # wrong from the start: nothing is nearer than the input itself
+        start = self._start(asked, row, label, draws)
+        if start is None:
+            return
+        engine = ArtHopSkipJump(
+            asked.classifier(logits.shape[1], row), norm=2, max_iter=params.max_iter, max_eval=params.max_eval,
+            init_eval=params.init_eval, init_size=params.init_size, verbose=False,
+        )  # fmt: skip
+        engine.generate(x, y=np.eye(logits.shape[1])[[label]], x_adv_init=start)
+
+    def _start(self, asked: _Asked, row: int, label: int, draws: Draws) -> NDArray[np.float32] | None:
+        """A uniformly random image that is not given the label, or None after `init_size` tries."""
+        for _ in range(self.params.init_size):
+            image = torch.rand(asked.x.shape[1:], generator=draws[row])[None].numpy()
+            if asked.ask(image, [row])[0].argmax() != label:
+                return image
+        return None

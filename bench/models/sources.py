@@ -1,0 +1,211 @@
+"""From `base.model` and `base.weights` to a network: registered names, torchvision, timm, and a user's own file.
+
+| base.model         | is                                                                                        |
+|--------------------|-------------------------------------------------------------------------------------------|
+| `auto`             | the dataset's own                                                                         |
+| a registered name  | see `bench list models`                                                                   |
+| `torchvision:NAME` | a classifier of torchvision (extra `imagenet`), with ImageNet's normalisation before it   |
+| `timm:NAME`        | a classifier of timm, normalised as its configuration says                                |
+| `FILE.py:FUNCTION` | a function of `num_classes` and `image_shape` that returns a `bench.Network`, or any      |
+|                    | module: then pixels come in [0, 1], and features are the input of its last layer          |
+
+`base.weights` is a safetensors file with the state of that module. Nothing here downloads, and nothing unpickles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import registry
+from bench.errors import BadValue, one_line
+from bench.models import DEFAULT, OTHER
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.data.task import TaskFacts
+    from bench.models.network import Network
+
+#: of ImageNet's training pixels, as torchvision's classifiers expect it
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_LIBRARIES = ("torchvision", "timm")
+
+
+def network_name(model: str, dataset: str) -> str:
+    """The network behind `base.model`; `auto` is the dataset's own, `other` another architecture for the same data."""
+    table = {"auto": DEFAULT, "other": OTHER}.get(model)
+    if table is None:
+        return model
+    if dataset not in table:
+        what = "the default" if model == "auto" else "known as another architecture"
+        raise BadValue(
+            f"No network is {what} for {dataset!r}; name one: a name of `bench list models`, torchvision:NAME, "
+            f"timm:NAME or FILE.py:FUNCTION."
+        )
+    return table[dataset]
+
+
+def network_source(model: str, weights: str) -> tuple[str, int, str]:
+    """Name, version and source hash of a network as used: its code, and the content of its weights file."""
+    library, _, name = model.partition(":")
+    if library in _LIBRARIES and name:
+        label, number, code = model, 1, f"{library} {_version(library)} {registry.module_hash('bench.models.wrapped')}"
+    elif ".py:" in model:
+        path, _ = _file_and_function(model)
+        label, number, code = model, 1, hashlib.sha256(path.read_bytes()).hexdigest()
+    else:
+        entry = registry.models[model]
+        label, number, code = entry.name, entry.version, entry.source_hash()
+    if weights:
+        content = weights_hash(weights)
+        code = hashlib.sha256(f"{code} {content}".encode()).hexdigest()
+    return label, number, code
+
+
+def weights_hash(weights: str) -> str:
+    """sha256 of a weights file."""
+    path = _weights_path(weights)
+    stat = path.stat()
+    return _sha256(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, size: int, changed_ns: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _weights_path(weights: str) -> Path:
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise BadValue(f"base.weights is {weights!r}, which is no file; give the path of a safetensors file.")
+    return path
+
+
+def make_network(model: str, weights: str, facts: TaskFacts) -> Network:
+    """A fresh network for a task, with the given weights if any (else random, from torch's global generator).
+
+    Given weights of a network for all of ImageNet, a task of some of its classes gets the outputs of its own classes.
+    """
+    from bench.models.network import Network
+    from bench.models.wrapped import Selected, Wrapped
+
+    partial = bool(weights and facts.outputs)
+    classes = facts.all_classes if partial else facts.num_classes
+    made, mean, std = _made(model, classes, facts.image_shape)
+    if weights:
+        load_weights(made, weights, model)
+    network = made if isinstance(made, Network) else Wrapped(made, mean, std)
+    return Selected(network, facts.outputs) if partial else network
+
+
+def _made(model: str, classes: int, image_shape: tuple[int, int, int]) -> tuple[nn.Module, Any, Any]:
+    """The bare module, and the normalisation that it needs (None: it does its own)."""
+    library, _, name = model.partition(":")
+    if library in _LIBRARIES and name:
+        found = _import(library)
+        if library == "torchvision":
+            return _called(lambda: found.models.get_model(name, weights=None, num_classes=classes), model), \
+                IMAGENET_MEAN, IMAGENET_STD  # fmt: skip
+        module = _called(lambda: found.create_model(name, pretrained=False, num_classes=classes), model)
+        settings = getattr(module, "default_cfg", {})
+        return module, tuple(settings.get("mean", IMAGENET_MEAN)), tuple(settings.get("std", IMAGENET_STD))
+    make = _function(model) if ".py:" in model else registry.models.load(model)
+    return _called(lambda: make(num_classes=classes, image_shape=image_shape), model), None, None
+
+
+def _called(make: Callable[[], Any], model: str) -> nn.Module:
+    from torch import nn
+
+    try:
+        module = make()
+    except Exception as error:  # foreign code: whatever it raises says that there is no such network
+        raise BadValue(f"base.model {model!r} cannot be made: {type(error).__name__}: {one_line(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise BadValue(f"base.model {model!r} made a {type(module).__name__}; it must return a torch module.")
+    return module
+
+
+def _import(library: str) -> Any:
+    try:
+        return importlib.import_module(library)
+    except Exception as error:  # beside a torch that it was not built for, torchvision raises RuntimeError
+        raise BadValue(
+            f"base.model names a network of {library}, which does not import here ({one_line(error)}); install the "
+            f"extra 'imagenet', or give a FILE.py:FUNCTION of your own."
+        ) from error
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        raise BadValue(
+            f"base.model names a network of {library}, which is not installed; install the extra 'imagenet', or give a "
+            f"FILE.py:FUNCTION of your own."
+        ) from None
+
+
+def _file_and_function(model: str) -> tuple[Path, str]:
+    file, _, function = model.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise BadValue(f"base.model is {model!r}, but {file!r} is no file; give FILE.py:FUNCTION.")
+    return path, function
+
+
+def _function(model: str) -> Callable[..., Any]:
+    path, function = _file_and_function(model)
+    name = f"bench_model_{path.stem}_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None  # the name ends in .py
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:  # a foreign file may raise anything while it is imported
+            raise BadValue(
+                f"base.model {model!r} does not import: {type(error).__name__}: {one_line(error)}"
+            ) from error
+        sys.modules[name] = module
+    found = getattr(sys.modules[name], function, None)
+    if not callable(found):
+        raise BadValue(f"base.model is {model!r}, but {path.name} has no function {function!r}.")
+    return found
+
+
+def load_weights(module: nn.Module, weights: str, model: str) -> None:
+    """Fill a module from a safetensors file (of any float type); `BadValue` where names or shapes differ."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = _weights_path(weights)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BadValue(f"{path} is no safetensors file ({one_line(error)}); convert it, or give another.") from None
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    other = sorted(n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape)
+    if missing or extra or other:
+        told = [f"it lacks {_some(missing)}"] if missing else []
+        told += [f"it has {_some(extra)}, which the network has not"] if extra else []
+        told += [f"{n} is {tuple(tensors[n].shape)} instead of {tuple(own[n].shape)}" for n in other[:1]]
+        raise BadValue(f"{path} holds the weights of another architecture than {model!r}: {'; '.join(told)}.")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
