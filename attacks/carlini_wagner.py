@@ -54,5 +54,5 @@ class CarliniWagnerL2(Attack):
         )
         found: Tensor = engine.run(as_foolbox(model, x), x, foolbox.criteria.Misclassification(y)).detach()
         with torch.no_grad():
-            keep = (margins(model(x), y) < 0) | (margins(model(found), y) >= 0)
+            keep = (margins(model(x), y) < 0) | (found == 0).flatten(1).all(1)
         return torch.where(keep.view(-1, 1, 1, 1), x, found)

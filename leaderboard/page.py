@@ -18,23 +18,38 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 def render(rows: Sequence[LeaderboardRow], now: datetime | None = None) -> str:
     """The whole page as text. Its policy allows the one script and the one style that stand in it, by hash."""
-    environment = Environment(
+    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    style, policy = style_policy("page.css")
+    policy += f"; script-src {_hash(script)}"
+    return (
+        environment()
+        .get_template("index.html")
+        .render(
+            rows=rows,
+            made=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
+            policy=policy,
+            script=Markup(script),  # noqa: S704  our own file, not text from the database
+            style=style,
+        )
+    )
+
+
+def environment() -> Environment:
+    """Our templates; whatever is put into them is escaped."""
+    return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
-    style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
-    policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:"
-    return environment.get_template("index.html").render(
-        rows=rows,
-        made=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
-        policy=policy,
-        script=Markup(script),  # noqa: S704  our own file, not text from the database
-        style=Markup(style),  # noqa: S704
-    )
+
+
+def style_policy(name: str) -> tuple[Markup, str]:
+    """One of our style sheets, and a content security policy that allows it and fetches nothing."""
+    style = (TEMPLATES / name).read_text(encoding="utf-8")
+    policy = f"default-src 'none'; style-src {_hash(style)}; img-src data:"
+    return Markup(style), policy  # noqa: S704  our own file, not text from the database
 
 
 def _hash(text: str) -> str:

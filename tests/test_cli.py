@@ -229,7 +229,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(bench: Bench, tmp_path: Pa
 def test_list_names_everything_and_shows_what_is_broken(bench: Bench, tmp_path: Path) -> None:
     found = json.loads(bench("list", "--json").out)
     assert {row["name"] for row in found["defenses"]} >= {"rmc", "rmc-plus", "deepnn", "regular"}
-    assert {row["name"] for row in found["datasets"]} == {"digits", "mnist"}
+    assert {row["name"] for row in found["datasets"]} == {"digits", "mnist", "cifar10", "imagenet"}
     assert bench("list", "--check").code == 0
     (tmp_path / "bench.toml").touch()
     (tmp_path / "attacks").mkdir()

@@ -19,6 +19,7 @@ COMMANDS = {
     "data": ("bench.cli.data:data", "Datasets: where they lie, fetched and verified."),
     "train": ("bench.cli.data:train", "Train a base and say how accurate it is."),
     "export": ("bench.cli.show:export", "Runs and examples as JSON, CSV or Parquet."),
+    "report": ("bench.cli.report:report", "A suite's table beside the published figures."),
     "leaderboard": ("bench.cli.leaderboard:leaderboard", "Render the leaderboard as one HTML page."),
 }
 

@@ -48,7 +48,9 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
 
     if example is not None:
         for row in found:
-            print_table(f"example {example}", ("fact", "value"), [[k, _text(v)] for k, v in row.items()])
+            facts = {name: _text(value) for name, value in row.items() if name != "neighbours"}
+            print_table(f"example {example}", ("fact", "value"), [[k, v] for k, v in facts.items()])
+            _print_neighbours(row["neighbours"], row["label"])
         return 0
     facts = {
         "status": shown["status"] + (f": {shown['reason']}" if shown["reason"] else ""),
@@ -91,6 +93,23 @@ def _delay(median: float, p95: float) -> str:
     from bench.cli.tables import milliseconds
 
     return f"median {milliseconds(median)}, 95th percentile {milliseconds(p95)}"
+
+
+def _print_neighbours(neighbours: dict[str, list[int]] | None, label: int) -> None:
+    """How many neighbours of what was served carry each label, by the set that was searched; * marks the true one."""
+    if not neighbours:
+        return
+    from bench.cli.tables import print_table
+
+    names = list(neighbours)
+    most = max(max(counts) for counts in neighbours.values())
+    rows = []
+    for number in range(len(neighbours[names[0]])):
+        counts = [neighbours[name][number] for name in names]
+        if any(counts):
+            bars = [f"{count:5d} {'#' * -(-20 * count // most)}" for count in counts]
+            rows.append([f"{number}{' *' if number == label else ''}", *bars])
+    print_table("labels of the neighbours of what was served", ("label", *(f"in {name}" for name in names)), rows)
 
 
 def _text(value: Any) -> str:

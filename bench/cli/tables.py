@@ -6,19 +6,28 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output; names from plug-ins and the database are text, never markup."""
+    """A table on standard output."""
+    click.echo(table_text(title, columns, rows), nl=False)
+
+
+def table_text(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as wide as the terminal; names from plug-ins and the database are text, never markup."""
     table = Table(title=escape(title) or None, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(escape(column), overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    Console(soft_wrap=False).print(table)
+    console = Console(soft_wrap=False)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
 
 
 def share(estimate: dict[str, Any] | None) -> str:

@@ -9,4 +9,6 @@
 BUILT_IN = {
     "digits": "bench.data.digits:Digits",
     "mnist": "bench.data.mnist:Mnist",
+    "cifar10": "bench.data.cifar10:Cifar10",
+    "imagenet": "bench.data.imagenet:ImageNet",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -46,6 +46,28 @@ def verify(path: Path, md5: str) -> None:
         )
 
 
+def locate_in_archive(
+    folder_name: str, archive: str, md5: str, mirrors: Sequence[str], files: Mapping[str, str], folder: Path | None
+) -> list[Path]:
+    """Verified paths of the files (name: md5) of a dataset that is published as one archive of `folder_name`."""
+    root = folder
+    if root is None:
+        root = cache_dir() / folder_name
+        if not all((root / folder_name / name).is_file() for name in files):
+            root = _download(folder_name, archive, md5, mirrors, [f"{folder_name}/{name}" for name in files])
+    paths = []
+    for name, known in files.items():
+        path = root / folder_name / name
+        if not path.is_file():
+            raise DataError(
+                f"{path} is missing; put the original file there, "
+                f"or leave out --data-dir and BENCH_DATA to download it."
+            )
+        verify(path, known)
+        paths.append(path)
+    return paths
+
+
 @lru_cache(maxsize=64)
 def _md5(path: str, size: int, changed_ns: int) -> str:
     digest = hashlib.md5(usedforsecurity=False)
@@ -55,20 +77,30 @@ def _md5(path: str, size: int, changed_ns: int) -> str:
     return digest.hexdigest()
 
 
-def _download(dataset: str, name: str, md5: str, mirrors: Sequence[str]) -> Path:
+def cache_dir() -> Path:
+    """The user's own folder of data, filled by download."""
     import platformdirs
+
+    return Path(platformdirs.user_cache_dir("bench")) / "data"
+
+
+def _download(dataset: str, name: str, md5: str, mirrors: Sequence[str], unpacked: Sequence[str] | None = None) -> Path:
+    """The downloaded file; of an archive, the folder with its `unpacked` members."""
     import pooch
     import requests
 
-    target = Path(platformdirs.user_cache_dir("bench")) / "data" / dataset
+    target = cache_dir() / dataset
     pooch.get_logger().setLevel("WARNING")  # a failure is one line, ours
+    unpack = pooch.Untar(members=list(unpacked), extract_dir=".") if unpacked else None
     problems = []
     for mirror in mirrors:
         try:
-            return Path(pooch.retrieve(mirror + name, known_hash=f"md5:{md5}", fname=name, path=target))
+            found = pooch.retrieve(mirror + name, known_hash=f"md5:{md5}", fname=name, path=target, processor=unpack)
+            return target if unpacked else Path(found)
         except (OSError, ValueError, requests.RequestException) as error:
             problems.append(f"{mirror}: {type(error).__name__}")
+    wanted = f"{dataset}/ with its files" if unpacked else f"{dataset}/{name}"
     raise DataError(
         f"{name} could not be downloaded ({'; '.join(problems)}). "
-        f"Name a folder that holds {dataset}/{name} with --data-dir or BENCH_DATA."
+        f"Name a folder that holds {wanted} with --data-dir or BENCH_DATA."
     )

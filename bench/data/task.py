@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -46,15 +46,28 @@ class TaskFacts:
     all_classes: int = 0
 
 
+class Images(Protocol):
+    """Stored images: an array, or files that are read when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, C, H, W)"""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
+        """The images of some rows (a list or an array of numbers, or a slice): (n, C, H, W) uint8."""
+
+
 @dataclass(frozen=True)
 class Task:
     """Images as uint8 (N, C, H, W); pixels in [0, 1] are `images / pixel_scale`. Labels int64 (N,)."""
 
     facts: TaskFacts
     pixel_scale: int
-    train_images: NDArray[np.uint8] = field(repr=False)
+    train_images: Images = field(repr=False)
     train_labels: NDArray[np.int64] = field(repr=False)
-    test_images: NDArray[np.uint8] = field(repr=False)
+    test_images: Images = field(repr=False)
     test_labels: NDArray[np.int64] = field(repr=False)
 
     def pixels(self, images: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:

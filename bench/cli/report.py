@@ -1,0 +1,87 @@
+"""`bench report`: the runs of a suite beside the published figures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.cli.options import config_option, db_option, json_option, open_session, unused_data_option, write_text
+from bench.errors import BadValue
+
+if TYPE_CHECKING:
+    from bench.report import Cell, Report
+
+
+@click.command()
+@click.argument("suite")
+@click.option("--format", "form", metavar="text|markdown|html", help="Default: text, for a terminal.")
+@click.option("--out", metavar="FILE", help="Default: standard output.")
+@click.option("-n", "n", type=int, metavar="N", help="Only runs of N examples.")
+@json_option
+@db_option
+@unused_data_option
+@config_option
+def report(
+    suite: str, form: str | None, out: str | None, n: int | None, as_json: bool, db: str | None, config: str | None
+) -> int:
+    """The table of a suite: ours with its interval, the published figure, the difference, and whether they agree.
+
+    \b
+    bench run --suite table1 -n 100 --data-dir DIR
+    bench report table1
+    """
+    if as_json and form is not None:
+        raise BadValue(f"--json and --format {form} were both given; drop one.")
+    form = form or "text"
+    if form not in ("text", "markdown", "html"):
+        raise BadValue(f"--format is {form!r}; give text, markdown or html.")
+    session = open_session(config)
+    from bench.report import lay_out, table_of, to_markdown
+    from bench.results import describe
+
+    table = table_of(suite, session.config.suite)
+    store = session.store(db)
+    records = [record for record in store.suite_runs(suite) if n is None or record.spec["n"] == n]
+    if not any(record.status == "DONE" for record in records):
+        raise BadValue(f"The database has no finished run of the suite {suite!r}{'' if n is None else f' with n {n}'}; "
+                       f"see: bench run --suite {suite}")  # fmt: skip
+    results = [describe(store, record) for record in records]
+    made = lay_out(suite, table, results, {record.key: record.spec for record in records})
+    if as_json:
+        text = "".join(json.dumps(_as_json(cell)) + "\n" for cell in made.cells)
+    elif form == "markdown":
+        text = to_markdown(made)
+    elif form == "html":
+        from leaderboard.report import render
+
+        text = render(made)
+    else:
+        text = _as_text(made)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_text(out, text)
+    return 0
+
+
+def _as_json(cell: Cell) -> dict[str, Any]:
+    return {**asdict(cell), "difference": cell.difference, "verdict": cell.verdict}
+
+
+def _as_text(made: Report) -> str:
+    from bench.cli.tables import table_text
+    from bench.report import in_words, short
+
+    rows, before = [], ""
+    for cell in made.cells:
+        budget = "" if cell.at_budget is None else f"{cell.at_budget:.1f}"
+        paper = "" if cell.paper is None else f"{cell.paper:g}"
+        difference = "" if cell.difference is None else f"{cell.difference:+.1f}"
+        title = "" if cell.row == before else cell.row
+        rows.append([title, cell.column, str(cell.n), short(cell), budget, paper, difference, cell.verdict])
+        before = cell.row
+    columns = ("", "column", "n", "ours %", "at budget", "paper", "diff", "verdict")
+    return table_text(made.source or made.suite, columns, rows) + f"{in_words(made)}\n"
