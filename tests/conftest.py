@@ -41,7 +41,7 @@ def _clean_environment(
 ) -> Iterator[None]:
     """Every test works in an empty folder of its own, with the shared cache and without anybody's data folder."""
     monkeypatch.setenv("BENCH_CACHE", str(cache_root))
-    if "mnist_dir" not in request.fixturenames:
+    if not {"mnist_dir", "cifar10_dir", "imagenet_dir"} & set(request.fixturenames):
         monkeypatch.delenv("BENCH_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     registry.load_all()
@@ -49,15 +49,30 @@ def _clean_environment(
     registry.load_all()
 
 
+def _real(what: str, part: str) -> Path:
+    """The folder of BENCH_DATA, where it holds `part`; else the test is skipped."""
+    folder = os.environ.get("BENCH_DATA")
+    if not folder or not (Path(folder) / part).exists():
+        pytest.skip(f"needs {what}: set BENCH_DATA to a folder with {part}")
+    return Path(folder)
+
+
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
     """The folder with the original MNIST files."""
-    folder = os.environ.get("BENCH_DATA")
-    if not folder or not (Path(folder) / "mnist" / "train-images-idx3-ubyte.gz").is_file():
-        pytest.skip(
-            "needs the original MNIST files: set BENCH_DATA to a folder with mnist/*.gz (`bench data mnist` gets them)"
-        )
-    return Path(folder)
+    return _real("the original MNIST files", "mnist/train-images-idx3-ubyte.gz")
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir() -> Path:
+    """The folder with the original CIFAR-10 batches."""
+    return _real("the original CIFAR-10 batches", "cifar-10-batches-py/data_batch_1")
+
+
+@pytest.fixture(scope="session")
+def imagenet_dir() -> Path:
+    """The folder with ten classes of ImageNet and the weights of SqueezeNet 1.1."""
+    return _real("ImageNet classes and SqueezeNet weights", "imagenet/weights/squeezenet1_1.safetensors")
 
 
 @dataclass

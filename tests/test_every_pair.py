@@ -1,0 +1,47 @@
+"""Every registered defense under every registered attack, on digits: it runs or says why not, and never cheats."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import registry
+from tests.conftest import Bench, sets
+
+registry.load_all()
+DEFENSES = [entry.name for entry in registry.defenses]
+ATTACKS = [entry.name for entry in registry.attacks]
+
+SMALL = {
+    "base__epochs": 3, "defense__epochs": 1, "defense__k": 64, "defense__bank_steps": 2, "defense__replace_steps": 2,
+    "defense__craft_steps": 2, "attack__steps": 3, "attack__binary_search_steps": 2, "attack__targets": 2,
+    "threat__queries": 6, "threat__delay": 2, "game__p": 3, "game__trials": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("defense", DEFENSES)
+def test_every_attack_runs_or_declines(bench: Bench, defense: str) -> None:
+    attacks = [part for name in ATTACKS for part in ("--attack", name)]
+    known = {f"{section}.{field}" for section, names in (("attack", registry.attacks), ("defense", registry.defenses))
+             for entry in names for field in entry.load().Params.model_fields
+             if section == "attack" or (entry.name == defense and not entry.base)}  # fmt: skip
+    given = {key: value for key, value in SMALL.items()
+             if key.partition("__")[0] not in ("attack", "defense") or key.replace("__", ".") in known}  # fmt: skip
+    done = bench("run", "--defense", defense, *attacks, "-n", "4", "--json", "--workers", "1", *sets(**given))
+    assert done.code == 0, done.err
+    assert [run["attack"] for run in done.runs] == ATTACKS
+    for run in done.runs:
+        assert run["status"] == "DONE" or (run["status"] == "SKIPPED" and run["reason"])
+        assert run["violations"] == 0 and not [flag for flag in run["flags"] if flag["id"] == "V1"]
+    assert sum(run["status"] == "DONE" for run in done.runs) == len(ATTACKS)  # none of ours declines on digits
+
+
+@pytest.mark.parametrize("base", [entry.name for entry in registry.defenses if entry.base])
+def test_every_runtime_defense_on_every_base(bench: Bench, base: str) -> None:
+    runtime = [part for entry in registry.defenses if not entry.base for part in ("--defense", entry.name)]
+    small = {key: value for key, value in SMALL.items() if key not in ("attack__binary_search_steps", "attack__targets",
+             "threat__queries", "threat__delay", "game__p", "game__trials")}  # fmt: skip
+    done = bench(
+        "run", *runtime, "--base", base, "--attack", "bim", "-n", "4", "--json", "--workers", "1", *sets(**small)
+    )
+    assert done.code == 0, done.err
+    assert {run["status"] for run in done.runs} == {"DONE"} and {run["base"] for run in done.runs} == {base}
