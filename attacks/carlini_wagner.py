@@ -29,10 +29,10 @@ class CWParams(Params):
     """steps of Adam with step_size in each of the binary_search_steps for c, which starts at initial_const; confidence:
     the margin by which the network must be fooled."""
 
-    binary_search_steps: int = Field(default=6, ge=1)
+    binary_search_steps: int = Field(default=9, ge=1)
     steps: int = Field(default=300, ge=1)
-    step_size: float = Field(default=0.02, gt=0, allow_inf_nan=False)
-    initial_const: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    step_size: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    initial_const: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     confidence: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
