@@ -223,6 +223,7 @@ class Workbench:
         path = self.cache.path("crafts", self._craft_name(spec, block))
         if not path.exists():
             size = self.attack(spec).block
+            self.report(f"crafting block {block + 1} of {len(self.craft_blocks(spec))}")
             indices = spec.indices if size is None else spec.order[block * size : (block + 1) * size]
             x, y = self.points(spec, indices)
             base = DefenseInfo(spec.base.name, "static", True, False)  # all that these images may depend on

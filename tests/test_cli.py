@@ -313,12 +313,20 @@ def test_show_and_export_give_the_rows(bench: Bench, tmp_path: Path) -> None:
     assert example["clean_answer"] is not None and 0 < example["distance"] <= 0.2 + 1e-6
     one = json.loads(bench("show", run["run"][:8], "--example", example["index"], "--json").out)
     assert one == [example]
+    assert {name: sum(counts) for name, counts in example["neighbours"].items()} == {"D": 128, "D'": 128}
+    table = bench("show", run["run"][:8], "--example", example["index"]).out
+    assert "labels of the neighbours of what was served" in table and f"{example['label']} *" in table
+    assert 0 < run["answer_s"] <= run["answer_p95_s"] and "95th percentile" in shown.out
     assert bench("show", run["run"][:8], "--example", 10**6).code == 2
+    minimal = bench("run", "--defense", "regular", "--attack", "jsma", "-n", 4, "--json", "--workers", 1, *BASE).runs[0]
+    assert minimal["uncut_accuracy"]["value"] <= minimal["robust_accuracy"]["value"] and minimal["norm"] == "l0"
+    told = bench("show", minimal["run"]).out
+    assert "uncut %" in told and "median distance" in told
     rows = list(csv.DictReader(io.StringIO(bench("export", run["run"], "--format", "csv").out)))
     assert [row["adv_sha256"] for row in rows] == [row["adv_sha256"] for row in record["examples"]]
     assert bench("export", "--format", "parquet", "--out", "rows.parquet").code == 0
     parquet = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "rows.parquet")
-    assert parquet.num_rows == 8  # with the paired clean run
+    assert parquet.num_rows == 16  # two runs, each with its paired clean run
     assert json.loads(bench("export", run["run"], "--json", "--data-dir", "anywhere").out) == exported
     for args in (["--format", "xml"], ["--format", "parquet"], ["--out", "no/where.json"], ["--out", "."],
                  ["--format", "parquet", "--out", "."], ["--json", "--format", "csv"]):  # fmt: skip

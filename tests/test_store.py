@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, inspect, text
 
 from bench.errors import StoreError, UnknownName
 from bench.game import Meter
@@ -159,6 +159,40 @@ def test_the_tables_are_those_of_the_migrations(tmp_path: Path) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Table.metadata) == []
+
+
+def test_a_database_of_an_older_version_is_brought_up_to_date_with_its_rows(tmp_path: Path) -> None:
+    """Also by a command that only reads."""
+    from alembic import command
+
+    from bench.store import schema
+
+    path = tmp_path / "old.db"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        command.upgrade(schema._config(connection), "0001")
+        values = {
+            "runs": {"key": "ab12", "status": "DONE", "spec": "{}", "defense": "d", "provenance": "{}", "pid": 0},
+            "examples": {"run": "ab12", "game": 0, "position": 0, "index": 7, "label": 1, "answer": 1},
+            "games": {"run": "ab12", "game": 0, "rows": 1, "served": 1, "digest": "", "done": 1, "flags": "{}"},
+        }
+        for table, known in values.items():
+            columns = {c["name"]: c for c in inspect(connection).get_columns(table)}
+            row = {name: 0 if "CHAR" not in str(c["type"]) else "" for name, c in columns.items() if not c["nullable"]}
+            row.update(known)
+            names = ", ".join(f'"{name}"' for name in row)
+            places = ", ".join(f":{name}" for name in row)
+            connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), row)
+        connection.commit()
+    engine.dispose()
+    store = Store.open(str(path), create=False)
+    assert store is not None
+    (row,), (game,) = store.rows("ab12"), store.games("ab12")
+    assert row.index == 7 and row.neighbours is None and game.background_delays is None
+    store.add_to_suite("tiny", ["ab12", "cd34"])
+    store.add_to_suite("tiny", ["ab12"])
+    assert [record.key for record in store.suite_runs("tiny")] == ["ab12"]  # the other has not begun
+    assert store.suite_runs("other") == []
 
 
 def test_databases_that_are_not_ours_are_refused_and_left_alone(tmp_path: Path) -> None:

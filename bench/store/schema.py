@@ -53,12 +53,11 @@ def connect(url: URL, create: bool) -> Engine | None:
             if not _check(connection, url) and not create:
                 engine.dispose()
                 return None
-            if create:
-                if file is not None:  # kept in the file; only once it is known to be ours
-                    connection.rollback()
-                    connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-                    connection.rollback()
-                _upgrade(connection)
+            if create and file is not None:  # kept in the file; only once it is known to be ours
+                connection.rollback()
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+                connection.rollback()
+            _upgrade(connection)  # also for a reader: one that an older version made lacks what is asked for
     except DBAPIError as error:
         engine.dispose()
         raise StoreError(
