@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test lint format speed clean
+.PHONY: setup run test instruments lint format speed clean
 
 setup: .venv/ready
 
@@ -18,6 +18,9 @@ run: setup           ## RMC attacked by PGD-Skip-Delayed on the embedded digits,
 
 test: setup          ## the tests; those on MNIST need BENCH_DATA or skip with the reason
 	$(BIN)/python -m pytest
+
+instruments: setup   ## the instrument checks that take many minutes; they need BENCH_DATA
+	$(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff format --check .

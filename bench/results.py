@@ -139,6 +139,8 @@ def threat_tag(spec: dict[str, Any]) -> str:
         parts.append(f"delay {threat['delay']}")
     elif game["protocol"] == "replay":
         parts.append("replay")
+    if threat.get("surrogate"):
+        parts.append(f"{threat['surrogate']} architecture")
     if threat["queries"]:
         parts.append(f"{threat['queries']} queries")
     return ", ".join(parts)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
+from bench.data.imagenet import synsets
+from bench.data.task import TaskFacts
+from bench.models.sources import make_network
+from bench.models.wrapped import Wrapped
 from tests.conftest import Bench
+from tests.test_cifar10_and_imagenet import write_image
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,7 +50,9 @@ def test_the_readme_has_commands() -> None:
 def test_every_command_of_the_readme_is_one(bench: Bench, line: str) -> None:
     """Planned, not played; on the embedded digits where no data folder is at hand."""
     args = shlex.split(line)[1:]
-    if "--data-dir" in args:
+    if "imagenet" in args:
+        args[args.index("DIR")] = str(imagenet_and_squeezenet())
+    elif "--data-dir" in args:
         at = args.index("--data-dir")
         del args[at : at + 2]
     args = ["digits" if arg == "mnist" else arg for arg in args]
@@ -55,6 +64,18 @@ def test_every_command_of_the_readme_is_one(bench: Bench, line: str) -> None:
         args.append("--help")  # the contract of every name is run in test_checks
     done = bench(*args)
     assert done.code == 0, done.err
+
+
+def imagenet_and_squeezenet() -> Path:
+    """Two classes of small images in a data folder; here, the example's file and random weights for it."""
+    for split, count in (("train", 40), ("val", 10)):
+        for i, name in enumerate(synsets()[:2] * count):
+            write_image(Path("data") / "imagenet" / split / name / f"{i}.JPEG", (16, 16), (i, 0, 0))
+    shutil.copytree(ROOT / "examples", "examples")
+    network = make_network("examples/squeezenet.py:build", "", TaskFacts("x", 1000, (3, 224, 224), 1, 1, ""))
+    assert isinstance(network, Wrapped)
+    save_file(network.module.state_dict(), "squeezenet1_1.safetensors")
+    return Path("data")
 
 
 def test_make_has_every_target_that_is_promised() -> None:
