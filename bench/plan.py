@@ -51,6 +51,8 @@ def suite_requests(name: str, suites: Mapping[str, Suite], over: Request) -> lis
     """The cells of a suite, with what the command line says over them."""
     if name not in suites:
         raise UnknownName("suite", name, suites, "bench list suites")
+    if not suites[name].cells:
+        raise BadValue(f"The suite {name!r} has no runs, only a table; see: bench report --help")
     return [
         Request(
             defenses=over.defenses or tuple(cell.defense),

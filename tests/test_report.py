@@ -143,6 +143,11 @@ columns = [
     { title = "JSMA", where = { attack = "jsma" } },
 ]
 rows = [{ title = "none", where = { defense = "regular" }, paper = [99, "-", 0] }]
+[suite.other]
+cells = []
+[suite.other.table]
+columns = [{ title = "all", where = { attack = "clean" } }]
+rows = [{ title = "none", where = { defense = "regular" }, paper = [50] }]
 [suite.smaller]
 table_of = "tiny"
 cells = [{ defense = ["regular"], attack = ["clean"], n = 5, set = { "base.epochs" = 3 } }]
@@ -167,6 +172,10 @@ def test_from_a_suite_to_its_report(bench: Bench, tmp_path: Path) -> None:
     four = [json.loads(line) for line in bench("report", "tiny", "--json", "-n", "4").out.splitlines()]
     assert [cell["column"] for cell in four] == ["FGSM"]
     assert bench("report", "tiny", "--format", "markdown").out.startswith("|  | clean | FGSM | JSMA |")
+    assert [
+        json.loads(line)["paper"] for line in bench("report", "tiny", "--table", "other", "--json").out.splitlines()
+    ] == [50]
+    assert bench("run", "--suite", "other").code == 2
     assert bench("report", "tiny", "--format", "html", "--out", "page.html").code == 0
     assert Path("page.html").read_text().startswith("<!doctype html>")
     # a run belongs to every suite that asked for it, also where another made it
@@ -181,6 +190,7 @@ def test_from_a_suite_to_its_report(bench: Bench, tmp_path: Path) -> None:
         (("loose",), "The suite 'loose' has no table to report in"),
         (("tiny", "--format", "pdf"), "--format is 'pdf'; give text, markdown or html"),
         (("tiny", "--json", "--format", "html"), "were both given"),
+        (("tiny", "--table", "othr"), "No suite is called 'othr'. Did you mean 'other'?"),
         (("tiny", "-n", "77"), "no finished run of the suite 'tiny' with n 77"),
     ],
 )
@@ -213,6 +223,10 @@ def test_the_papers_tables_are_complete() -> None:
         assert all(row[2] == row[3] for row in figures.values())  # BIM and PGD against the one figure
     mnist = {row.title: row.paper for row in table_of("table1", suites).rows}
     assert mnist["jacobian, webnn"] == [94.2, 55.5, 55.6, 55.6, 58.3, 79]
+    for name in ("table1", "table2"):  # the other reading holds the same five figures, each once
+        for row, other in zip(table_of(name, suites).rows, table_of(f"{name}-cw-lost", suites).rows, strict=True):
+            assert (row.title, row.where) == (other.title, other.where) and other.paper[4] == "-"
+            assert [*other.paper[:4], other.paper[5]] == [*row.paper[:3], *row.paper[4:]]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import config_option, db_option, json_option, open_session, unused_data_option, write_text
-from bench.errors import BadValue
+from bench.errors import BadValue, UnknownName
 
 if TYPE_CHECKING:
     from bench.report import Cell, Report
@@ -19,13 +19,21 @@ if TYPE_CHECKING:
 @click.argument("suite")
 @click.option("--format", "form", metavar="text|markdown|html", help="Default: text, for a terminal.")
 @click.option("--out", metavar="FILE", help="Default: standard output.")
+@click.option("--table", metavar="SUITE", help="Lay the runs out in the table of another suite.")
 @click.option("-n", "n", type=int, metavar="N", help="Only runs of N examples.")
 @json_option
 @db_option
 @unused_data_option
 @config_option
 def report(
-    suite: str, form: str | None, out: str | None, n: int | None, as_json: bool, db: str | None, config: str | None
+    suite: str,
+    form: str | None,
+    out: str | None,
+    table: str | None,
+    n: int | None,
+    as_json: bool,
+    db: str | None,
+    config: str | None,
 ) -> int:
     """The table of a suite: ours with its interval, the published figure, the difference, and whether they agree.
 
@@ -42,14 +50,16 @@ def report(
     from bench.report import lay_out, table_of, to_markdown
     from bench.results import describe
 
-    table = table_of(suite, session.config.suite)
+    if suite not in session.config.suite:
+        raise UnknownName("suite", suite, session.config.suite, "bench list suites")
+    layout = table_of(table or suite, session.config.suite)
     store = session.store(db)
     records = [record for record in store.suite_runs(suite) if n is None or record.spec["n"] == n]
     if not any(record.status == "DONE" for record in records):
         raise BadValue(f"The database has no finished run of the suite {suite!r}{'' if n is None else f' with n {n}'}; "
                        f"see: bench run --suite {suite}")  # fmt: skip
     results = [describe(store, record) for record in records]
-    made = lay_out(suite, table, results, {record.key: record.spec for record in records})
+    made = lay_out(suite, layout, results, {record.key: record.spec for record in records})
     if as_json:
         text = "".join(json.dumps(_as_json(cell)) + "\n" for cell in made.cells)
     elif form == "markdown":
