@@ -26,7 +26,7 @@ def seeded(draws: Draws, purpose: str = "") -> Iterator[None]:
     seed = seed_of(draws.seed, draws.purpose, purpose, *draws.indices)
     numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reaches into every GPU
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:

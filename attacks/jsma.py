@@ -69,7 +69,7 @@ class JSMA(Attack):
 
 
 def gamma_of_features(share: float, shape: torch.Size) -> float:
-    """ART's share of features so that at most `share` of the pixels of images (N, C, H, W) change.
+    """ART's share of features so that at most `share` of the pixels of images (N, C, H, W) change, or two of them.
 
     ART takes two features a step and stops after the step that passes gamma, so two are left for that step.
     """

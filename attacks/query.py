@@ -4,12 +4,12 @@ square       Andriushchenko, Croce, Flammarion, Hein: Square Attack, ECCV 2020: 
              margin; needs the defense's scores; linf, within the radius.
 hopskipjump  Chen, Jordan, Wainwright: HopSkipJumpAttack, IEEE S&P 2020: walks along the decision boundary towards the
              input; needs labels only; minimal in l2. ART draws its start from a generator that it seeds itself, so the
-             start, a uniformly random image that is not given the label, is found here with the example's own
-             generator.
+             start is found here, with the example's own generator.
 
 Both live within the threat model's budget of queries per example. Every answer is remembered: a repeated image is not
 asked again (ART's Square asks three times what it knows), and what is returned is the best image that was asked, not
-the last. A budget that runs out ends the attack.
+the last. A budget that runs out ends the attack. ART's Square draws its squares for a whole block of examples at once,
+so an image depends on the block, and it never puts one on the last row or column.
 """
 
 from __future__ import annotations
@@ -27,15 +27,19 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.art import seeded
-from bench.contracts import Attack
+from bench.contracts import Attack, DefenseInfo
+from bench.data.task import TaskFacts
 from bench.draws import Draws
 from bench.oracle import Oracle, margins
 from bench.params import Params
-from bench.threat import Norm
+from bench.threat import Norm, ThreatModel
+
+#: calls in a row that ask nothing new, after which an attack turns in circles
+IDLE_CALLS = 50
 
 
 class _Spent(Exception):
-    """No example that is asked about has a query left."""
+    """No example that is asked about has a query left, or nothing new has been asked for long."""
 
 
 class _Asked:
@@ -49,6 +53,7 @@ class _Asked:
         self.score = torch.full((len(x),), torch.inf)
         self._known: list[dict[bytes, NDArray[np.float32]]] = [{} for _ in range(len(x))]
         self._last: list[NDArray[np.float32] | None] = [None] * len(x)
+        self._idle = 0
 
     def left(self, row: int) -> int:
         return self.oracle.threat.queries - int(self.oracle.ledger.queries[row])
@@ -70,9 +75,10 @@ class _Asked:
                 asked[row] = asked.get(row, 0) + 1
             else:
                 refused += 1
+        self._idle = 0 if fresh else self._idle + 1
         if fresh:
             self._query(images, fresh)
-        elif refused:
+        elif refused or self._idle >= IDLE_CALLS:
             raise _Spent
         return np.stack([self._answer(row, key) for row, key in zip(rows, keys, strict=True)])
 
@@ -116,17 +122,33 @@ class _Asked:
         return BlackBoxClassifierNeuralNetwork(predict, shape, classes, channels_first=True, clip_values=(0.0, 1.0))
 
 
+class QueryAttack(Attack):
+    """An attack that only asks."""
+
+    needs_gradients: ClassVar[bool] = False
+
+    def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
+        if not threat.queries:
+            return "it only asks the defense, and threat.queries is 0"
+        return super().declines(threat, facts, info)
+
+
 class SquareParams(Params):
     """p_init: share of the pixels in the first squares."""
 
-    p_init: float = Field(default=0.8, gt=0, le=1, allow_inf_nan=False)
+    p_init: float = Field(default=0.8, gt=0, lt=1, allow_inf_nan=False)
 
 
-class Square(Attack):
+class Square(QueryAttack):
     """Random search with the defense's scores."""
 
     Params: ClassVar[type[Params]] = SquareParams
-    needs_gradients: ClassVar[bool] = False
+
+    def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
+        _, height, width = facts.image_shape
+        if round((self.params.p_init * height * width) ** 0.5) >= min(height, width):
+            return f"squares of p_init {self.params.p_init:g} of the pixels do not fit into {height} x {width}"
+        return super().declines(threat, facts, info)
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         threat = oracle.threat
@@ -156,19 +178,18 @@ class HopSkipJumpParams(Params):
     max_iter: int = Field(default=50, ge=1)
 
 
-class HopSkipJump(Attack):
+class HopSkipJump(QueryAttack):
     """A walk along the decision boundary with the defense's labels."""
 
     Params: ClassVar[type[Params]] = HopSkipJumpParams
     kind: ClassVar[Literal["budget", "minimal"]] = "minimal"
     norm: ClassVar[Norm] = "l2"
-    needs_gradients: ClassVar[bool] = False
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         asked = _Asked(oracle, x, y, minimal=True)
         for row in range(len(x)):
             try:
-                with seeded(draws, f"example {draws.indices[row]}"):
+                with seeded(Draws(draws.seed, draws.purpose, [draws.indices[row]])):
                     self._walk(asked, row, draws)
             except _Spent:
                 pass  # the budget is the end of the walk, as meant
@@ -185,14 +206,21 @@ class HopSkipJump(Attack):
             return
         engine = ArtHopSkipJump(
             asked.classifier(logits.shape[1], row), norm=2, max_iter=params.max_iter, max_eval=params.max_eval,
-            init_eval=params.init_eval, init_size=params.init_size, verbose=False,
+            init_eval=min(params.init_eval, params.max_eval), init_size=params.init_size, verbose=False,
         )  # fmt: skip
         engine.generate(x, y=np.eye(logits.shape[1])[[label]], x_adv_init=start)
 
     def _start(self, asked: _Asked, row: int, label: int, draws: Draws) -> NDArray[np.float32] | None:
-        """A uniformly random image that is not given the label, or None after `init_size` tries."""
-        for _ in range(self.params.init_size):
-            image = torch.rand(asked.x.shape[1:], generator=draws[row])[None].numpy()
-            if asked.ask(image, [row])[0].argmax() != label:
-                return image
+        """An image that is not given the label, or None after `init_size` tries.
+
+        A uniformly random one; then what the input gives: its negative, its mirror images, a black and a white one;
+        then random ones again. (A network may give all of noise one label, and no noise starts a walk from that label.)
+        """
+        x = asked.x[row].cpu()
+        own = [1 - x, x.flip(2), x.flip(1), torch.zeros_like(x), torch.ones_like(x)]
+        for number in range(self.params.init_size):
+            given = 0 < number <= len(own)
+            image = own[number - 1] if given else torch.rand(x.shape, generator=draws[row])
+            if asked.ask(image[None].numpy(), [row])[0].argmax() != label:
+                return image[None].numpy()
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,12 @@ class Base(StaticDefense):
     network: nn.Module
 
     def build(self, facts: TaskFacts, seed: int) -> Network:
-        """The network that training starts from; what is built here and what is loaded later have the same layers."""
-        return build_network(self.params, facts, seed)
+        """The network that training starts from, a function of the seed; what is loaded later has the same layers."""
+        return build_network(self.params, facts, seed, self.completed)
+
+    def completed(self, network: Network, facts: TaskFacts) -> Network:
+        """The network as this method needs it; with further layers, where it adds some."""
+        return network
 
     @abstractmethod
     def train(self, task: Task, network: nn.Module, context: Context) -> None:
@@ -49,7 +54,9 @@ class Base(StaticDefense):
         return frozen_copy(self.network)
 
 
-def build_network(params: Any, facts: TaskFacts, seed: int) -> Network:
+def build_network(
+    params: Any, facts: TaskFacts, seed: int, completed: Callable[[Network, TaskFacts], Network] | None = None
+) -> Network:
     """The network of `params.model` and `params.weights` (if there are such keys); random weights are a function of
     `seed`.
 
@@ -57,8 +64,9 @@ def build_network(params: Any, facts: TaskFacts, seed: int) -> Network:
     """
     model = network_name(getattr(params, "model", "auto"), facts.name)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "initial weights"))
-        return make_network(model, getattr(params, "weights", ""), facts)
+        torch.default_generator.manual_seed(seed_of(seed, "initial weights"))
+        network = make_network(model, getattr(params, "weights", ""), facts)
+        return network if completed is None else completed(network, facts)
 
 
 def trained_network(base: Base, task: Task, context: Context) -> Network:

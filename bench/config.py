@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.errors import BadValue, UnknownName, one_line
 
@@ -52,18 +52,35 @@ class SuiteCell(_Section):
     cross: dict[str, list[Any]] = {}
 
 
+#: names that tell runs apart in a table, beside dotted keys of the sections
+RUN_NAMES = ("defense", "base", "attack", "dataset", "eps", "norm")
+RUN_SECTIONS = ("defense", "base", "attack", "dataset", "game", "threat")
+
+
+def _known_facts(where: dict[str, Any]) -> dict[str, Any]:
+    """`where` if every key is the name of something that a run has."""
+    for key in where:
+        section, _, name = key.partition(".")
+        if not (section in RUN_SECTIONS if name else key in RUN_NAMES):
+            raise ValueError(f"a run has no {key!r}; it has {', '.join(RUN_NAMES)}, and keys such as threat.delay")
+    return where
+
+
+Where = Annotated[dict[str, Any], AfterValidator(_known_facts)]
+
+
 class TableColumn(_Section):
     """A column of a suite's table: which runs stand in it (see `bench.report`)."""
 
     title: str
-    where: dict[str, Any]
+    where: Where
 
 
 class TableRow(_Section):
     """A row of a suite's table, with the published figure for each column (accuracy in percent, or "-")."""
 
     title: str
-    where: dict[str, Any]
+    where: Where
     paper: list[float | Literal["-"]] = []
 
 
@@ -83,12 +100,16 @@ class SuiteTable(_Section):
 
 
 class Suite(_Section):
-    """A named set of runs. table_of: another suite whose table this one's runs are laid out in."""
+    """A named set of runs. table_of: another suite whose table this one's runs are laid out in.
+
+    where: what all runs of its report have, whatever else was asked for under the suite's name.
+    """
 
     summary: str = ""
     cells: list[SuiteCell]
     table: SuiteTable | None = None
     table_of: str = ""
+    where: Where = {}
 
 
 class Config(_Section):

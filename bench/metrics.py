@@ -108,8 +108,8 @@ def at_budget(
 
 
 def median_distance(rows: Sequence[Row], norm: Norm) -> float | None:
-    """Median distance of the images that were answered wrong; None where none was."""
-    found = [getattr(row, norm) for row in rows if row.answer != row.label]
+    """Median distance of the images that were answered wrong (0 where x was itself); None where none was."""
+    found = [getattr(row, norm) for row in rows if row.answer != row.label and math.isfinite(getattr(row, norm))]
     return float(np.median(found)) if found else None
 
 

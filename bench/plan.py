@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -173,7 +175,7 @@ class _Resolver:
             game=self._game(attack, dataset.name, n, batch, cls),
             n=n,
             seed=seed,
-            surrogate=self._surrogate(base_part, threat, facts) if threat.surrogate else None,
+            surrogate=self._surrogate(base_part, network, threat, facts) if threat.surrogate else None,
         )
         _check_sizes(spec)
         _check_protocol(spec, attack_cls)
@@ -192,11 +194,15 @@ class _Resolver:
         _validated(name, cls, params, facts)
         return Part(name, entry.version, entry.source_hash(), params.model_dump()), seed, network
 
-    def _surrogate(self, base: Part, threat: ThreatModel, facts: TaskFacts) -> Part:
-        """The network of the attacker's surrogate of a base."""
+    def _surrogate(self, base: Part, network: Part, threat: ThreatModel, facts: TaskFacts) -> Part:
+        """The network of the attacker's surrogate of a base, whose own network is `network`."""
+        if threat.surrogate == "same" or "model" not in base.params or base.params.get("weights"):
+            return network  # or there is none: see `no_surrogate`
+        name = network_name(threat.surrogate, facts.name)
+        if threat.surrogate == "other" and name == network.name:
+            name = network_name("auto", facts.name)
         cls = registry.defenses.load(base.name)
-        model = str(base.params.get("model", "auto")) if threat.surrogate == "same" else threat.surrogate
-        params = cls.Params(**{**base.params, "model": network_name(model, facts.name), "weights": ""})
+        params = cls.Params(**{**base.params, "model": name})
         _validated(base.name, cls, params, facts)
         return _network_part(params, facts)
 
@@ -274,7 +280,8 @@ class _Resolver:
         radii = self.config.dataset.get(dataset, {}).get("eps", {})
         if norm not in radii:
             raise BadValue(
-                f"{dataset} has no default radius for {norm}: give --eps, or set dataset.{dataset}.eps.{norm}."
+                f"{dataset} has no default radius for {norm}: set dataset.{dataset}.eps.{norm} in bench.toml, or give "
+                f"--eps for an attack within a budget."
             )
         return parse_number(f"dataset.{dataset}.eps.{norm}", radii[norm])
 
@@ -363,8 +370,27 @@ def _network_part(params: Any, facts: TaskFacts) -> Part:
     model, weights = getattr(params, "model", "auto"), getattr(params, "weights", "")
     part = Part(*network_source(network_name(model, facts.name), weights))
     if weights or ":" in model:
-        build_network(params, facts, 0)
+        _built(model, weights, part.source, facts)
     return part
+
+
+@lru_cache(maxsize=32)
+def _built(model: str, weights: str, source: str, facts: TaskFacts) -> None:
+    """Build a network, so that what is wrong with it or with its weights is said before anything is run."""
+    build_network(SimpleNamespace(model=model, weights=weights), facts, 0)
+
+
+def no_surrogate(spec: RunSpec) -> str | None:
+    """Why the attacker of a run cannot have the surrogate that its threat model grants; None where it can."""
+    if spec.surrogate is None:
+        return None
+    if spec.base.params.get("weights"):
+        return f"the base {spec.base.name} starts from given weights, and a surrogate would need weights of its own"
+    if "model" not in spec.base.params and spec.threat.surrogate != "same":
+        return (
+            f"the base {spec.base.name} has no parameter model, so no other architecture can be trained with its recipe"
+        )
+    return None
 
 
 def _validated(name: str, cls: type[Defense], params: Any, facts: TaskFacts) -> int:

@@ -53,6 +53,7 @@ class Report:
 
     suite: str
     source: str
+    about: str
     columns: list[str]
     rows: list[tuple[str, list[Cell | None]]]
 
@@ -80,8 +81,10 @@ def verdict(low: float, high: float, paper: float | None, margin: float = MARGIN
     return "undecided"
 
 
-def table_of(name: str, suites: Mapping[str, Suite]) -> SuiteTable:
+def table_of(name: str, suites: Mapping[str, Suite], before: tuple[str, ...] = ()) -> SuiteTable:
     """The table that a suite's runs are laid out in: its own, or another suite's."""
+    if name in before:
+        raise BadValue(f"The suites {', '.join(before)} name each other in table_of; give one of them a table.")
     if name not in suites:
         raise UnknownName("suite", name, suites, "bench list suites")
     suite = suites[name]
@@ -90,12 +93,19 @@ def table_of(name: str, suites: Mapping[str, Suite]) -> SuiteTable:
     if not suite.table_of:
         with_tables = sorted(n for n, s in suites.items() if s.table is not None or s.table_of)
         raise BadValue(f"The suite {name!r} has no table to report in; these have one: {', '.join(with_tables)}.")
-    return table_of(suite.table_of, suites)
+    return table_of(suite.table_of, suites, (*before, name))
 
 
-def lay_out(suite: str, table: SuiteTable, results: Sequence[dict[str, Any]], specs: Mapping[str, Any]) -> Report:
+def lay_out(
+    suite: str,
+    table: SuiteTable,
+    results: Sequence[dict[str, Any]],
+    specs: Mapping[str, Any],
+    common: Mapping[str, Any] | None = None,
+) -> Report:
     """The table filled with described runs (see `bench.results.describe`) and their specs by key, oldest first.
 
+    common: what every run has that stands in it.
     Where several runs fit a cell, the one of most examples stands there, of these the newest. Rows without any run are
     left out.
     """
@@ -104,14 +114,29 @@ def lay_out(suite: str, table: SuiteTable, results: Sequence[dict[str, Any]], sp
         cells: list[Cell | None] = []
         for number, column in enumerate(table.columns):
             paper = row.paper[number] if row.paper else "-"
-            where = {**row.where, **column.where}
+            where = {**(common or {}), **row.where, **column.where}
             fitting = [r for r in results if r["status"] == "DONE" and matches(where, specs[r["run"]])]
             best = max(enumerate(fitting), key=lambda item: (item[1]["n"], item[0]), default=(0, None))[1]
             figure = None if isinstance(paper, str) else float(paper)
             cells.append(None if best is None else _cell(row.title, column.title, best, figure))
         if any(cell is not None for cell in cells):
             rows.append((row.title, cells))
-    return Report(suite, table.source, [column.title for column in table.columns], rows)
+    shown = [specs[cell.run] for _, cells in rows for cell in cells if cell is not None]
+    return Report(suite, table.source, conditions(shown), [column.title for column in table.columns], rows)
+
+
+def conditions(specs: Sequence[Mapping[str, Any]]) -> str:
+    """What the runs of a report were made with: data, networks, radii, n and seeds; several where they differ."""
+    facts: dict[str, dict[str, None]] = {"": {}, "network": {}, "radius": {}, "n": {}, "seed": {}}
+    for spec in specs:
+        size = spec["dataset"]["params"].get("train_size", 0)
+        facts[""][spec["dataset"]["name"] + (f" ({size} training images)" if size else "")] = None
+        facts["network"][spec["network"]["name"]] = None
+        if spec["threat"]["eps"]:
+            facts["radius"][f"{spec['threat']['norm']} {spec['threat']['eps']:.3g}"] = None
+        facts["n"][str(spec["n"])] = None
+        facts["seed"][str(spec["seed"])] = None
+    return "; ".join(f"{name} {', '.join(values)}".strip() for name, values in facts.items() if values)
 
 
 def _cell(row: str, column: str, result: dict[str, Any], paper: float | None) -> Cell | None:
@@ -170,12 +195,9 @@ def to_markdown(report: Report) -> str:
     lines = [f"| {' | '.join(['', *report.columns])} |", f"|{'---|' * (len(report.columns) + 1)}"]
     for title, cells in report.rows:
         lines.append(f"| {' | '.join([_escaped(title), *(_in_markdown(cell) for cell in cells)])} |")
-    n = sorted({cell.n for cell in report.cells})
-    about = f"n {n[0]}" if len(n) == 1 else f"n {n[0]} to {n[-1]}" if n else "nothing run"
-    source = f" {_escaped(report.source)}." if report.source else ""
-    return "\n".join(
-        [*lines, "", f"{about}; accuracy in % (95 % interval) / published.{source} {in_words(report)}.", ""]
-    )
+    source = f" Published: {_escaped(report.source)}." if report.source else ""
+    about = f"{_escaped(report.about)}. Accuracy in % (95 % interval) / published.{source} {in_words(report)}."
+    return "\n".join([*lines, "", about, ""])
 
 
 def _in_markdown(cell: Cell | None) -> str:

@@ -33,7 +33,7 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     minimal = spec.get("attack_kind") == "minimal"
     clean = clean_answers(store, record)
     right = at_budget(rows, threat.norm, threat.eps, clean) if minimal else answered_right(rows)
-    robust = robust_accuracy(rows, static, protocol, right)
+    robust = robust_accuracy(rows, static, protocol, right) if len(right) == len(rows) else None
     delays = answer_delays(store, record, rows)
     result = {
         "run": record.key,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,18 @@ class Part:
     version: int
     source: str
     params: dict[str, Any] = field(default_factory=dict)
+
+
+def placeless(value: Any) -> Any:
+    """A part of a run as it enters a key: files by their name alone, since their content is in the source hash."""
+    if not isinstance(value, dict) or "params" not in value:
+        return value
+    name, params = value["name"], dict(value["params"])
+    if params.get("weights"):
+        params["weights"] = PurePath(str(params["weights"])).name
+    if ".py:" in str(params.get("model", "")):
+        params["model"] = PurePath(params["model"]).name
+    return {**value, "name": PurePath(name).name if ".py:" in name else name, "params": params}
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,8 @@ class RunSpec:
     @cached_property
     def key(self) -> str:
         """sha256 of the canonical JSON of the run."""
-        return digest(self.to_dict())
+        values = {name: placeless(value) for name, value in self.to_dict().items()}
+        return digest(values)
 
     @property
     def is_base(self) -> bool:
@@ -88,13 +102,13 @@ class RunSpec:
     @cached_property
     def base_key(self) -> str:
         """Key of the trained network: architecture, recipe, data and seed."""
-        parts = [asdict(self.base), asdict(self.network), self.dataset.name, self.dataset.source, self.base_seed]
-        return digest(["base", HARNESS_VERSION, *parts])
+        parts = [placeless(asdict(part)) for part in (self.base, self.network)]
+        return digest(["base", HARNESS_VERSION, *parts, self.dataset.name, self.dataset.source, self.base_seed])
 
     @cached_property
     def fit_key(self) -> str:
         """Key of the fitted defense: what it is when it has served nothing."""
-        return digest(["fit", asdict(self.defense), self.base_key, self.seed])
+        return digest(["fit", placeless(asdict(self.defense)), self.base_key, self.seed])
 
     @cached_property
     def craft_key(self) -> str:
@@ -110,7 +124,9 @@ class RunSpec:
         """
         if self.surrogate is None:
             return self
-        params = {**self.base.params, "model": self.surrogate.name, "weights": ""}
+        params = dict(self.base.params)
+        if "model" in params:
+            params["model"] = self.surrogate.name
         seed = seed_of(self.base_seed, "surrogate")
         return replace(
             self, base=replace(self.base, params=params), base_seed=seed, network=self.surrogate, surrogate=None

@@ -22,7 +22,7 @@ from bench.errors import BadValue
 from bench.game import Crafted, craft
 from bench.oracle import Oracle
 from bench.params import Params
-from bench.plan import info_of
+from bench.plan import info_of, no_surrogate
 from bench.serving import Serving
 from bench.spec import Part, RunSpec
 
@@ -56,11 +56,16 @@ def pick_device(name: str) -> str:
 
 
 def one_thread() -> None:
-    """One thread for all numeric libraries of this process: another count gives other last bits."""
+    """One thread for all numeric libraries of this process: another count gives other last bits.
+
+    And on a GPU float32 convolutions, not TF32, by algorithms that do not depend on a trial of their speed.
+    """
     import faiss
     from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
     faiss.omp_set_num_threads(1)
     threadpool_limits(1)  # numpy's BLAS, which a plug-in may use
 
@@ -76,6 +81,8 @@ def environment(device: str) -> dict[str, str]:
         "numpy": np.__version__,
         "faiss": faiss.__version__,
         "foolbox": version("foolbox"),
+        "art": version("adversarial-robustness-toolbox"),
+        "pillow": version("pillow"),
         "machine": platform.machine(),
     }
 
@@ -176,7 +183,8 @@ class Workbench:
 
     def declined(self, spec: RunSpec) -> str | None:
         """Why the attack cannot run against the defense, or None."""
-        return self.attack(spec).declines(spec.threat, self.task(spec.dataset).facts, info_of(spec))
+        reason = self.attack(spec).declines(spec.threat, self.task(spec.dataset).facts, info_of(spec))
+        return reason or no_surrogate(spec)
 
     def oracle(
         self,

@@ -45,8 +45,7 @@ class FeatureDenoising(PGDTraining):
         super().validate(params, facts)
         cls(params).build(facts, 0)  # raises where there is no place for a block
 
-    def build(self, facts: TaskFacts, seed: int) -> Network:
-        network = super().build(facts, seed)
+    def completed(self, network: Network, facts: TaskFacts) -> Network:
         named = [name.strip() for name in self.params.after.split(",") if name.strip()]
         places = named or list(network.denoise_after)
         if not places:

@@ -140,7 +140,7 @@ class RMC(OnlineDefense):
             self._learner.reset()
         rows = self._bank.search(features_of_one(self._features, x), params.k).ids
         draws = generator(noise_key, "adapt", self._t)
-        nearest = max(int(params.nearest_share * params.k), 1)
+        nearest = max(int(params.nearest_share * len(rows)), 1)  # an approximate index may find fewer than k
         aside = int(params.validation_share * nearest)
         shuffled = torch.randperm(nearest, generator=draws).numpy()
         training = np.concatenate([rows[shuffled[aside:]], rows[nearest:]])

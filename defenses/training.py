@@ -106,13 +106,16 @@ class TrainedBase(Base):
 @contextmanager
 def held(network: nn.Module) -> Iterator[None]:
     """The network in evaluation mode and without gradients of its weights, to craft against it; then as it was."""
+    training = network.training
+    taught = [weight for weight in network.parameters() if weight.requires_grad]
     network.eval()
     network.requires_grad_(False)
     try:
         yield
     finally:
-        network.requires_grad_(True)
-        network.train()
+        for weight in taught:
+            weight.requires_grad_(True)
+        network.train(training)
 
 
 def augmented(x: Tensor, draws: torch.Generator) -> Tensor:

@@ -3,11 +3,12 @@
 The vote: the labels of the K nearest images by theta_0's features. A tie goes to the smaller label. Logits are the log
 of the smoothed vote, (votes + 1) / (K + classes).
 
-The vote has no gradient. `proxy()` relaxes it: per class the nearest `proxy_neighbours / classes` images take part with
-weights exp(-d^2 / (T s)), d the feature distance, s the mean squared distance of all of them, T `proxy_temperature`;
-logits are the log of the sum of the weights per class. Every class is always in the sum: over the nearest images alone
-most gradients are exactly zero, since all of them carry one label. For T -> 0 the relaxed vote is that of the single
-nearest neighbour. Where outputs are averaged instead of labels counted, the same weights average them.
+The vote has no gradient. `proxy()` relaxes it: per class the nearest `proxy_neighbours / classes` images (at least 20)
+take part with weights exp(-d^2 / (T s)), d the feature distance, s the mean squared distance of all of them, T
+`proxy_temperature`; logits are the log of the sum of the weights per class. Every class is always in the sum: over the
+nearest images alone most gradients are exactly zero, since all of them carry one label. For T -> 0 the relaxed vote is
+that of the single nearest neighbour. Where outputs are averaged instead of labels counted, the same weights average
+them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from defenses.neighbours import Neighbours, Ranking
 
 #: log vote of a class that nothing speaks for
 NO_VOTE = -1e4
+#: images of a class that take part at least: with 5 the relaxation is a weaker attack than transfer from theta_0
+FEWEST = 20
 
 
 class VoteParams(Params):
@@ -87,7 +90,7 @@ class NearestVote(StaticDefense):
         """Log of what the neighbours of one point say, (K,)."""
         if self._spoken is None:
             votes = np.bincount(self._bank.labels[near.ids], minlength=self._classes)
-            share: NDArray[np.float64] = (votes + 1.0) / (self.params.k + self._classes)
+            share: NDArray[np.float64] = (votes + 1.0) / (len(near.ids) + self._classes)
         else:
             share = self._spoken[near.ids].astype(np.float64).sum(axis=0)
             share = share / share.sum() if share.sum() > 0 else np.full(self._classes, 1 / self._classes)
@@ -99,7 +102,7 @@ class NearestVote(StaticDefense):
 
     def proxy(self) -> nn.Module:
         params = self.params
-        each = max(params.proxy_neighbours // self._classes, 1)
+        each = max(params.proxy_neighbours // self._classes, FEWEST)
         if "classes" not in self._soft:  # shared by all forks; made for the first attacker who asks
             self._soft["classes"] = class_indexes(self._bank.index, self._bank.labels, self._classes, self._spoken)
         return SoftKNN(frozen_copy(self._network), self._soft["classes"], each, params.proxy_temperature)

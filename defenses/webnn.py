@@ -75,7 +75,7 @@ class WebNN(NearestVote):
                 folder / "outputs.npy", mode="w+", dtype=np.float32, shape=(len(images), self._classes)
             )
             for start in range(0, len(images), 1000):
-                x = task.pixels(images[start : start + 1000], device)
+                x = task.pixels(np.array(images[start : start + 1000]), device)
                 with torch.no_grad():
                     softmax = in_blocks(self._network, x).softmax(dim=1).cpu().numpy()
                 outputs[start : start + len(x)] = softmax * confidence(softmax, weighting)[:, None]

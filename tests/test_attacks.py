@@ -8,12 +8,13 @@ import foolbox
 import numpy as np
 import pytest
 import torch
-from art.attacks.evasion import HopSkipJump, SaliencyMapMethod, SquareAttack
+from art.attacks.evasion import HopSkipJump as ArtHopSkipJump
+from art.attacks.evasion import SaliencyMapMethod, SquareAttack
 from torch import Tensor, nn
 
 from attacks.art import as_art, seeded
 from attacks.jsma import gamma_of_features
-from attacks.query import _Asked, _Spent
+from attacks.query import HopSkipJump, _Asked, _Spent
 from bench.contracts import Attack, DefenseInfo
 from bench.draws import Draws
 from bench.errors import BadValue
@@ -203,18 +204,63 @@ def test_hopskipjump_walks_from_our_start_and_returns_the_nearest_image(workbenc
     far = (made.images - case.x).flatten(1).norm(dim=1)
     again = case.crafted()
     assert torch.equal(made.images, again.images) and torch.equal(made.queries, again.queries)
+    alone = case.crafted(slice(0, 2))  # an example's walk does not depend on its company
+    assert torch.equal(alone.images, made.images[:2])
     # ART from the same start under the same seed, without a budget: no nearer than what a larger budget finds
     draws = Draws(case.spec.seed, "attack", case.spec.indices)
     start = torch.rand(case.x.shape[1:], generator=draws[0])[None].numpy()
     label = int(case.y[0])
     if int(case.network(torch.from_numpy(start)).argmax()) != label and not bool(case.fooled(case.x)[0]):
-        with seeded(draws, f"example {draws.indices[0]}"):
-            direct = HopSkipJump(
+        with seeded(Draws(case.spec.seed, "attack", case.spec.indices[:1])):
+            direct = ArtHopSkipJump(
                 as_art(case.network, case.x, 10), norm=2, max_iter=2, max_eval=1000, init_eval=100, verbose=False
             ).generate(case.x[:1].numpy(), y=np.eye(10)[[label]], x_adv_init=start)
         assert float(far[0]) <= float(np.linalg.norm(direct - case.x[:1].numpy())) + 1e-4
     few = Case(workbench, "hopskipjump", n=4, threat__queries=20).crafted()
     assert int(few.queries.max()) <= 20
+
+
+def test_a_walk_starts_also_where_all_noise_has_the_label(points) -> None:
+    """The input's own negative, and what else it gives, are tried before more noise."""
+    _, x, _ = points
+
+    class Dark(nn.Module):  # noise and bright images have label 0, dark ones 1
+        def forward(self, images: Tensor) -> Tensor:
+            mean = images.flatten(1).mean(1) - 0.3
+            return torch.stack([mean, -mean], dim=1)
+
+    bright = x * 0.2 + 0.75
+    y = torch.zeros(len(x), dtype=torch.int64)
+    oracle = query_oracle(Dark(), bright, y, queries=60)
+    images = HopSkipJump().perturb(oracle, bright, y, Draws(0, "attack", range(len(x))))
+    with torch.no_grad():
+        assert bool((Dark()(images).argmax(1) == 1).all())
+
+
+def test_an_attack_that_turns_in_circles_is_ended(points) -> None:
+    """ART halves a step for ever where the current image is no longer adversarial; it asks nothing new then."""
+    network, x, y = points
+    oracle = query_oracle(network, x, y, queries=1000)
+    asked = _Asked(oracle, x, y, minimal=True)
+    with pytest.raises(_Spent):
+        for _ in range(1000):
+            asked.ask(x.numpy()[:1], [0])
+    assert oracle.ledger.queries.tolist() == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["square", "hopskipjump"])
+def test_without_queries_an_attack_that_only_asks_declines(bench, name: str) -> None:
+    done = bench("run", "--defense", "regular", "--attack", name, "-n", "2", "--json", "--workers", "1",
+                 "--set", "threat.queries=0", "--set", "base.epochs=1")  # fmt: skip
+    assert done.code == 0 and done.runs[0]["status"] == "SKIPPED" and "threat.queries is 0" in done.runs[0]["reason"]
+
+
+def test_squares_that_do_not_fit_are_declined(workbench: Workbench) -> None:
+    reason = workbench.declined(spec_of("regular", "square", attack__p_init=0.95))
+    assert reason is not None and "do not fit into 8 x 8" in reason
+    assert workbench.declined(spec_of("regular", "square")) is None
+    with pytest.raises(BadValue, match="p_init"):
+        spec_of("regular", "square", attack__p_init=1.0)
 
 
 def test_a_point_that_is_wrong_from_the_start_costs_one_query(workbench: Workbench) -> None:

@@ -207,6 +207,18 @@ def test_images_of_any_mode_and_size_are_resized_and_cut(tmp_path: Path, mode: s
     assert decode(path).shape == (3, 224, 224)
 
 
+def test_an_image_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (300, 300)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match="does not decode"):
+        decode(tmp_path / "x.png")
+
+
+def test_the_order_in_which_classes_are_named_does_not_matter(image_dir: Path) -> None:
+    one, other = ImageNetParams(classes="b, a"), ImageNetParams(classes="a,b,")
+    assert one == other and one.classes == "a,b"
+
+
 def test_the_centre_is_cut_from_the_resized_image(tmp_path: Path) -> None:
     """A bright square in the middle half of a wide image, by hand: short side to 256, then 16 pixels off each side."""
     image = Image.new("RGB", (1024, 512))

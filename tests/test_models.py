@@ -107,6 +107,49 @@ def test_a_task_of_some_classes_takes_their_outputs_of_a_network_for_all(tmp_pat
     assert make_network("own.py:build", "", part)(x).shape == (2, 3)  # without weights it is trained for these alone
 
 
+def test_weights_for_the_classes_of_the_task_alone_are_taken_too(tmp_path: Path) -> None:
+    Path("own.py").write_text(OWN)
+    part = TaskFacts("digits", 3, (1, 8, 8), 100, 10, "x", outputs=(4, 19, 0), all_classes=20)
+    own = make_network("own.py:build", "", part)
+    save_file(own.module.state_dict(), "own.safetensors")
+    x = torch.rand((2, 1, 8, 8))
+    assert torch.equal(make_network("own.py:build", "own.safetensors", part)(x), own(x))
+    save_file({"first.weight": torch.zeros(3)}, "other.safetensors")
+    with pytest.raises(BadValue, match="another architecture"):
+        make_network("own.py:build", "other.safetensors", part)
+
+
+def test_a_file_with_dataclasses_and_future_annotations_imports(tmp_path: Path) -> None:
+    head = "from __future__ import annotations\nfrom dataclasses import dataclass\n\n\n"
+    head += "@dataclass\nclass Size:\n    n: int\n"
+    Path("own.py").write_text(head + OWN)
+    assert make_network("own.py:build", "", FACTS)(torch.rand((2, 1, 8, 8))).shape == (2, 10)
+
+
+def test_a_surrogate_of_given_weights_is_declined(tmp_path: Path, bench: Bench) -> None:
+    Path("own.py").write_text(OWN)
+    save_file(make_network("own.py:build", "", FACTS).module.state_dict(), "own.safetensors")
+    done = bench("run", "--defense", "regular", "--attack", "gray-box", "--attack", "transfer", "-n", "2", "--json",
+                 "--workers", "1", "--set", "base.model=own.py:build", "--set", "base.weights=own.safetensors",
+                 "--set", "base.epochs=0")  # fmt: skip
+    assert done.code == 0 and {run["status"] for run in done.runs} == {"SKIPPED"}
+    assert all("a surrogate would need weights of its own" in run["reason"] for run in done.runs)
+
+
+def test_the_folder_of_a_file_does_not_enter_a_key(tmp_path: Path) -> None:
+    Path("own.py").write_text(OWN)
+    save_file(make_network("own.py:build", "", FACTS).module.state_dict(), "own.safetensors")
+    Path("elsewhere").mkdir()
+    for name in ("own.py", "own.safetensors"):
+        Path("elsewhere", name).write_bytes(Path(name).read_bytes())
+    here, there = (
+        spec_of("rmc", "pgd", base__model=f"{folder}own.py:build", base__weights=f"{folder}own.safetensors")
+        for folder in ("", "elsewhere/")
+    )
+    assert (here.key, here.base_key, here.craft_key) == (there.key, there.base_key, there.craft_key)
+    assert there.base.params["weights"] == "elsewhere/own.safetensors"  # what a worker opens
+
+
 def test_the_key_follows_the_code_and_the_weights(tmp_path: Path) -> None:
     def key() -> str:
         return spec_of("regular", "clean", base__model="own.py:build", base__weights="own.safetensors").base_key

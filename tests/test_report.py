@@ -42,7 +42,8 @@ def spec(**values: Any) -> dict[str, Any]:
         "dataset": {"name": "mnist", "params": {}},
         "threat": {"norm": "linf", "eps": 8 / 255, "delay": 50, "known": 0.3},
         "game": {"p": 100},
-    }
+        "network": {"name": "mnist-cnn"}, "n": 10, "seed": 0,
+    }  # fmt: skip
     for key, value in values.items():
         section, _, name = key.partition("__")
         (found[section] if section in ("threat", "game") else found[section]["params"])[name] = value
@@ -104,7 +105,18 @@ def test_the_run_of_most_examples_stands_in_a_cell_and_of_these_the_newest() -> 
     assert minimal.verdict == "undecided"
     assert in_words(made) == "2 published figures: 1 agree, 0 disagree, 1 undecided (margin 5 points); 2 cells not run"
     text = to_markdown(made)
-    assert "| half | 50.0 (49-51) / 50 agrees | - |" in text and "A \\| paper" in text and "n 100 to 1000" in text
+    assert "| half | 50.0 (49-51) / 50 agrees | - |" in text and "A \\| paper" in text
+    assert "mnist; network mnist-cnn; radius linf 0.0314; n 10; seed 0" in text
+
+
+def test_what_a_suite_is_about_keeps_other_runs_out() -> None:
+    """A run with another radius or dataset may have been asked for under the suite's name."""
+    specs = {"a": spec(game__p=50), "b": spec(game__p=50, threat__eps=0.01)}
+    results = [result("a", 10, 0.5), result("b", 9999, 0.9)]
+    first = lay_out("mine", TABLE, results, specs, {"dataset": "mnist", "eps": "8/255"}).rows[0][1][0]
+    assert first is not None and first.run == "a"
+    assert lay_out("mine", TABLE, results, specs, {"dataset": "cifar10"}).cells == []
+    assert "radius linf 0.01" in lay_out("mine", TABLE, results, specs).about
 
 
 def test_a_cell_without_a_published_figure_has_no_verdict() -> None:
@@ -199,6 +211,21 @@ def test_a_wrong_report_is_one_line(bench: Bench, args: tuple[str, ...], words: 
     assert bench("run", "--suite", "smaller", "--workers", "1").code == 0
     done = bench("report", *args)
     assert done.code == 2 and done.err.count("\n") == 1 and words in done.err
+
+
+@pytest.mark.parametrize("key", ["attak", "seed", "oracle.x"])
+def test_a_table_that_asks_for_what_no_run_has_is_refused(bench: Bench, key: str) -> None:
+    Path("bench.toml").write_text(SUITE.replace('{ attack = "fgsm" }', f'{{ "{key}" = "fgsm" }}'))
+    done = bench("report", "tiny")
+    assert done.code == 2 and done.err.count("\n") == 1 and f"a run has no '{key}'" in done.err
+
+
+def test_suites_that_name_each_other_are_refused(bench: Bench) -> None:
+    Path("bench.toml").write_text(
+        SUITE + '[suite.a]\ntable_of = "b"\ncells = []\n[suite.b]\ntable_of = "a"\ncells = []\n'
+    )
+    done = bench("report", "a")
+    assert done.code == 2 and "name each other in table_of" in done.err
 
 
 def test_a_row_of_the_wrong_width_is_refused() -> None:

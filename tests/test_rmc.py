@@ -158,6 +158,19 @@ def test_rmc_plus_crafts_against_its_adapted_weights(workbench) -> None:
     assert right(images) < right(originals) - 0.2
 
 
+@pytest.mark.parametrize("name", ["rmc", "webnn"])
+def test_an_approximate_index_may_find_fewer_than_k(workbench, name: str) -> None:
+    spec = spec_of(name, "clean", n=3, defense__index="ivf", defense__probes=1, defense__k=1000)
+    defense = workbench.fitted(spec).fork(1)
+    x, _ = workbench.points(spec, spec.indices)
+    assert (
+        len(defense._bank.search(defense._features.features(x[:1]).numpy()[0], 1000).ids) < 1000
+        if name == "rmc"
+        else True
+    )
+    assert torch.isfinite(defense.predict(x)).all()
+
+
 def test_k_beyond_the_bank_is_refused_with_the_numbers() -> None:
     with pytest.raises(BadValue, match=r"defense.k is 9999.*2594 rows"):
         spec_of("rmc", "clean", defense__k=9999)

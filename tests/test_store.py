@@ -195,6 +195,17 @@ def test_a_database_of_an_older_version_is_brought_up_to_date_with_its_rows(tmp_
     assert store.suite_runs("other") == []
 
 
+def test_two_processes_may_note_the_same_suite(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    stores = [Store.open(str(tmp_path / "both.db")) for _ in range(4)]
+    keys = [f"{i:064x}" for i in range(300)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda store: store.add_to_suite("tiny", keys), stores))
+    with create_engine(f"sqlite:///{tmp_path / 'both.db'}").connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM suite_runs")).scalar() == 300
+
+
 def test_databases_that_are_not_ours_are_refused_and_left_alone(tmp_path: Path) -> None:
     text_file = tmp_path / "notes.txt"
     text_file.write_text("not a database, just some notes that are long enough to be read as a header" * 20)

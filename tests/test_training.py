@@ -16,7 +16,7 @@ from defenses.adversarial import FGSMTraining, FGSMTrainingParams, PGDTraining, 
 from defenses.cross_lipschitz import cross_lipschitz
 from defenses.denoising import DenoisingBlock, FeatureDenoising, FeatureDenoisingParams, non_local_mean, with_blocks
 from defenses.jacobian import Jacobian, JacobianParams, directions, jacobian_norm
-from defenses.training import PADDING, Step, augmented
+from defenses.training import PADDING, Step, augmented, held
 from tests.conftest import spec_of
 
 FACTS = TaskFacts("digits", 10, (1, 8, 8), 100, 10, "x")
@@ -108,6 +108,21 @@ def test_adversarial_training_sees_images_in_the_ball_and_leaves_the_network_as_
     assert network.training and all(weight.requires_grad and weight.grad is not None for weight in network.parameters())
 
 
+def test_a_frozen_layer_stays_frozen_after_crafting(network: nn.Module) -> None:
+    network[1].requires_grad_(False)
+    network.eval()
+    with held(network):
+        assert not any(weight.requires_grad for weight in network.parameters())
+    assert [weight.requires_grad for weight in network.parameters()] == [False, False, True, True]
+    assert not network.training
+
+
+def test_building_a_network_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    FeatureDenoising(FeatureDenoisingParams()).build(FACTS, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_crops_are_parts_of_the_padded_image(x: Tensor) -> None:
     images = torch.rand((200, 2, 6, 6), generator=torch.Generator().manual_seed(2)) + 0.5
     found = augmented(images, generator("test"))
@@ -193,6 +208,8 @@ def test_a_surrogate_is_trained_apart_with_the_same_recipe() -> None:
             k: v for k, v in spec.base.params.items() if k != "model"
         }
     assert gray.craft_key != transfer.craft_key != spec_of("pgd-at", "pgd").craft_key
+    swapped = spec_of("regular", "transfer", base__model="strided-cnn")
+    assert swapped.attacked_base.network.name == "digits-cnn"  # another than the base's own
     named = spec_of("regular", "transfer", threat__surrogate="mnist-cnn")
     assert named.attacked_base.network.name == "mnist-cnn"
     with pytest.raises(BadValue, match=r"threat.surrogate is 'same' where threat.weights is 'trained'"):

@@ -59,7 +59,8 @@ def report(
         raise BadValue(f"The database has no finished run of the suite {suite!r}{'' if n is None else f' with n {n}'}; "
                        f"see: bench run --suite {suite}")  # fmt: skip
     results = [describe(store, record) for record in records]
-    made = lay_out(suite, layout, results, {record.key: record.spec for record in records})
+    specs = {record.key: record.spec for record in records}
+    made = lay_out(suite, layout, results, specs, session.config.suite[suite].where)
     if as_json:
         text = "".join(json.dumps(_as_json(cell)) + "\n" for cell in made.cells)
     elif form == "markdown":
@@ -94,4 +95,4 @@ def _as_text(made: Report) -> str:
         rows.append([title, cell.column, str(cell.n), short(cell), budget, paper, difference, cell.verdict])
         before = cell.row
     columns = ("", "column", "n", "ours %", "at budget", "paper", "diff", "verdict")
-    return table_text(made.source or made.suite, columns, rows) + f"{in_words(made)}\n"
+    return table_text(made.source or made.suite, columns, rows) + f"{made.about}\n{in_words(made)}\n"

@@ -85,7 +85,7 @@ def _uncut(shown: dict[str, Any]) -> dict[str, str]:
     from bench.cli.tables import share
 
     far = shown["median_distance"]
-    distance = "-" if far is None else f"{far:.4g} ({shown['norm']}), of those that succeeded"
+    distance = "-" if far is None else f"{far:.4g} ({shown['norm']}), of those answered wrong"
     return {"uncut %": share(shown["uncut_accuracy"]), "median distance": distance}
 
 

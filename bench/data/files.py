@@ -53,6 +53,10 @@ def locate_in_archive(
     root = folder
     if root is None:
         root = cache_dir() / folder_name
+        for name, known in files.items():  # a member that a killed extraction left unfinished is unpacked again
+            path = root / folder_name / name
+            if path.is_file() and _md5(str(path), path.stat().st_size, path.stat().st_mtime_ns) != known:
+                path.unlink()
         if not all((root / folder_name / name).is_file() for name in files):
             root = _download(folder_name, archive, md5, mirrors, [f"{folder_name}/{name}" for name in files])
     paths = []

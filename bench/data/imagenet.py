@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import field_validator
 
 from bench.data.files import cache_dir
 from bench.data.task import Task, TaskFacts, TaskParams, content_hash, select
@@ -35,6 +36,11 @@ class ImageNetParams(TaskParams):
     """classes: names of class folders, with commas; empty: all that there are."""
 
     classes: str = ""
+
+    @field_validator("classes")
+    @classmethod
+    def _in_order(cls, given: str) -> str:
+        return ",".join(sorted({name.strip() for name in given.split(",") if name.strip()}))
 
 
 class ImageNet:
@@ -92,7 +98,7 @@ def _root(data_dir: Path | None) -> Path:
 
 @lru_cache(maxsize=4)
 def _listing(root: Path, classes: str) -> _Listing:
-    wanted = [name.strip() for name in classes.split(",") if name.strip()]
+    wanted = classes.split(",") if classes else []
     there = {split: sorted(p.name for p in (root / split).iterdir() if p.is_dir()) for split in ("train", "val")}
     for split, names in there.items():
         for name in wanted:
@@ -178,7 +184,7 @@ def decode(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} does not decode ({error}); fetch it again, or remove it.") from None
     width, height = image.size
     scale = SHORT_SIDE / min(width, height)

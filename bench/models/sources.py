@@ -61,7 +61,8 @@ def network_source(model: str, weights: str) -> tuple[str, int, str]:
         label, number, code = model, 1, f"{library} {_version(library)} {registry.module_hash('bench.models.wrapped')}"
     elif ".py:" in model:
         path, _ = _file_and_function(model)
-        label, number, code = model, 1, hashlib.sha256(path.read_bytes()).hexdigest()
+        own = hashlib.sha256(path.read_bytes()).hexdigest()
+        label, number, code = model, 1, f"{own} {registry.module_hash('bench.models.wrapped')}"
     else:
         entry = registry.models[model]
         label, number, code = entry.name, entry.version, entry.source_hash()
@@ -100,8 +101,11 @@ def make_network(model: str, weights: str, facts: TaskFacts) -> Network:
     from bench.models.wrapped import Selected, Wrapped
 
     partial = bool(weights and facts.outputs)
-    classes = facts.all_classes if partial else facts.num_classes
-    made, mean, std = _made(model, classes, facts.image_shape)
+    made, mean, std = _made(model, facts.all_classes if partial else facts.num_classes, facts.image_shape)
+    if partial and not fits(made, weights):  # perhaps weights for the task's own classes alone
+        whole, (made, mean, std) = made, _made(model, facts.num_classes, facts.image_shape)
+        partial = not fits(made, weights)
+        made = whole if partial else made  # if neither fits: say how it differs from a network for all classes
     if weights:
         load_weights(made, weights, model)
     network = made if isinstance(made, Network) else Wrapped(made, mean, std)
@@ -170,17 +174,30 @@ def _function(model: str) -> Callable[..., Any]:
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None and spec.loader is not None  # the name ends in .py
         module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # before it is run: dataclasses look their module up there
         try:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:  # a foreign file may raise anything while it is imported
+            del sys.modules[name]
             raise BadValue(
                 f"base.model {model!r} does not import: {type(error).__name__}: {one_line(error)}"
             ) from error
-        sys.modules[name] = module
     found = getattr(sys.modules[name], function, None)
     if not callable(found):
         raise BadValue(f"base.model is {model!r}, but {path.name} has no function {function!r}.")
     return found
+
+
+def fits(module: nn.Module, weights: str) -> bool:
+    """Whether a weights file has the names and shapes of a module; its header is read, not its tensors."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(_weights_path(weights), framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return False
+    return shapes == {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def load_weights(module: nn.Module, weights: str, model: str) -> None:

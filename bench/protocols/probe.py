@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 
@@ -111,8 +112,8 @@ def _craft(bench: Workbench, spec: RunSpec, oracle: Oracle, places: list[int], m
     parts = []
     if spec.crafted_on_base:
         size = attack.block or spec.n
-        for place in places:
-            parts.append(bench.crafted(spec, place // size).rows([place % size]))
+        for block, own in groupby(places, key=lambda place: place // size):
+            parts.append(bench.crafted(spec, block).rows([place % size for place in own]))
     else:
         size = attack.block or len(places)
         for first in range(0, len(places), size):

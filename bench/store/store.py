@@ -326,10 +326,15 @@ class Store:
 
     def add_to_suite(self, suite: str, keys: Iterable[str]) -> None:
         """Note that these runs, which need not have begun, belong to a suite."""
-        with Session(self._engine) as session, session.begin():
-            known = set(session.scalars(select(SuiteRow.run).where(SuiteRow.suite == suite)))
-            for key in sorted(set(keys) - known):
-                session.merge(SuiteRow(suite=suite, run=key))
+        missing = set(keys)
+        while missing:
+            try:
+                with Session(self._engine) as session, session.begin():
+                    missing -= set(session.scalars(select(SuiteRow.run).where(SuiteRow.suite == suite)))
+                    session.add_all(SuiteRow(suite=suite, run=key) for key in sorted(missing))
+                return
+            except IntegrityError:
+                continue  # somebody else noted some of them between our look and our write
 
     def suite_runs(self, suite: str) -> list[RunRecord]:
         """The runs of a suite, in the order of their beginning."""
