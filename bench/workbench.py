@@ -22,7 +22,8 @@ from bench.errors import BadValue
 from bench.game import Crafted, craft
 from bench.oracle import Oracle
 from bench.params import Params
-from bench.plan import info_of, no_surrogate
+from bench.plan import info_of
+from bench.preflight import no_surrogate
 from bench.serving import Serving
 from bench.spec import Part, RunSpec
 
