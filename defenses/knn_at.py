@@ -23,7 +23,6 @@ from torch import Tensor
 
 from bench.data.task import TaskFacts
 from bench.params import Params
-from bench.pgd import pgd
 from defenses.bank import Bank, BankRecipe, check_bank
 from defenses.neighbours import IndexKind
 from defenses.rmc import RMC, AdaptationParams
@@ -56,14 +55,5 @@ class KnnAT(RMC):
         """The rows and a copy of each, made against the weights as they are."""
         params = self.params
         x, y = self._points(bank, rows)
-        offset = (torch.rand(x.shape, generator=draws) * 2 - 1) * params.eps
-        x_adv = pgd(
-            self._learner.frozen(),
-            x,
-            y,
-            eps=params.eps,
-            steps=params.craft_steps,
-            step_size=params.craft_step_size or 2.5 * params.eps / params.craft_steps,
-            offset=offset,
-        )
+        x_adv = self._attacked(x, y, params.craft_steps, params.craft_step_size, draws)
         return torch.cat([x, x_adv]), torch.cat([y, y])

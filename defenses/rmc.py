@@ -33,6 +33,7 @@ from bench.data.task import Task, TaskFacts, to_pixels
 from bench.draws import generator, seed_of
 from bench.models.frozen import frozen_copy
 from bench.params import Params
+from bench.pgd import pgd
 from bench.state import State
 from defenses.bank import Bank, BankBuilder, BankParams, BankRecipe, check_bank, features_of
 from defenses.finetune import Learner, Recipe
@@ -171,6 +172,13 @@ class RMC(OnlineDefense):
     def _training_points(self, bank: Bank, rows: NDArray[np.int64], draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """What is fine-tuned on, given rows of the bank: they themselves."""
         return self._points(bank, rows)
+
+    def _attacked(self, x: Tensor, y: Tensor, steps: int, step_size: float, draws: torch.Generator) -> Tensor:
+        """PGD images of x (n, C, H, W) in [0, 1], y (n,), against the weights now; step_size 0: 2.5 eps / steps."""
+        eps = self.params.eps
+        offset = (torch.rand(x.shape, generator=draws) * 2 - 1) * eps
+        step = step_size or 2.5 * eps / steps
+        return pgd(self._learner.frozen(), x, y, eps=eps, steps=steps, step_size=step, offset=offset)
 
     def _points(self, bank: Bank, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         images = to_pixels(bank.gather(rows), bank.pixel_scale, self._device)

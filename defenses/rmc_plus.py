@@ -21,7 +21,6 @@ from pydantic import Field
 
 from bench.draws import generator
 from bench.params import Params
-from bench.pgd import pgd
 from bench.state import State
 from defenses.bank import features_of, stored_towards
 from defenses.rmc import RMC, RMCParams
@@ -55,16 +54,7 @@ class RMCPlus(RMC):
         originals = bank.images[bank.originals(chosen)]
         x = torch.from_numpy(originals).to(self._device).to(torch.float32).div_(bank.pixel_scale)
         y = torch.from_numpy(bank.labels[chosen]).to(self._device)
-        offset = (torch.rand(x.shape, generator=draws) * 2 - 1) * params.eps
-        x_adv = pgd(
-            self._learner.frozen(),
-            x,
-            y,
-            eps=params.eps,
-            steps=params.replace_steps,
-            step_size=params.replace_step_size or 2.5 * params.eps / params.replace_steps,
-            offset=offset,
-        )
+        x_adv = self._attacked(x, y, params.replace_steps, params.replace_step_size, draws)
         stored = stored_towards(originals, x_adv, bank.pixel_scale)
         features = features_of(self._features, torch.from_numpy(stored).to(self._device).float().div_(bank.pixel_scale))
         self._bank = bank.replaced(chosen, stored, features)

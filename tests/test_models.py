@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from bench.data.task import TaskFacts
 from bench.errors import BadValue
+from bench.models import sources
 from bench.models.resnet import PlainCNN, resnet18, resnet20
 from bench.models.small_cnn import StridedCNN
 from bench.models.sources import make_network, network_name, network_source
@@ -51,7 +54,7 @@ def test_networks_have_their_size_and_their_features(make, shape: tuple[int, int
     network = make(num_classes=10, image_shape=shape).eval()
     assert weights_of(network) == count
     x = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(network.classify(network.features(x)), network(x), atol=1e-5)
+    assert torch.allclose(network.head(network.features(x)), network(x), atol=1e-5)
     names = dict(network.named_modules())
     assert network.denoise_after and all(name in names for name in network.denoise_after)
 
@@ -179,7 +182,6 @@ def test_the_key_follows_the_code_and_the_weights(tmp_path: Path) -> None:
         ("own.py:build", "text.safetensors", r"text.safetensors is no safetensors file"),
         ("own.py:build", "other.safetensors", r"it lacks 0.bias and 3 more; it has first.weight, which the net"),
         ("own.py:build", "shape.safetensors", r"4.bias is \(9,\) instead of \(10,\)"),
-        ("torchvision:resnet18", "", r"torchvision"),
         ("digits-cn", "", r"Did you mean 'digits-cnn'"),
     ],
 )  # fmt: skip
@@ -187,16 +189,7 @@ def test_a_wrong_network_or_weights_file_is_one_line(
     bench: Bench, model: str, weights: str, words: str, tmp_path
 ) -> None:
     import re
-    import sys
 
-    if model.startswith("torchvision"):
-        sys.modules.pop("torchvision", None)
-        try:
-            import torchvision  # noqa: F401
-
-            pytest.skip("torchvision imports here")
-        except Exception:  # whatever it raises: it is not there
-            pass
     Path("own.py").write_text(OWN)
     Path("bad.py").write_text("import nowhere_at_all")
     Path("text.safetensors").write_text("<html>not found</html>" * 10)
@@ -208,6 +201,23 @@ def test_a_wrong_network_or_weights_file_is_one_line(
                  *(["--set", f"base.weights={weights}"] if weights else []))  # fmt: skip
     assert done.code == 2 and done.err.count("\n") == 1 and re.search(words, done.err), done.err
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_a_library_that_is_absent_or_does_not_import_is_one_line(bench: Bench, monkeypatch, library: str) -> None:
+    """Both ways, whatever is installed here."""
+
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    command = ("run", "--defense", "regular", "--attack", "clean", "--set", f"base.model={library}:resnet18")
+    monkeypatch.setattr(sources, "version", absent)
+    done = bench(*command)
+    assert done.code == 2 and done.err.count("\n") == 1 and f"{library}, which is not installed" in done.err
+    monkeypatch.setattr(sources, "version", lambda name: "1.0")
+    monkeypatch.setitem(sys.modules, library, None)  # so that importing it fails
+    done = bench(*command)
+    assert done.code == 2 and done.err.count("\n") == 1 and f"{library}, which does not import here" in done.err
 
 
 def test_auto_and_other_are_names_for_a_dataset() -> None:
@@ -222,7 +232,9 @@ def test_auto_and_other_are_names_for_a_dataset() -> None:
 def test_networks_of_torchvision_and_timm_where_they_import(model: str) -> None:
     try:
         __import__(model.partition(":")[0])
-    except Exception as error:  # beside a torch it was not built for, torchvision raises RuntimeError
+    except (
+        Exception
+    ) as error:  # an optional extra: beside a torch it was not built for, torchvision raises RuntimeError
         pytest.skip(f"{model.partition(':')[0]} does not import here: {error}")
     facts = TaskFacts("imagenet", 10, (3, 224, 224), 100, 10, "x")
     network = make_network(model, "", facts).eval()

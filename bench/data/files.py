@@ -26,18 +26,17 @@ def locate(dataset: str, name: str, md5: str, mirrors: Sequence[str], folder: Pa
     """The verified path of one file of a dataset; downloads it only into the user's own cache."""
     if folder is not None:
         path = folder / dataset / name
-        if not path.is_file():
-            raise DataError(
-                f"{path} is missing; put the original file there, "
-                f"or leave out --data-dir and BENCH_DATA to download it."
-            )
         verify(path, md5)
         return path
     return _download(dataset, name, md5, mirrors)
 
 
 def verify(path: Path, md5: str) -> None:
-    """Raise `DataError` unless the file has this md5."""
+    """Raise `DataError` unless the file is there and has this md5."""
+    if not path.is_file():
+        raise DataError(
+            f"{path} is missing; put the original file there, or leave out --data-dir and BENCH_DATA to download it."
+        )
     stat = path.stat()
     found = _md5(str(path), stat.st_size, stat.st_mtime_ns)
     if found != md5:
@@ -62,11 +61,6 @@ def locate_in_archive(
     paths = []
     for name, known in files.items():
         path = root / folder_name / name
-        if not path.is_file():
-            raise DataError(
-                f"{path} is missing; put the original file there, "
-                f"or leave out --data-dir and BENCH_DATA to download it."
-            )
         verify(path, known)
         paths.append(path)
     return paths

@@ -15,6 +15,8 @@ class Network(nn.Module, ABC):
     pixels in [0, 1].
     """
 
+    #: the last layer: features (N, D) -> logits (N, K)
+    head: nn.Module
     #: layers (dotted names) that a denoising block may follow
     denoise_after: ClassVar[tuple[str, ...]] = ()
 
@@ -22,9 +24,7 @@ class Network(nn.Module, ABC):
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features (N, D) of images x (N, C, H, W) in [0, 1]."""
 
-    @abstractmethod
-    def classify(self, features: Tensor) -> Tensor:
-        """Logits (N, K) of features (N, D)."""
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.classify(self.features(x))
+        """Logits (N, K) of images x (N, C, H, W) in [0, 1]: `head` on the features, unless a subclass differs."""
+        logits: Tensor = self.head(self.features(x))
+        return logits

@@ -73,10 +73,6 @@ class ResNet(Network):
         maps: Tensor = self.stages(self.stem((x - self.mean) / self.std))
         return maps.mean(dim=(2, 3))
 
-    def classify(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.head(features)
-        return logits
-
 
 resnet20 = partial(ResNet, widths=(16, 32, 64), blocks=3)
 resnet18 = partial(ResNet, widths=(64, 128, 256, 512), blocks=2)
@@ -104,7 +100,3 @@ class PlainCNN(Network):
     def features(self, x: Tensor) -> Tensor:
         maps: Tensor = self.body(x)
         return maps.mean(dim=(2, 3))
-
-    def classify(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.head(features)
-        return logits

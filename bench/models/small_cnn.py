@@ -23,10 +23,6 @@ class _TwoConv(Network):
     def features(self, x: Tensor) -> Tensor:
         return self.hidden(self.body(x).flatten(1)).relu()
 
-    def classify(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.head(features)
-        return logits
-
 
 class DigitsCNN(_TwoConv):
     """conv 16 3x3, conv 32 3x3/2, fc 64: about 38k weights for (1, 8, 8)."""
@@ -66,7 +62,3 @@ class StridedCNN(Network):
     def features(self, x: Tensor) -> Tensor:
         maps: Tensor = self.body(x)
         return maps.mean(dim=(2, 3))
-
-    def classify(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.head(features)
-        return logits

@@ -48,9 +48,6 @@ class Wrapped(Network):
             hook.remove()
         return seen[-1].mean(dim=(2, 3)) if seen[-1].ndim == 4 else seen[-1].flatten(1)
 
-    def classify(self, features: Tensor) -> Tensor:
-        raise NotImplementedError("A wrapped module answers images, not features; call forward.")
-
 
 class Selected(Network):
     """A network that answers among some of its outputs: logits (N, len(outputs)) in this order."""
@@ -68,6 +65,3 @@ class Selected(Network):
 
     def features(self, x: Tensor) -> Tensor:
         return self.network.features(x)
-
-    def classify(self, features: Tensor) -> Tensor:
-        return self.network.classify(features).index_select(1, self.outputs)
