@@ -12,12 +12,12 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from bench.bases import Base
@@ -39,13 +39,27 @@ PIECE = 1000
 PIECE_BYTES = 1 << 26
 
 
+def _steps_of_copies(given: object) -> str:
+    """Steps, or steps with commas between them, as text in one form."""
+    text = ",".join(map(str, given)) if isinstance(given, list | tuple) else str(given)
+    try:
+        steps = [int(part) for part in text.split(",")]
+    except ValueError:
+        steps = []
+    if not steps or min(steps) < 1:
+        raise ValueError("steps of at least 1, with commas between those of different copies (40, or 40,1)")
+    return ",".join(map(str, steps))
+
+
 class BankParams(Params):
-    """copies: adversarial copies of every image in the bank, by PGD with bank_steps of bank_step_size pixels (0: eps /
-    30) within eps (linf; 0: the task's default); bank_size: how many training images (0: all); index: `flat` (exact) or
-    `ivf` (for banks that do not fit in memory), which looks into `probes` lists a shard."""
+    """copies: adversarial copies of every image in the bank, within eps (linf; 0: the task's default); bank_steps: PGD
+    steps of a copy, of bank_step_size pixels (0: eps / 30, or eps / steps where that is more). Of several, with commas,
+    copies take one each in turn. A copy of one step is FGSM's: it starts from its image, others at a random point of
+    the ball. bank_size: how many training images (0: all); index: `flat` (exact) or `ivf` (for banks that do not fit
+    in memory), which looks into `probes` lists a shard."""
 
     copies: int = Field(default=1, ge=1)
-    bank_steps: int = Field(default=40, ge=1)
+    bank_steps: Annotated[str, BeforeValidator(_steps_of_copies)] = "40"
     bank_step_size: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     eps: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     bank_size: int = Field(default=0, ge=0)
@@ -53,16 +67,23 @@ class BankParams(Params):
     probes: int = Field(default=16, ge=1)
 
     def bank_recipe(self) -> BankRecipe:
-        step = self.bank_step_size or self.eps / 30
-        return BankRecipe(self.copies, self.bank_steps, step, self.eps, self.bank_size, self.index)
+        given = [int(steps) for steps in self.bank_steps.split(",")]
+        steps = tuple(given[copy % len(given)] for copy in range(self.copies))
+        return BankRecipe(steps, self.bank_step_size, self.eps, self.bank_size, self.index)
 
 
 def check_bank(params: Any, facts: TaskFacts, copies: int) -> None:
-    """Raise `BadValue` where the bank of `params` is larger than the training set, or has fewer rows than k."""
+    """Raise `BadValue` where the bank of `params` is larger than the training set, has fewer rows than k, or steps for
+    copies that are not made."""
     size = params.bank_size or facts.train_size
     if size > facts.train_size:
         raise BadValue(
             f"defense.bank_size is {size}, but {facts.name} has {facts.train_size} training images; give at most that."
+        )
+    if copies and (steps := params.bank_steps.count(",") + 1) > copies:
+        raise BadValue(
+            f"defense.bank_steps is {params.bank_steps}, but defense.copies is {copies}; give steps for at most that "
+            f"many copies, or set defense.copies to {steps}."
         )
     rows = size * (1 + copies)
     if params.k > rows:
@@ -74,15 +95,18 @@ def check_bank(params: Any, facts: TaskFacts, copies: int) -> None:
 
 @dataclass(frozen=True)
 class BankRecipe:
-    """copies per image; PGD steps and step size in pixels; radius eps in pixels (linf); size: how many training images
-    (0: all); the kind of index."""
+    """PGD steps of every copy of an image; step size in pixels (0: see `BankParams`); radius eps in pixels (linf);
+    size: how many training images (0: all); the kind of index."""
 
-    copies: int
-    steps: int = 40
+    steps: tuple[int, ...] = ()
     step_size: float = 0.0
     eps: float = 0.0
     size: int = 0
     index: IndexKind = "flat"
+
+    @property
+    def copies(self) -> int:
+        return len(self.steps)
 
 
 class BankBuilder:
@@ -127,16 +151,16 @@ class BankBuilder:
 
     def _copies(self, rows: NDArray[np.int64], copy: int) -> NDArray[np.uint8]:
         made, recipe = [], self.recipe
+        steps = recipe.steps[copy]
+        step_size = recipe.step_size or max(recipe.eps / 30, recipe.eps / steps)
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK].tolist()
             images = self.task.train_images[block]
             x = self.task.pixels(images, self.context.device)
             y = torch.from_numpy(self.task.train_labels[block]).to(x.device)
             draws = Draws(self.context.seed, f"bank copy {copy}", block)
-            offset = random_offset(draws, tuple(x.shape[1:]), recipe.eps, "linf")
-            x_adv = pgd(
-                self.base.network, x, y, eps=recipe.eps, steps=recipe.steps, step_size=recipe.step_size, offset=offset
-            )
+            offset = random_offset(draws, tuple(x.shape[1:]), recipe.eps, "linf") if steps > 1 else None
+            x_adv = pgd(self.base.network, x, y, eps=recipe.eps, steps=steps, step_size=step_size, offset=offset)
             made.append(stored_towards(images, x_adv, self.task.pixel_scale))
             self.context.report(f"augmented set: copy {copy + 1}/{recipe.copies}, image {block[-1] + 1}")
         return np.concatenate(made)

@@ -28,4 +28,4 @@ class DeepNN(NearestVote):
             )
 
     def _recipe(self) -> BankRecipe:
-        return BankRecipe(copies=0)
+        return BankRecipe()

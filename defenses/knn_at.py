@@ -49,7 +49,7 @@ class KnnAT(RMC):
         check_bank(params, facts, copies=0)
 
     def _bank_recipe(self) -> BankRecipe:
-        return BankRecipe(copies=0, size=self.params.bank_size, index=self.params.index)
+        return BankRecipe(size=self.params.bank_size, index=self.params.index)
 
     def _training_points(self, bank: Bank, rows: NDArray[np.int64], draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """The rows and a copy of each, made against the weights as they are."""

@@ -14,9 +14,11 @@ import torch
 from bench.contracts import Context
 from bench.data.digits import Digits
 from bench.data.task import TaskParams
+from bench.errors import BadValue
 from defenses import neighbours
-from defenses.bank import Bank, BankBuilder, BankRecipe, features_of, stored_towards
+from defenses.bank import Bank, BankBuilder, BankParams, BankRecipe, features_of, stored_towards
 from defenses.neighbours import Neighbours, write_index
+from defenses.rmc import RMC
 from tests.conftest import spec_of
 
 
@@ -98,7 +100,7 @@ def builder(workbench) -> BankBuilder:
     spec = spec_of("rmc", "clean")
     task = Digits.load(TaskParams(), None)
     context = Context(0, 0, torch.device("cpu"), workbench.cache, workbench.artefact(spec.base_key))
-    return BankBuilder(BankRecipe(2, 3, 0.05, 0.2), task, workbench.base(spec), context)
+    return BankBuilder(BankRecipe((3, 3), 0.05, 0.2), task, workbench.base(spec), context)
 
 
 def test_the_bank_holds_the_training_set_and_copies_in_the_ball(builder: BankBuilder) -> None:
@@ -114,6 +116,34 @@ def test_the_bank_holds_the_training_set_and_copies_in_the_ball(builder: BankBui
     expected = features_of(builder.base.network, task.pixels(bank.images[rows]))
     assert np.allclose(bank.index.take(rows), expected, atol=1e-5)
     assert bank.originals(rows).tolist() == [0, 0, 5]
+
+
+def test_a_copy_of_one_step_is_fgsm_and_the_others_are_pgd(builder: BankBuilder) -> None:
+    recipe = BankParams(copies=3, bank_steps="40,1", eps=0.2).bank_recipe()
+    assert recipe.steps == (40, 1, 40)
+    task, network, rows = builder.task, builder.base.network, np.arange(64)
+    made = BankBuilder(recipe, task, builder.base, builder.context)._copies(rows, 1)
+    x = task.pixels(task.train_images[rows]).requires_grad_()
+    loss = torch.nn.functional.cross_entropy(network(x), torch.from_numpy(task.train_labels[rows]))
+    (gradient,) = torch.autograd.grad(loss, x)
+    fgsm = (x.detach() + 0.2 * gradient.sign()).clamp(0, 1)
+    assert np.array_equal(made, stored_towards(task.train_images[rows], fgsm, task.pixel_scale))
+
+
+@pytest.mark.parametrize("given", ["", "40,", "0", "40,-1", "many", "1.5"])
+def test_steps_of_copies_that_make_no_sense_are_refused(given: str) -> None:
+    with pytest.raises(ValueError, match="steps of at least 1"):
+        BankParams(bank_steps=given)
+
+
+def test_steps_for_copies_that_are_not_made_are_refused(builder: BankBuilder) -> None:
+    with pytest.raises(BadValue, match=r"defense\.bank_steps is 40,1, but defense\.copies is 1"):
+        RMC.validate(RMC.Params(k=10, bank_steps="40,1"), builder.task.facts)
+
+
+def test_steps_of_copies_are_given_as_a_number_a_list_or_text() -> None:
+    given = [40, "40", [40, 1], (40, 1), "40, 1"]
+    assert [BankParams(bank_steps=steps).bank_steps for steps in given] == ["40", "40", "40,1", "40,1", "40,1"]
 
 
 def test_a_bank_from_pieces_is_the_bank_from_one(builder: BankBuilder, tmp_path, monkeypatch) -> None:
@@ -179,7 +209,7 @@ def test_histograms_count_the_labels_of_the_nearest(builder: BankBuilder) -> Non
 
 def test_a_smaller_bank_is_a_part_of_a_larger(builder: BankBuilder) -> None:
     def built(size: int) -> Bank:
-        recipe = replace(builder.recipe, copies=1, size=size)
+        recipe = replace(builder.recipe, steps=(3,), size=size)
         return BankBuilder(recipe, builder.task, builder.base, builder.context).build()
 
     small, large = built(100), built(400)
@@ -225,7 +255,7 @@ def test_a_large_bank_is_made_and_searched_in_bounded_memory(tmp_path) -> None:
             global peak
             peak = max(peak, held())
         context = Context(0, 0, torch.device("cpu"), context.cache, "base", watch)
-        bank = BankBuilder(BankRecipe(1, steps=1, step_size=0.01, eps=0.03), task, base, context).build()
+        bank = BankBuilder(BankRecipe((1,), step_size=0.01, eps=0.03), task, base, context).build()
         watch("")
         bank.search(np.zeros(192, np.float32), 100)
         watch("")
