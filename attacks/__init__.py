@@ -77,3 +77,51 @@ def register() -> None:
         free=("delay",),
         protocol="probe",
     )
+    for name, target, summary in (
+        ("fpa", "FPA", "fixed point attack: PGD on the simulated defense as adapted to the image (Chen et al. 2022)"),
+        ("gmsa-avg", "GMSAAvg", "PGD on the mean over all simulated adaptations to the image (Chen et al. 2022)"),
+        ("gmsa-min", "GMSAMin", "PGD on the weakest of all simulated adaptations to the image (Chen et al. 2022)"),
+    ):
+        register_attack(
+            name,
+            f"attacks.transductive:{target}",
+            summary=summary,
+            preset={"weights": "simulated", "bank": True},
+            free=("randomness",),
+            protocol="replay",
+        )
+    register_attack(
+        "autoattack",
+        "attacks.autoattack:AutoAttack",
+        summary="APGD-CE, targeted APGD-DLR, targeted FAB and Square on the trained weights (Croce and Hein 2020)",
+        preset={"weights": "trained"},
+    )
+    register_attack(
+        "autoattack-skip",
+        "attacks.autoattack:AutoAttack",
+        summary="AutoAttack on the exact adapted weights",
+        preset={"weights": "adapted", "bank": True, "known": 1.0, "delay": 0},
+        protocol="probe",
+    )
+    register_attack(
+        "transfer-from-base",
+        "attacks.pgd:PGD",
+        summary="PGD on the trained weights, played in the game of pgd-skip, so that the two can be compared",
+        preset={"weights": "trained"},
+        protocol="probe",
+    )
+    register_attack(
+        "random-search",
+        "attacks.random_search:RandomSearch",
+        summary="random points of the ball, sifted by the exact adapted weights where answers are dear",
+        preset={"weights": "adapted", "bank": True, "queries": 200},
+        free=("queries",),
+        protocol="probe",
+    )
+    for name, target, summary in (
+        ("bpda", "BPDA", "forward the defense, backward its proxy; bpda:ATTACK around any attack with gradients"),
+        ("eot", "EOT", "the mean over draws of the defense's randomness; eot:ATTACK likewise"),
+    ):
+        register_attack(
+            name, f"attacks.wrappers:{target}", summary=f"{summary} (Athalye et al. 2018)", wraps="pgd-skip"
+        )

@@ -189,7 +189,7 @@ class HopSkipJump(QueryAttack):
         asked = _Asked(oracle, x, y, minimal=True)
         for row in range(len(x)):
             try:
-                with seeded(Draws(draws.seed, draws.purpose, [draws.indices[row]])):
+                with seeded(draws.of([row])):
                     self._walk(asked, row, draws)
             except _Spent:
                 pass  # the budget is the end of the walk, as meant

@@ -120,6 +120,10 @@ class Defense(ABC):
         company: (B-1, C, H, W), the rest of the batch of a `batch` defense.
         """
 
+    def noise_of(self, draw: int | None) -> int:
+        """The noise key of a draw: its own for None, as in `probe`."""
+        return self.noise_key if draw is None else seed_of(self.noise_key, "draw", draw)
+
     def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]]]:
         """For a defense that retrieves: per point of x (N, C, H, W), by the name of what is searched (D, D'), how many
         of its neighbours now carry each label. Kept with every example; the state stays as it was. Else nothing: []."""
@@ -128,6 +132,13 @@ class Defense(ABC):
     @abstractmethod
     def proxy(self) -> nn.Module:
         """A frozen copy of the differentiable network that would answer now: (N, C, H, W) -> (N, K)."""
+
+    @abstractmethod
+    def proxy_for(self, x: Tensor, draw: int | None = None) -> nn.Module:
+        """As `proxy`, of the network that answers x (B, C, H, W) if it came next: after what x itself changes.
+
+        draw: as in `probe`. The state stays as it was. An attack that looks for a fixed point of the adaptation asks.
+        """
 
 
 class StaticDefense(Defense):
@@ -155,18 +166,26 @@ class StaticDefense(Defense):
         return twin
 
     def probe(self, x: Tensor, draw: int | None = None, company: Tensor | None = None) -> Tensor:
-        return self.predict(x)
+        return self.predict(x) if draw is None else self.fork(self.noise_of(draw)).predict(x)
+
+    def proxy_for(self, x: Tensor, draw: int | None = None) -> nn.Module:
+        return self.proxy() if draw is None else self.fork(self.noise_of(draw)).proxy()
 
 
 class _Stateful(Defense):
     """What online and batch defenses share: a probe is a fork that predicts."""
 
     def _probe_one(self, batch: Tensor, draw: int | None) -> Tensor:
-        twin = self.fork(None if draw is None else seed_of(self.noise_key, "draw", draw))
+        twin = self.fork(self.noise_of(draw))
         start = twin.adaptation_steps
         logits = twin.predict(batch)[-1]
         self.adaptation_steps += twin.adaptation_steps - start
         return logits
+
+    def proxy_for(self, x: Tensor, draw: int | None = None) -> nn.Module:
+        twin = self.fork(self.noise_of(draw))
+        twin.predict(x)
+        return twin.proxy()
 
 
 class OnlineDefense(_Stateful):

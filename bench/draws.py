@@ -57,3 +57,7 @@ class Draws:
     def sub(self, purpose: object) -> Draws:
         """The same examples with draws of their own for `purpose` (a restart, a round), at their start."""
         return Draws(self.seed, f"{self.purpose}/{purpose}", self.indices)
+
+    def of(self, rows: Sequence[int]) -> Draws:
+        """The draws of some examples of the batch, at their start."""
+        return Draws(self.seed, self.purpose, [self.indices[row] for row in rows])

@@ -6,8 +6,10 @@ of the stream and of noise keys, so a resumed game rebuilds them.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -109,7 +111,7 @@ class Oracle:
         self._deployed_noise_key = deployed_noise_key
         self._serve = serve
         self._catch_up = catch_up or _serve_all
-        self._company = company
+        self.company = company
         self._key = key
         self._copies = 0
         self.ledger = Ledger.empty(0)
@@ -117,6 +119,10 @@ class Oracle:
         self._x = torch.empty(0)
         self._y = torch.empty(0, dtype=torch.int64)
         self._indices: list[int] = []
+        #: which examples of the call the attack is busy with; None: all
+        self._focus: Tensor | None = None
+        #: what the attack is handed for the granted network: see `granting`
+        self._stand_in: nn.Module | None = None
         #: the bare network last handed out, for the harness's own look at what the attack believes
         self.granted: nn.Module | None = None
 
@@ -124,7 +130,20 @@ class Oracle:
 
     def model(self) -> nn.Module:
         """The network that the threat model grants, wrapped so that its use is recorded: (N, C, H, W) -> (N, K)."""
-        return self.recorded(self._network())
+        return self.recorded(self._network() if self._stand_in is None else self._stand_in)
+
+    @contextmanager
+    def granting(self, network: nn.Module) -> Iterator[None]:
+        """Within: `model()` is this network, which the attack made from what it was granted; its use is recorded."""
+        before, self._stand_in = self._stand_in, network
+        try:
+            yield
+        finally:
+            self._stand_in = before
+
+    def whose(self, x: Tensor) -> Tensor:
+        """Which example of the call each input (B, C, H, W) is about, (B,): see `about`; else the nearest."""
+        return self._attribute(x)
 
     def query(self, x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         """The deployed defense's answer, logits (N, K), for x (N, C, H, W): a fresh draw each time, counted.
@@ -148,8 +167,17 @@ class Oracle:
                 answers.append(self._serve(point[None]))
             else:
                 draw = seed_of(self._key, "query", self._indices[row], spent)
-                answers.append(probe(self._deployed, point[None], draw, self._company))
+                answers.append(probe(self._deployed, point[None], draw, self.company))
         return torch.cat(answers)
+
+    @contextmanager
+    def about(self, rows: Sequence[int]) -> Iterator[None]:
+        """Within: the attack is busy with these examples of the call alone, so what it asks is charged to them."""
+        before, self._focus = self._focus, torch.tensor(list(rows), dtype=torch.int64)
+        try:
+            yield
+        finally:
+            self._focus = before
 
     def _charge(self, row: int) -> int:
         """Count a query about an example; how many there were before it."""
@@ -162,6 +190,22 @@ class Oracle:
     def simulate(self) -> Simulation:
         """The attacker's own copy of the defense, fed with what it observed. Private randomness, or the defense's."""
         return Simulation(self, self._copy())
+
+    def deployed(self) -> Simulation:
+        """The attacker's exact copy of the deployed defense as it serves now. Private randomness, or the defense's."""
+        if self.threat.weights != "adapted":
+            raise AccessDenied(
+                f"A threat model with weights {self.threat.weights!r} grants no copy of what is deployed."
+            )
+        if not self.threat.bank:
+            raise AccessDenied("A copy needs what the defense was made from (threat.bank is false).")
+        if self._deployed is None:
+            raise AccessDenied("There is no deployed defense to copy in the protocol replay.")
+        noise = self._deployed_noise_key
+        if self.threat.randomness == "private":
+            noise = seed_of(self._key, "copy", self._copies)
+        self._copies += 1
+        return Simulation(self, self._deployed.fork(noise))
 
     def _copy(self) -> Defense:
         if self.threat.weights not in ("simulated", "adapted"):
@@ -198,6 +242,7 @@ class Oracle:
         self.ledger = Ledger.empty(len(x))
         self.trace = Trace()
         self._copies = 0
+        self._focus = self._stand_in = None
         self.granted = None
 
     def _network(self) -> nn.Module:
@@ -217,7 +262,7 @@ class Oracle:
     def record(self, x: Tensor, logits: Tensor) -> None:
         """Note one forward of the granted network on x (B, C, H, W) and, once it happens, its backward."""
         start = time.perf_counter()
-        aligned = x.shape == self._x.shape
+        aligned = self._focus is None and x.shape == self._x.shape
         rows = None if aligned else self._attribute(x)
         detached = x.detach()
         x0, y = (self._x, self._y) if rows is None else (self._x[rows], self._y[rows])
@@ -237,11 +282,17 @@ class Oracle:
             counter.index_add_(0, rows, torch.ones_like(rows))
 
     def _attribute(self, x: Tensor) -> Tensor:
-        """Which example each input (B, ...) belongs to: in order where the count fits, else the nearest, (B,)."""
-        if len(x) == len(self._x):
-            return torch.arange(len(x))
+        """Which example each input (B, ...) belongs to: in order where the count fits, else the nearest, (B,).
+
+        Of those that the attack is busy with, where it says so. Nearest in the threat's norm: in another, an image at
+        the edge of its ball can be nearer to another example.
+        """
+        rows = torch.arange(len(self._x)) if self._focus is None else self._focus
+        if len(x) == len(rows):
+            return rows
         flat = x.detach().flatten(1)
-        return torch.cdist(flat, self._x.flatten(1)).argmin(1).cpu()
+        order = {"linf": math.inf, "l2": 2.0, "l0": 0.0}[self.threat.norm]
+        return rows[torch.cdist(flat, self._x[rows].flatten(1), p=order).argmin(1).cpu()]
 
 
 class Simulation:
@@ -261,11 +312,29 @@ class Simulation:
     def probe(self, x: Tensor, draw: int | None = None) -> Tensor:
         """Logits (N, K) of each point as if it came next to the copy."""
         self._oracle.ledger.simulated += len(x)
-        return self._defense.probe(x, draw=draw)
+        return probe(self._defense, x, draw, self._oracle.company)
+
+    def answers(self, x: Tensor) -> Tensor:
+        """Logits (N, K) of x (N, C, H, W) if it came next: together for a `batch` defense, else each alone."""
+        if self.kind != "batch":
+            return self.probe(x)
+        return self.fork().predict(x)
 
     def proxy(self) -> nn.Module:
         """The differentiable network of the copy as it is now, recorded."""
         return self._oracle.recorded(self._defense.proxy())
+
+    def proxy_for(self, x: Tensor, draw: int | None = None) -> nn.Module:
+        """The differentiable network that would answer x (B, C, H, W), recorded: see `Defense.proxy_for`."""
+        return self._oracle.recorded(self.bare_proxy(x, draw))
+
+    def bare_proxy(self, x: Tensor | None = None, draw: int | None = None) -> nn.Module:
+        """As `proxy` (without x) or `proxy_for`, unrecorded: a part of a network that is recorded as a whole."""
+        if x is None:
+            return self._defense.proxy()
+        if self.kind != "static":
+            self._oracle.ledger.simulated += len(x)
+        return self._defense.proxy_for(x, draw)
 
     def snapshot(self) -> State:
         return self._defense.snapshot()

@@ -7,26 +7,39 @@ own, so that an image is a function of (seed, example index) and of nothing else
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import eagerpy as ep
 import foolbox
+import torch
 from foolbox.attacks.projected_gradient_descent import (
     L2ProjectedGradientDescentAttack,
     LinfProjectedGradientDescentAttack,
 )
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from bench.draws import Draws
 from bench.threat import Norm
 
+#: what is ascended: a scalar from the network's output for N images and their labels (N,)
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+summed_cross_entropy: Loss = partial(cross_entropy, reduction="sum")
+
 
 class _GivenStart:
-    """foolbox's descent whose random start is x + `offset` (N, C, H, W), for `offset` in the ball."""
+    """foolbox's descent that starts at x + `offset` (N, C, H, W), in the ball, and ascends `loss`."""
 
-    def __init__(self, steps: int, step_size: float, offset: Tensor | None) -> None:
+    def __init__(self, steps: int, step_size: float, offset: Tensor | None, loss: Loss) -> None:
         super().__init__(abs_stepsize=step_size, steps=steps, random_start=offset is not None)  # type: ignore[call-arg]
         self._offset = offset
+        self._loss = loss
+
+    def get_loss_fn(self, model: Any, labels: Any) -> Any:
+        return lambda inputs: ep.astensor(self._loss(model(inputs).raw, labels.raw))
 
     def get_random_start(self, x0: Any, epsilon: float) -> Any:
         return x0 + ep.astensor(self._offset)
@@ -57,6 +70,7 @@ def random_offset(draws: Draws, shape: tuple[int, ...], eps: float, norm: Norm) 
     return ball.view(len(draws), *shape) * eps
 
 
+@torch.enable_grad()  # whoever asks a defense that crafts images may do so without gradients
 def pgd(
     model: nn.Module,
     x: Tensor,
@@ -67,15 +81,16 @@ def pgd(
     step_size: float,
     norm: Norm = "linf",
     offset: Tensor | None = None,
+    loss: Loss = summed_cross_entropy,
 ) -> Tensor:
-    """Adversarial images (N, C, H, W) for x in [0, 1] and labels y (N,): ascent on the cross-entropy within eps of x.
+    """Adversarial images (N, C, H, W) for x in [0, 1] and labels y (N,): ascent on the loss within eps of x.
 
     step_size in pixel units of the norm; the start is x + offset (N, C, H, W), or x for None. Madry et al. 2018.
     The weights of `model` should not require gradients: they would be computed for nothing.
     """
     if eps == 0:
         return x.clone()
-    engine = _ENGINES[norm](steps, step_size, None if offset is None else offset.to(x.device))
+    engine = _ENGINES[norm](steps, step_size, None if offset is None else offset.to(x.device), loss)
     images: Tensor = engine.run(as_foolbox(model, x), x, foolbox.criteria.Misclassification(y), epsilon=eps)
     return images.detach()
 

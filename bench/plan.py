@@ -219,8 +219,10 @@ class _Resolver:
         if section == "dataset":
             own = {k: v for k, v in by_dataset.items() if not isinstance(v, dict)}
         else:
-            own = dict(getattr(self.config, section).get(name, {}))
-            merge(own, by_dataset.get(section, {}).get(name, {}))
+            own = {}
+            for part in registry.attacks[name].sections if section == "attack" else [name]:
+                merge(own, getattr(self.config, section).get(part, {}))
+                merge(own, by_dataset.get(section, {}).get(part, {}))
         prefix = f"{section}."
         own.update({k[len(prefix) :]: v for k, v in self.sets.items() if k.startswith(prefix)})
         return own

@@ -29,6 +29,8 @@ class Entry:
     preset    attacks: fields of the threat model that define the attack; None: the class attribute of this name
     free      attacks: further threat fields that a request may set (norm and eps always may); None: likewise
     protocol  attacks: the default protocol; None: likewise
+    wraps     attacks: the name of the attack that it wraps when it is asked for alone; "": it wraps none
+    inside    attacks: the entry of the attack inside a wrapper
     """
 
     name: str
@@ -40,6 +42,8 @@ class Entry:
     preset: Mapping[str, Any] | None = None
     free: tuple[str, ...] | None = None
     protocol: str | None = None
+    wraps: str = ""
+    inside: Entry | None = None
     contract: str = ""
 
     def load(self) -> Any:
@@ -52,10 +56,23 @@ class Entry:
             missing = sorted(getattr(found, "__abstractmethods__", ()))
             if missing:
                 raise BrokenPlugin(f"{self.name!r} ({self.origin}) lacks {', '.join(missing)}.")
-        return found
+        return found if self.inside is None else _around(found, self.inside.load())
+
+    @property
+    def sections(self) -> list[str]:
+        """Names of the sections of bench.toml that hold its parameters, later over earlier."""
+        own = [self.name.partition(":")[0]] if self.wraps else [self.name]
+        return own if self.inside is None else [*self.inside.sections, *own]
+
+    def section_fields(self) -> set[str]:
+        """Parameters that its own section of bench.toml may hold: of a wrapper, not those of the attack inside."""
+        return set(replace(self, inside=None).load().Params.model_fields)
 
     def resolved(self) -> Entry:
         """The entry with what its class says where the registration says nothing."""
+        if self.inside is not None:
+            inside = self.inside.resolved()
+            return replace(self, preset=inside.preset, free=inside.free, protocol=inside.protocol)
         found = self.load()
         given = {name: getattr(self, name) for name in ("preset", "free", "protocol")}
         return replace(self, **{name: getattr(found, name) if v is None else v for name, v in given.items()})
@@ -72,9 +89,18 @@ class Entry:
 
     def source_hash(self) -> str:
         """Hash of the source of the class's module and of what it imports from its own package."""
+        if self.inside is not None:
+            own = replace(self, inside=None).source_hash()
+            return hashlib.sha256(f"{own} {self.inside.source_hash()}".encode()).hexdigest()
         if isinstance(self.target, str):
             return module_hash(self.target.partition(":")[0])
         return module_hash(self.target.__module__)
+
+
+@lru_cache(maxsize=256)
+def _around(wrapper: Any, inside: Any) -> Any:
+    """The class of a wrapper around the class of an attack: always the same one."""
+    return wrapper.around(inside)
 
 
 class Registry:
@@ -95,11 +121,20 @@ class Registry:
         self._entries[entry.name] = replace(entry, contract=self.contract)
 
     def __getitem__(self, name: str) -> Entry:
+        """The entry of this name; `WRAPPER:NAME` is a wrapper around another, and a wrapper alone has its default."""
+        wrapper = self._entries.get(name.partition(":")[0])
+        if wrapper is not None and wrapper.wraps:
+            inside = self[name.partition(":")[2] or wrapper.wraps]
+            summary = f"{wrapper.summary}; around {inside.name}"
+            return replace(wrapper, name=name, summary=summary, inside=inside)
         if name not in self._entries:
             raise UnknownName(self.what, name, self._entries, f"bench list {self.what}s")
         return self._entries[name]
 
     def __contains__(self, name: str) -> bool:
+        wrapper, _, inside = name.partition(":")
+        if wrapper in self._entries and self._entries[wrapper].wraps and inside:
+            return inside in self
         return name in self._entries
 
     def __iter__(self) -> Iterator[Entry]:
@@ -137,9 +172,12 @@ def register_attack(
     preset: Mapping[str, Any] | None = None,
     free: tuple[str, ...] | None = None,
     protocol: str | None = None,
+    wraps: str = "",
 ) -> None:
-    """Add an attack. `target`: an `Attack` class or "module:Class"; preset, free and protocol as in `Entry`."""
-    attacks.add(Entry(name, target, version, summary, _origin, preset=preset, free=free, protocol=protocol))
+    """Add an attack. `target`: an `Attack` class or "module:Class"; preset, free, protocol and wraps as in `Entry`."""
+    attacks.add(
+        Entry(name, target, version, summary, _origin, preset=preset, free=free, protocol=protocol, wraps=wraps)
+    )
 
 
 def register_dataset(name: str, target: Any, *, summary: str = "") -> None:

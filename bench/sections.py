@@ -55,7 +55,7 @@ def _check_plugins(prefix: str, base: dict[str, Any], defense: dict[str, Any], a
         for name, keys in values.items():
             _check_name(f"{prefix}{section}", name, [entry.name for entry in names])
             try:
-                known = set(names.load(name).Params.model_fields)
+                known = names[name].section_fields()
             except BrokenPlugin:
                 continue  # it is told where it is asked for; here nothing can be said of its keys
             more = ["seed"] if section == "base" else []

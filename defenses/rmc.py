@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from bench.bases import Base
 from bench.contracts import Context, Defense, OnlineDefense, shallow_fork
 from bench.data.task import Task, TaskFacts, to_pixels
-from bench.draws import generator, seed_of
+from bench.draws import generator
 from bench.models.frozen import frozen_copy
 from bench.params import Params
 from bench.pgd import pgd
@@ -125,7 +125,7 @@ class RMC(OnlineDefense):
 
     def probe(self, x: Tensor, draw: int | None = None, company: Tensor | None = None) -> Tensor:
         """As the contract says, without calibration and replacement, which only later points feel."""
-        noise_key = self.noise_key if draw is None else seed_of(self.noise_key, "draw", draw)
+        noise_key = self.noise_of(draw)
         before = self._learner.tensors()
         answers = []
         for i in range(len(x)):
@@ -209,6 +209,14 @@ class RMC(OnlineDefense):
         if not self.params.carry:
             return frozen_copy(self._features)
         return self._learner.frozen()
+
+    def proxy_for(self, x: Tensor, draw: int | None = None) -> nn.Module:
+        """Adapted to the last point of x (B, C, H, W), which alone is answered by it; before the calibration."""
+        before = self._learner.tensors()
+        self._adapt(x[-1:], self.noise_of(draw))
+        network = self._learner.frozen()
+        self._learner.load(before)
+        return network
 
 
 def features_of_one(network: nn.Module, x: Tensor) -> NDArray[np.float32]:

@@ -397,3 +397,48 @@ class Validating(Wrapped):
     @classmethod
     def validate(cls, params: Any, facts: Any) -> None:
         raise KeyError("sides")
+
+
+class Masked(Wrapped):
+    """Rounds its input, and hands out the rounding as its proxy: gradient masking."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return Quantiser(self.network)(x)
+
+    def proxy(self) -> nn.Module:
+        return Quantiser(copy.deepcopy(self.network))
+
+
+class MaskedWithProxy(Masked):
+    """Rounds its input, and hands out the network behind the rounding: masked, but honest about it."""
+
+    def proxy(self) -> nn.Module:
+        return copy.deepcopy(self.network)
+
+
+class RandomSigns(Wrapped):
+    """Scales its logits by a random factor: sound, static, randomised."""
+
+    randomised: ClassVar[bool] = True
+
+    def factor(self) -> float:
+        return float(torch.rand((), generator=generator(self.noise_key, "factor"))) + 0.5
+
+    def answer(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.network(x) * self.factor()
+
+    def proxy(self) -> nn.Module:
+        return nn.Sequential(copy.deepcopy(self.network), Scale(self.factor()))
+
+
+class Scale(nn.Module):
+    """Multiplies by a number."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor

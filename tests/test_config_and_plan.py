@@ -33,7 +33,7 @@ def test_the_written_defaults_are_those_of_the_classes() -> None:
     defaults = tomllib.loads(config.DEFAULTS.read_text())
     for section, names in (("base", registry.defenses), ("defense", registry.defenses), ("attack", registry.attacks)):
         for name, values in defaults[section].items():
-            fields = names.load(name).Params.model_fields
+            fields = {key: names.load(name).Params.model_fields[key] for key in names[name].section_fields()}
             by_recipe = set(defaults["recipe"].get("rmc", {}).get("fast", {})) if "recipe" in fields else set()
             assert set(values) | by_recipe >= set(fields), f"{section}.{name} leaves out {set(fields) - set(values)}"
             for key, value in values.items():
@@ -41,6 +41,14 @@ def test_the_written_defaults_are_those_of_the_classes() -> None:
     for name, entry in ((e.name, e) for e in registry.defenses):
         section = "base" if entry.base else "defense"
         assert name in defaults[section]
+
+
+def test_a_wrapper_is_configured_by_its_own_section_and_by_that_of_the_attack_inside() -> None:
+    toml = "[attack.eot]\nsamples = 3\n[attack.pgd-skip]\nsteps = 7\n"
+    params = planned("rmc", ("eot", "eot:bpda:pgd-skip"), toml=toml)
+    assert [(spec.attack.params["samples"], spec.attack.params["steps"]) for spec in params] == [(3, 7), (3, 7)]
+    with pytest.raises(UnknownName, match=r"key of \[attack.eot\]"):
+        planned("rmc", ("eot",), toml="[attack.eot]\nsteps = 7\n")
 
 
 def test_layers_go_from_recipe_to_file_to_dataset_to_command_line() -> None:

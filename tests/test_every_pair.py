@@ -14,6 +14,7 @@ ATTACKS = [entry.name for entry in registry.attacks]
 SMALL = {
     "base__epochs": 3, "defense__epochs": 1, "defense__k": 64, "defense__bank_steps": 2, "defense__replace_steps": 2,
     "defense__craft_steps": 2, "attack__steps": 3, "attack__binary_search_steps": 2, "attack__targets": 2,
+    "attack__square_queries": 20, "attack__draws": 20, "attack__rounds": 2, "attack__samples": 2,
     "threat__queries": 6, "threat__delay": 2, "game__p": 3, "game__trials": 1,
 }  # fmt: skip
 
@@ -32,14 +33,17 @@ def test_every_attack_runs_or_declines(bench: Bench, defense: str) -> None:
     for run in done.runs:
         assert run["status"] == "DONE" or (run["status"] == "SKIPPED" and run["reason"])
         assert run["violations"] == 0 and not [flag for flag in run["flags"] if flag["id"] == "V1"]
-    assert sum(run["status"] == "DONE" for run in done.runs) == len(ATTACKS)  # none of ours declines on digits
+    # none of ours declines on digits, but for the mean over draws where there are none
+    randomised = registry.defenses.load(defense).randomised
+    assert {run["attack"] for run in done.runs if run["status"] == "SKIPPED"} == (set() if randomised else {"eot"})
 
 
 @pytest.mark.parametrize("base", [entry.name for entry in registry.defenses if entry.base])
 def test_every_runtime_defense_on_every_base(bench: Bench, base: str) -> None:
     runtime = [part for entry in registry.defenses if not entry.base for part in ("--defense", entry.name)]
-    small = {key: value for key, value in SMALL.items() if key not in ("attack__binary_search_steps", "attack__targets",
-             "threat__queries", "threat__delay", "game__p", "game__trials")}  # fmt: skip
+    small = {
+        key: value for key, value in SMALL.items() if key.startswith(("base__", "defense__")) or key == "attack__steps"
+    }
     done = bench(
         "run", *runtime, "--base", base, "--attack", "bim", "-n", "4", "--json", "--workers", "1", *sets(**small)
     )

@@ -13,10 +13,13 @@ from bench.workbench import Workbench, facts_of
 
 __all__ = ["ATTACK_CHECKS", "DEFENSE_CHECKS", "Result", "run_checks"]
 
-#: points that the checks serve; more where a batch is large
+#: points that the checks serve; more where a batch is large, fewer where an attack meets a defense that answers slowly
 POINTS = 12
-#: queries per point that an attack by query is given
+FEW_POINTS = 5
+#: queries per point that an attack by query is given, and how long any attack works at most: the contract needs no
+#: success, and a runtime defense answers slowly
 QUERIES = 10
+AT_MOST = {"steps": 10, "rounds": 2, "draws": 200, "samples": 2, "square_queries": 50}
 
 
 def run_checks(name: str, kind: str, config: Config, bench: Workbench, dataset: str, base: str) -> list[Result]:
@@ -31,8 +34,11 @@ def run_checks(name: str, kind: str, config: Config, bench: Workbench, dataset: 
     entry = registry.attacks[name].resolved()
     sets: dict[str, int] = {"game.p": 4, "game.trials": 1} if entry.protocol == "probe" else {}
     if (entry.preset or {}).get("queries") and "queries" in (entry.free or ()):
-        sets["threat.queries"] = QUERIES  # the contract needs no success, and a runtime defense answers slowly
-    request = Request(defenses=(base,), attacks=(name,), datasets=(dataset,), n=POINTS, sets=sets)
+        sets["threat.queries"] = QUERIES
+    fields = entry.load().Params.model_fields
+    sets.update({f"attack.{key}": most for key, most in AT_MOST.items() if key in fields})
+    count = POINTS if registry.defenses.load(base).kind == "static" else FEW_POINTS
+    request = Request(defenses=(base,), attacks=(name,), datasets=(dataset,), n=count, sets=sets)
     spec = plan([request], config, facts)[0].spec
     return [_result(check, AttackSubject(bench, spec)) for check in ATTACK_CHECKS]
 

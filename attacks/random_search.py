@@ -1,0 +1,104 @@
+"""`random-search`: random points of the ball; an attack that uses nothing of the network but its answers.
+
+A gradient attack that random search beats is broken (Carlini et al.: On Evaluating Adversarial Robustness, 2019,
+section 4.3; Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security, ICML 2018, section 3.1).
+Half of the points are uniform in the ball, half on its surface: corners of the linf ball, the sphere of the l2 ball.
+
+Where the deployed defense may be asked about every point it is. Where its answers are dear, the points are sifted by
+the network that the threat model grants, and the defense is asked about those that come nearest to fooling it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from bench.contracts import BLOCK, Attack, DefenseInfo
+from bench.data.task import TaskFacts
+from bench.draws import Draws
+from bench.oracle import Oracle, margins
+from bench.params import Params
+from bench.pgd import random_offset
+from bench.threat import Norm, ThreatModel
+
+
+class RandomSearchParams(Params):
+    """draws: random points tried for each example."""
+
+    draws: int = Field(default=10_000, ge=1)
+
+
+class RandomSearch(Attack):
+    """Keeps the point of the lowest margin; an example is left alone once it is fooled."""
+
+    Params: ClassVar[type[Params]] = RandomSearchParams
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    needs_gradients: ClassVar[bool] = False
+
+    def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
+        if threat.weights == "none" and threat.queries < self.params.draws:
+            return (
+                f"it may ask {threat.queries} times for {self.params.draws} draws, and has no network to sift them by"
+            )
+        return super().declines(threat, facts, info)
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        threat = oracle.threat
+        if threat.eps == 0:
+            return x
+        network = oracle.model() if threat.queries < self.params.draws else None
+        found = x.clone()
+        for row in range(len(x)):
+            with oracle.about([row]):
+                points = self._points(x[row], threat.eps, threat.norm, draws.of([row]))
+                if network is not None:
+                    points = self._sifted(network, points, y[row], max(threat.queries, 1))
+                if threat.queries:
+                    found[row] = self._asked(oracle, points, x[row], y[row], row)
+                else:
+                    found[row] = next(points)[0]
+        return found
+
+    def _points(self, x: Tensor, eps: float, norm: Norm, draws: Draws) -> Iterator[Tensor]:
+        """Random points around x (C, H, W), in the ball and the box, in parts (B, C, H, W)."""
+        for start in range(0, self.params.draws, BLOCK):
+            own = draws.sub(start)
+            shape = (min(BLOCK, self.params.draws - start), *x.shape)
+            if norm == "linf":
+                offsets = (torch.rand(shape, generator=own[0]) * 2 - 1) * eps
+                offsets[::2] = offsets[::2].sign() * eps
+            else:
+                offsets = torch.stack([random_offset(own, tuple(x.shape), eps, norm)[0] for _ in range(shape[0])])
+                offsets[::2] *= eps / offsets[::2].flatten(1).norm(dim=1).view(-1, *[1] * x.dim())
+            yield (x + offsets.to(x)).clamp(0, 1)
+
+    @staticmethod
+    def _sifted(network: nn.Module, points: Iterator[Tensor], y: Tensor, count: int) -> Iterator[Tensor]:
+        """The `count` points nearest to fooling the network, nearest first, in one part."""
+        best = lowest = torch.empty(0)
+        for part in points:
+            with torch.no_grad():
+                gaps = margins(network(part), y.expand(len(part)))
+            best = torch.cat([best, part]) if len(best) else part
+            lowest = torch.cat([lowest, gaps]) if len(lowest) else gaps
+            order = lowest.argsort(stable=True)[:count]
+            best, lowest = best[order], lowest[order]
+        yield best
+
+    @staticmethod
+    def _asked(oracle: Oracle, points: Iterator[Tensor], x: Tensor, y: Tensor, row: int) -> Tensor:
+        """The point that the defense's answer is furthest on the wrong side for; the first that is wrong ends it."""
+        best, lowest = x, torch.inf
+        for part in points:
+            size = BLOCK if oracle.info.kind == "static" else 1
+            for asked in part.split(size):
+                gaps = margins(oracle.query(asked, [row] * len(asked)), y.expand(len(asked)))
+                if float(gaps.min()) < lowest:
+                    best, lowest = asked[int(gaps.argmin())], float(gaps.min())
+                if lowest < 0:
+                    return best
+        return best

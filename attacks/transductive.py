@@ -1,0 +1,129 @@
+"""`fpa`, `gmsa-avg`, `gmsa-min`: attacks on a defense that adapts to the very input that it answers.
+
+Chen, Wu, Guo, Liang, Jha: Towards Evaluating the Robustness of Neural Networks Learned by Transduction, ICLR 2022. The
+attacker simulates the defense and looks for an image that fools the network *after* it has adapted to that image:
+
+    F_0 = the network before;  x_r = argmax over the ball of a loss over F_0 .. F_r;  F_{r+1} = adapted to x_r
+
+fpa (fixed point attack)  the loss of the last network
+gmsa-avg, gmsa-min        the mean and the smallest loss over all networks so far (greedy model space attack)
+
+As the authors do for RMC, points are taken in their order: rounds end once the copy answers x_r wrong, the best image
+is served to the copy, and the next point begins from the state that this leaves. The sequence is then served once to a
+fresh defense, whose randomness the attacker does not know (protocol `replay`). Where the paper compares accuracies of a
+batch, here each example keeps the image of its lowest margin.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bench.contracts import BLOCK, Attack
+from bench.draws import Draws
+from bench.oracle import Oracle, Simulation, margins
+from bench.params import Params
+from bench.pgd import pgd, random_offset
+from bench.threat import Norm
+
+
+class TransductiveParams(Params):
+    """rounds: of simulating and attacking, at most; steps and rel_step_size: of PGD in each, step / eps."""
+
+    rounds: int = Field(default=10, ge=1)
+    steps: int = Field(default=40, ge=1)
+    rel_step_size: float = Field(default=0.0333333333, gt=0, allow_inf_nan=False)
+
+
+class TransductiveAttack(Attack):
+    """Attacks the networks that the defense adapts to in a simulation. A subclass says which loss over them."""
+
+    Params: ClassVar[type[Params]] = TransductiveParams
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    block: ClassVar[int | None] = None
+    #: whether older networks than the last enter the loss
+    remembers: ClassVar[bool] = True
+
+    @abstractmethod
+    def over(self, losses: Tensor) -> Tensor:
+        """What is ascended, (N,), from the losses (S, N) of the networks so far, oldest first."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        copy = oracle.simulate()
+        images = x.clone()
+        together = {"static": BLOCK, "online": 1, "batch": copy.batch_size}[copy.kind]
+        for first in range(0, len(x), together):
+            rows = list(range(first, min(first + together, len(x))))
+            with oracle.about(rows):
+                images[rows] = self._attacked(oracle, copy, x[rows], y[rows], draws.of(rows))
+                if copy.kind != "static":
+                    copy.predict(images[rows])
+        return images
+
+    def _attacked(self, oracle: Oracle, copy: Simulation, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        threat, params = oracle.threat, self.params
+        networks: list[nn.Module] = [copy.proxy()]
+        best, lowest = x.clone(), torch.full((len(x),), torch.inf, device=x.device)
+        for round_ in range(params.rounds):
+            found = pgd(
+                _Stacked(networks),
+                x,
+                y,
+                eps=threat.eps,
+                steps=params.steps,
+                step_size=params.rel_step_size * threat.eps,
+                norm=threat.norm,
+                offset=random_offset(draws.sub(round_), tuple(x.shape[1:]), threat.eps, threat.norm),
+                loss=self._loss,
+            )
+            margin = margins(copy.answers(found), y)
+            better = margin < lowest
+            best[better], lowest[better] = found[better], margin[better]
+            if copy.kind == "static" or bool((lowest < 0).all()):
+                break  # nothing adapts, so that another round would be the same; or nothing is left to gain
+            networks = [*(networks if self.remembers else []), copy.proxy_for(found)]
+        return best
+
+    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Sum over the examples, from logits (N, S, K) of all networks."""
+        losses = torch.stack([cross_entropy(part, y, reduction="none") for part in logits.unbind(1)])
+        return self.over(losses).sum()
+
+
+class _Stacked(nn.Module):
+    """Logits (N, S, K) of several networks for the same images."""
+
+    def __init__(self, networks: list[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([network(x) for network in self.networks], dim=1)
+
+
+class FPA(TransductiveAttack):
+    """Fixed point attack: the last network."""
+
+    remembers: ClassVar[bool] = False
+
+    def over(self, losses: Tensor) -> Tensor:
+        return losses[-1]
+
+
+class GMSAAvg(TransductiveAttack):
+    """Greedy model space attack on the mean of the losses."""
+
+    def over(self, losses: Tensor) -> Tensor:
+        return losses.mean(0)
+
+
+class GMSAMin(TransductiveAttack):
+    """Greedy model space attack on the smallest of the losses: an image that fools every network so far."""
+
+    def over(self, losses: Tensor) -> Tensor:
+        return losses.amin(0)

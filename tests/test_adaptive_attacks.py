@@ -1,0 +1,321 @@
+"""Attacks on what adapts, what is random and what has no gradient; AutoAttack against its authors' own cascade."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from attacks.random_search import RandomSearch, RandomSearchParams
+from attacks.transductive import FPA, GMSAAvg, GMSAMin
+from bench import registry
+from bench.contracts import Attack, DefenseInfo
+from bench.draws import Draws
+from bench.errors import AccessDenied, UnknownName
+from bench.game import Crafted, craft
+from bench.judge import rule
+from bench.oracle import Oracle
+from bench.pgd import pgd
+from bench.threat import ThreatModel
+from bench.workbench import Workbench
+from tests import planted
+from tests.conftest import Bench, spec_of
+
+
+def crafted(
+    workbench: Workbench, defense: str, attack: str, n: int, **values: object
+) -> tuple[Crafted, Tensor, Tensor]:
+    """Images of an attack on a defense that has served nothing, with x and y; they keep to the threat model."""
+    spec = spec_of(defense, attack, n=n, **values)
+    x, y = workbench.points(spec, spec.indices)
+    serving = workbench.serving(spec, spec.noise_key(0))
+    oracle = workbench.oracle(spec, 0, None if spec.game.protocol == "replay" else serving)
+    made = craft(workbench.attack(spec), oracle, x, y, spec, spec.indices)
+    assert not [ruling.violation for ruling in rule(x, made.images, spec.threat, True) if ruling.violation]
+    return made, x, y
+
+
+class Toy:
+    """An oracle over a defense of two pixels and a linear network, for what can be computed by hand."""
+
+    def __init__(self, threat: ThreatModel, defense: object = None, kind: str = "static") -> None:
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        with torch.no_grad():
+            self.network[1].weight.copy_(torch.tensor([[4.0, 0, 0, 0], [0, 4, 0, 0], [0, 0, 4, 0]]))
+            self.network[1].bias.zero_()
+        info = DefenseInfo("toy", kind, True, False)
+        self.oracle = Oracle(
+            threat, info, trained=self.network, deployed=defense, fresh=lambda noise: defense.fork(noise)
+        )
+        self.x = torch.tensor([[[[0.9, 0.1], [0.1, 0.5]]], [[[0.1, 0.9], [0.2, 0.5]]]])
+        self.y = torch.tensor([0, 1])
+        self.oracle.begin(self.x, self.y, [7, 9])
+
+
+# -- AutoAttack -----------------------------------------------------------------------------------------------------
+
+
+def test_autoattack_is_as_strong_as_the_library_s_own(workbench: Workbench) -> None:
+    """The same 200 images and base: at most a point weaker, and every point that is not fooled is left as it was."""
+    from pyautoattack import AutoAttack
+
+    logging.getLogger("auto-attack").setLevel(logging.ERROR)
+    settings = {"attack__steps": 20, "attack__square_queries": 200, "base__epochs": 20}
+    found, correct, theirs = 0, [], 0
+    spec = spec_of("pgd-at", "autoattack", n=200, **settings)
+    network = workbench.base(spec).network
+    for block in (0, 1):
+        indices = spec.indices[block * 100 : block * 100 + 100]
+        x, y = workbench.points(spec, indices)
+        made = craft(workbench.attack(spec), workbench.oracle(spec, 0, None), x, y, spec, indices)
+        right = network(made.images).argmax(1) == y
+        found += int(right.sum())
+        correct.append(right)
+        assert torch.equal(made.images[right], x[right])
+        library = AutoAttack(network, norm="Linf", eps=spec.threat.eps, seed=0, version="standard", device="cpu")
+        for part in (library.apgd, library.apgd_targeted, library.fab):
+            part.n_iter = part.n_iter_orig = 20
+        library.square.n_queries = 200
+        images, _ = library.run_standard_evaluation(x, y, batch_size=100)
+        theirs += int((network(images).argmax(1) == y).sum())
+    assert found <= theirs + 2
+    assert 0 < found < 200
+
+
+def test_autoattack_where_all_points_are_wrong_or_none_is_left(workbench: Workbench) -> None:
+    """Nothing to attack is no error: the images are the inputs."""
+    toy = Toy(ThreatModel(eps=0.1, weights="trained"))
+    attack = registry.attacks.load("autoattack")()
+    wrong = (toy.y + 1) % 3
+    toy.oracle.begin(toy.x, wrong, [7, 9])
+    assert torch.equal(attack.perturb(toy.oracle, toy.x, wrong, Draws(0, "t", [7, 9])), toy.x)
+
+
+def test_autoattack_with_three_classes_has_no_targeted_dlr() -> None:
+    attack = registry.attacks.load("autoattack")
+    toy = Toy(ThreatModel(eps=0.5, weights="trained"))
+    images = attack(attack.Params(parts="apgd-t", steps=5)).perturb(toy.oracle, toy.x, toy.y, Draws(0, "t", [7, 9]))
+    assert (toy.network(images).argmax(1) != toy.y).all()
+
+
+def test_autoattack_with_an_unknown_part_is_refused(bench: Bench) -> None:
+    done = bench("run", "--defense", "regular", "--attack", "autoattack", "--set", "attack.parts=apgd-ce,fab", "-n", 2)
+    assert done.code == 2 and "no part is called 'fab'" in done.err
+
+
+# -- fixed point and model space ------------------------------------------------------------------------------------
+
+
+def test_the_losses_over_the_networks_so_far() -> None:
+    losses = torch.tensor([[1.0, 5.0], [3.0, 1.0], [2.0, 3.0]])
+    assert FPA().over(losses).tolist() == [2.0, 3.0]
+    assert GMSAAvg().over(losses).tolist() == [2.0, 3.0]
+    assert GMSAMin().over(losses).tolist() == [1.0, 1.0]
+
+
+def test_the_descent_takes_another_loss() -> None:
+    """On one network the mean over networks is the cross-entropy, image for image."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    x, y = torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1])
+    plain = pgd(network, x, y, eps=0.1, steps=3, step_size=0.05)
+    given = pgd(network, x, y, eps=0.1, steps=3, step_size=0.05, loss=lambda z, y: cross_entropy(z, y) * len(y))
+    assert torch.equal(plain, given)
+    assert not torch.equal(plain, pgd(network, x, y, eps=0.1, steps=3, step_size=0.05, loss=lambda z, y: z.sum()))
+
+
+@pytest.mark.parametrize("attack", ["fpa", "gmsa-avg", "gmsa-min"])
+def test_rmc_stands_against_pgd_and_falls_to_attacks_on_its_adaptation(bench: Bench, attack: str) -> None:
+    done = bench("run", "--defense", "rmc", "--attack", "pgd", "--attack", attack, "-n", 20, "--json", "--workers", 1)
+    static, adaptive = done.runs
+    assert adaptive["protocol"] == "replay" and adaptive["ledger"]["simulated"] > 0
+    assert static["robust_accuracy"]["value"] >= 0.8 and adaptive["robust_accuracy"]["value"] <= 0.2
+
+
+def test_a_copy_moves_on_with_what_it_was_served(workbench: Workbench) -> None:
+    """The second point is attacked on the copy that has answered the attacked first one, in the order of the stream."""
+    made, _, _ = crafted(workbench, "rmc", "fpa", 2, attack__rounds=1)
+    alone, _, _ = crafted(workbench, "rmc", "fpa", 1, attack__rounds=1)
+    assert torch.equal(made.images[0], alone.images[0])
+    spec = spec_of("rmc", "fpa", n=2, attack__rounds=1)
+    points, y = workbench.points(spec, spec.indices[1:])
+    oracle = workbench.oracle(spec, 0, None)
+    first = craft(workbench.attack(spec), oracle, points, y, spec, spec.indices[1:])
+    assert not torch.equal(first.images[0], made.images[1])
+
+
+def test_rounds_end_once_every_point_is_fooled(workbench: Workbench) -> None:
+    one, _, _ = crafted(workbench, "rmc", "fpa", 3, attack__rounds=1, attack__steps=1)
+    many, _, _ = crafted(workbench, "rmc", "fpa", 3, attack__rounds=6, attack__steps=1)
+    assert one.forwards.tolist() <= many.forwards.tolist() and int(one.simulated.sum()) < int(many.simulated.sum())
+
+
+# -- wrappers ---------------------------------------------------------------------------------------------------------
+
+
+def test_bpda_sees_through_a_rounding_that_hides_the_gradient(workbench: Workbench) -> None:
+    """PGD has no gradient through the rounding; BPDA, with the network behind it as the proxy, breaks the defense."""
+    registry.register_defense("masked", planted.Masked)
+    registry.register_defense("honest", planted.MaskedWithProxy)
+    right = {}
+    for defense, attack in (("masked", "pgd-skip"), ("honest", "bpda")):
+        made, _, y = crafted(workbench, defense, attack, 20, attack__steps=40, base__epochs=40)
+        answers = workbench.serving(spec_of(defense, attack, n=20, base__epochs=40), 0).probe(made.images)
+        right[defense] = int((answers.argmax(1) == y).sum())
+    assert right["masked"] >= 10 and right["honest"] <= 4
+
+
+def test_eot_averages_over_what_one_draw_does_not_show(workbench: Workbench) -> None:
+    """A sign that is drawn anew with every answer: one draw points anywhere, the mean over many draws downhill."""
+    registry.register_defense("signs", planted.RandomSigns)
+    spec = spec_of("signs", "eot:pgd-skip", n=12, attack__samples=20, attack__steps=3)
+    serving = workbench.serving(spec, 0)
+    oracle = workbench.oracle(spec, 0, serving)
+    x, y = workbench.points(spec, spec.indices)
+    oracle.begin(x, y, spec.indices)
+    attack = workbench.attack(spec)
+    copy = oracle.deployed()
+    network = attack.network(oracle, copy, x)
+    expected = torch.stack([copy.bare_proxy(x, draw)(x).log_softmax(1) for draw in range(20)]).mean(0)
+    assert torch.allclose(network(x), expected)
+    assert not torch.equal(network(x), expected)  # drawn anew at every forward
+
+
+def test_eot_on_a_defense_that_adapts_draws_once_for_each_example(workbench: Workbench) -> None:
+    spec = spec_of("rmc", "eot", n=3, attack__samples=2)
+    oracle = workbench.oracle(spec, 0, workbench.serving(spec, 0))
+    x, y = workbench.points(spec, spec.indices)
+    oracle.begin(x, y, spec.indices)
+    copy = oracle.deployed()
+    network = workbench.attack(spec).network(oracle, copy, x)
+    for row in range(3):
+        own = [copy.bare_proxy(x[row : row + 1], draw)(x[row : row + 1]).log_softmax(1) for draw in range(2)]
+        assert torch.allclose(network(x)[row], torch.stack(own).mean(0)[0], atol=1e-6)
+    assert torch.equal(network(x), network(x))
+
+
+def test_a_wrapper_needs_a_copy_of_the_defense_and_a_gradient_inside(bench: Bench) -> None:
+    for attack, reason in (
+        ("bpda:pgd", "needs a copy of the defense"),
+        ("bpda:random-search", "differentiates nothing"),
+        ("eot:pgd-skip", "regular is not randomised"),
+    ):
+        done = bench("run", "--defense", "regular", "--attack", attack, "-n", 2, "--json", "--workers", 1)
+        assert done.runs[0]["status"] == "SKIPPED" and reason in done.runs[0]["reason"]
+
+
+def test_a_wrapper_has_what_the_attack_inside_has() -> None:
+    entry = registry.attacks["eot:bpda:pgd-skip-partial"].resolved()
+    inside = registry.attacks["pgd-skip-partial"].resolved()
+    assert (entry.preset, entry.free, entry.protocol) == (inside.preset, inside.free, inside.protocol)
+    assert set(entry.load().Params.model_fields) == {"samples", "steps", "rel_step_size", "restarts"}
+    assert entry.sections == ["pgd-skip-partial", "bpda", "eot"]
+    assert entry.source_hash() != registry.attacks["bpda:pgd-skip-partial"].source_hash() != inside.source_hash()
+    assert registry.attacks["bpda"].resolved().inside.name == "pgd-skip" and "bpda:pgd" in registry.attacks
+    with pytest.raises(UnknownName, match="Did you mean 'pgd'"):
+        registry.attacks["bpda:pgdd"]
+    assert "bpda:pgdd" not in registry.attacks and "pgd:bpda" not in registry.attacks
+
+
+# -- random search ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_random_points_are_in_the_ball_and_half_of_them_on_its_surface(norm: str) -> None:
+    x = torch.full((1, 6, 6), 0.5)
+    search = RandomSearch(RandomSearchParams(draws=150))
+    parts = list(search._points(x, 0.2, norm, Draws(0, "t", [3])))
+    assert [len(part) for part in parts] == [100, 50]
+    delta = (torch.cat(parts) - x).flatten(1)
+    size = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+    assert size.max() <= 0.2 + 1e-6 and torch.allclose(size[::2], torch.tensor(0.2), atol=1e-5)
+    corners = ((delta[::2].abs() - 0.2).abs() < 1e-6).all()
+    assert bool(corners) == (norm == "linf")
+    again = list(search._points(x, 0.2, norm, Draws(0, "t", [3])))
+    assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
+
+
+def test_dear_answers_are_spent_on_the_points_that_the_network_finds_best(workbench: Workbench) -> None:
+    made, _, _ = crafted(workbench, "regular", "random-search", 4, attack__draws=300, threat__queries=5)
+    assert made.forwards.tolist() == [300] * 4 and int(made.queries.max()) == 5
+    asked, _, _ = crafted(workbench, "regular", "random-search", 4, attack__draws=300, threat__queries=300)
+    assert asked.forwards.tolist() == [0] * 4 and int(asked.queries.max()) == 300
+
+
+def test_random_search_needs_queries_or_a_network() -> None:
+    search = RandomSearch(RandomSearchParams(draws=100))
+    info = DefenseInfo("d", "static", True, False)
+    assert "no network to sift" in str(search.declines(ThreatModel(queries=5), None, info))  # type: ignore[arg-type]
+    assert search.declines(ThreatModel(queries=100), None, info) is None  # type: ignore[arg-type]
+
+
+# -- the oracle -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_asked_is_charged_to_whom_the_attack_is_busy_with() -> None:
+    toy = Toy(ThreatModel(eps=0.1, weights="trained"))
+    model = toy.oracle.model()
+    with toy.oracle.about([1]):
+        model(toy.x[:1])
+        model(toy.x[:1].expand(3, -1, -1, -1))
+    assert toy.oracle.ledger.forwards.tolist() == [0, 4]
+    model(toy.x[:1])
+    assert toy.oracle.ledger.forwards.tolist() == [1, 4]
+
+
+def test_an_image_belongs_to_the_example_whose_ball_it_is_in() -> None:
+    """Nearest in the threat's norm: in l2 this one, at the edge of its ball in linf, is nearer to the other."""
+    x = torch.zeros(2, 1, 8, 8)
+    x[1, 0, 0, 0] = 1.0
+    oracle = Oracle(
+        ThreatModel(eps=0.3, weights="trained"), DefenseInfo("d", "static", True, False), trained=nn.Flatten(),
+        deployed=None, fresh=lambda noise: None,
+    )  # fmt: skip
+    oracle.begin(x, torch.tensor([0, 1]), [0, 1])
+    image = x[1:] + 0.3
+    image[0, 0, 0, 0] = 0.7
+    assert oracle.whose(image).tolist() == [1]
+
+
+def test_a_copy_of_what_is_deployed_is_granted_with_its_weights_and_bank_alone(workbench: Workbench) -> None:
+    spec = spec_of("rmc", "pgd-skip", n=2)
+    serving = workbench.serving(spec, 5)
+    x, y = workbench.points(spec, spec.indices)
+    serving.serve(x)
+    oracle = workbench.oracle(spec, 0, serving)
+    oracle.begin(x, y, spec.indices)
+    copy = oracle.deployed()
+    assert torch.equal(copy.proxy()(x), serving.defense.proxy()(x))
+    assert not torch.equal(copy.probe(x), serving.probe(x))  # private randomness
+    before = serving.defense.snapshot()
+    copy.predict(x)
+    assert torch.equal(serving.defense.snapshot().tensors["network.0"], before.tensors["network.0"])
+    for threat in (ThreatModel(weights="trained", bank=True), ThreatModel(weights="adapted")):
+        toy = Toy(threat)
+        with pytest.raises(AccessDenied):
+            toy.oracle.deployed()
+    with pytest.raises(AccessDenied, match="replay"):
+        Toy(ThreatModel(weights="adapted", bank=True)).oracle.deployed()
+
+
+def test_the_network_that_answers_a_point_is_the_one_that_adapted_to_it(workbench: Workbench) -> None:
+    spec = spec_of("rmc", "clean", n=4)
+    defense = workbench.serving(spec, 3).defense
+    x, _ = workbench.points(spec, spec.indices)
+    before = defense.snapshot()
+    for draw in (None, 1):
+        with torch.no_grad():  # which must not stop the adaptation
+            answer = defense.probe(x[:1], draw)
+            assert torch.equal(defense.proxy_for(x[:1], draw)(x[:1]), answer)
+    after = defense.snapshot()
+    assert all(torch.equal(before.tensors[name], after.tensors[name]) for name in before.tensors)
+    static = workbench.serving(spec_of("regular", "clean"), 0).defense
+    with torch.no_grad():
+        assert torch.equal(static.proxy_for(x)(x), static.proxy()(x))
+
+
+def test_no_attack_here_is_left_without_a_test_of_its_contract() -> None:
+    assert all(issubclass(registry.attacks.load(entry.name), Attack) for entry in registry.attacks)
