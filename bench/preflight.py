@@ -48,16 +48,22 @@ def check_protocol(spec: RunSpec, attack: type[Attack]) -> None:
     if spec.kind != "batch":
         return
     size = spec.game.batch
-    if threat.queries and (threat.queries_served or protocol == "stream"):
-        raise BadValue(
-            f"{spec.defense.name} answers batches of {size}, so a query needs company: use game.protocol=probe "
-            f"and threat.queries_served=false."
-        )
     if protocol == "probe" and (spec.game.p % size or threat.delay % size):
         raise BadValue(
             f"{spec.defense.name} answers batches of {size}, so game.p ({spec.game.p}) and threat.delay "
             f"({threat.delay}) must be multiples of it."
         )
+
+
+def no_company(spec: RunSpec) -> str | None:
+    """Why the attacker of a run cannot ask a defense that answers batches; None where it can."""
+    threat = spec.threat
+    if spec.kind == "batch" and threat.queries and (threat.queries_served or spec.game.protocol == "stream"):
+        return (
+            f"{spec.defense.name} answers batches of {spec.game.batch}, so a query needs company: use "
+            f"game.protocol=probe and threat.queries_served=false"
+        )
+    return None
 
 
 def no_surrogate(spec: RunSpec) -> str | None:

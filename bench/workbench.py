@@ -23,7 +23,7 @@ from bench.game import Crafted, craft
 from bench.oracle import Oracle
 from bench.params import Params
 from bench.plan import info_of
-from bench.preflight import no_surrogate
+from bench.preflight import no_company, no_surrogate
 from bench.serving import Serving
 from bench.spec import Part, RunSpec
 
@@ -185,7 +185,7 @@ class Workbench:
     def declined(self, spec: RunSpec) -> str | None:
         """Why the attack cannot run against the defense, or None."""
         reason = self.attack(spec).declines(spec.threat, self.task(spec.dataset).facts, info_of(spec))
-        return reason or no_surrogate(spec)
+        return reason or no_surrogate(spec) or no_company(spec)
 
     def oracle(
         self,

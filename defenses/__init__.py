@@ -20,5 +20,8 @@ def register() -> None:
         ("knn-at", "knn_at:KnnAT", "runtime adversarial training on clean neighbours (Wu et al., not to work)"),
         ("rmc", "rmc:RMC", "runtime masking and cleansing (Wu et al., ICML 2020)"),
         ("rmc-plus", "rmc_plus:RMCPlus", "RMC with replacement in the augmented set (Wu et al.)"),
+        ("noise-vote", "noise_vote:NoiseVote", "vote over noisy copies: randomised smoothing (Cohen et al. 2019)"),
+        ("dent", "dent:Dent", "adapts a modulation to each batch by its entropy (Wang et al. 2021)"),
+        ("anti-adversary", "anti_adversary:AntiAdversary", "moves inputs to its own label (Alfarra et al. 2022)"),
     ):
         register_defense(name, f"defenses.{target}", summary=summary)

@@ -45,10 +45,10 @@ def test_the_written_defaults_are_those_of_the_classes() -> None:
 
 def test_a_wrapper_is_configured_by_its_own_section_and_by_that_of_the_attack_inside() -> None:
     toml = "[attack.eot]\nsamples = 3\n[attack.pgd-skip]\nsteps = 7\n"
-    params = planned("rmc", ("eot", "eot:bpda:pgd-skip"), toml=toml)
+    params = planned("rmc", attacks=("eot", "eot:bpda:pgd-skip"), toml=toml)
     assert [(spec.attack.params["samples"], spec.attack.params["steps"]) for spec in params] == [(3, 7), (3, 7)]
     with pytest.raises(UnknownName, match=r"key of \[attack.eot\]"):
-        planned("rmc", ("eot",), toml="[attack.eot]\nsteps = 7\n")
+        planned("rmc", attacks=("eot",), toml="[attack.eot]\nsteps = 7\n")
 
 
 def test_layers_go_from_recipe_to_file_to_dataset_to_command_line() -> None:

@@ -228,8 +228,8 @@ def test_how_a_stream_is_cut_into_batches_is_part_of_its_digest(workbench: Workb
     assert long.cost.answers == 12 and long.defense.snapshot().facts == {"batches": 3}
     with pytest.raises(BadValue, match="multiples"):
         spec_of("batched", "pgd-skip", n=3, game__p=6, game__trials=1)
-    with pytest.raises(BadValue, match="a query needs company"):
-        spec_of("batched", "asker", n=4)
+    assert "a query needs company" in str(workbench.declined(spec_of("batched", "asker", n=4)))
+    assert workbench.declined(spec_of("batched", "pgd", n=4)) is None
 
 
 def test_an_attack_cannot_write_into_the_defense(workbench: Workbench) -> None:
