@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
@@ -122,6 +123,13 @@ class Cache:
         if not path.exists():
             write_atomic(path, data)
         return key
+
+    def find_tensors(self, kind: str, key: str) -> dict[str, Tensor]:
+        """The tensors of a file; none where it is not there or is damaged."""
+        try:
+            return parse_tensors(self.path(kind, key).read_bytes())[0]
+        except (OSError, ValueError, SafetensorError):
+            return {}
 
 
 def dump_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> bytes:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import binomtest, chi2
+from scipy.stats import norm as normal
 
 from bench.game import Row
 from bench.judge import SLACK
@@ -150,3 +151,73 @@ def _accuracy(rows: Sequence[Row], outcome: Outcomes, static: bool, protocol: st
 def within_trials(rows: Sequence[Row], right: Outcomes) -> Estimate:
     """Robust accuracy with Wilson's interval over examples: for these backgrounds and noise keys only."""
     return wilson(sum(right.values()), len(right), "Wilson, given these states")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two shares over the same examples, second minus first, with its 95 % interval and a test.
+
+    only_a, only_b: examples that are right in one alone. p_value: of no difference.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    only_a: int
+    only_b: int
+    method: str
+
+
+def paired(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[int] | None = None, given: str = "") -> Difference:
+    """The difference b - a of two outcomes (N,) of the same examples.
+
+    clusters: the game of each; given: what they all share where they are in no games (a stream, a state), for `method`.
+    Independent examples: McNemar's exact test, and the interval of Agresti and Min (Statistics in Medicine 2005), which
+    adds a half to each cell. In clusters (games): the test of Durkalski et al. (Statistics in Medicine 2003), and the
+    hull of that interval and of a percentile bootstrap over the clusters.
+    """
+    count = len(a)
+    only_a = sum(x and not y for x, y in zip(a, b, strict=True))
+    only_b = sum(y and not x for x, y in zip(a, b, strict=True))
+    value = (only_b - only_a) / count
+    low, high = _agresti_min(only_a, only_b, count)
+    if clusters is None or len(set(clusters)) < 2:
+        changed = only_a + only_b
+        p_value = float(binomtest(only_b, changed).pvalue) if changed else 1.0
+        method = f"McNemar's exact test, Agresti-Min interval{f', given this one {given}' if given else ''}"
+        return Difference(value, low, high, p_value, only_a, only_b, method)
+    names = sorted(set(clusters))
+    gains = np.array([sum(y - x for x, y, c in zip(a, b, clusters, strict=True) if c == name) for name in names], float)
+    sizes = np.array([sum(c == name for c in clusters) for name in names], dtype=float)
+    below, above = _bootstrap(gains, sizes)
+    method = f"Durkalski's test over {len(names)} games, bootstrap over them, at least Agresti-Min"
+    return Difference(value, min(low, below), max(high, above), _durkalski(gains, sizes), only_a, only_b, method)
+
+
+def _agresti_min(only_a: int, only_b: int, count: int) -> tuple[float, float]:
+    """95 % interval of (only_b - only_a) / count for matched pairs."""
+    first, second, total = only_a + 0.5, only_b + 0.5, count + 2.0
+    middle = (second - first) / total
+    spread = math.sqrt(first + second - (second - first) ** 2 / total) / total
+    far = float(normal.ppf(1 - (1 - CONFIDENCE) / 2)) * spread
+    return max(middle - far, -1.0), min(middle + far, 1.0)
+
+
+def _durkalski(gains: NDArray[np.float64], sizes: NDArray[np.float64]) -> float:
+    """p of no difference, from the gain and the size of each cluster."""
+    shares = gains / sizes
+    spread = float((shares**2).sum())
+    return float(chi2.sf(shares.sum() ** 2 / spread, 1)) if spread else 1.0
+
+
+def worst_case(runs: Sequence[Mapping[int, bool]]) -> dict[int, bool]:
+    """By example: right in every run that has it. Examples that some run lacks count with the runs that have them.
+
+    Per example first, then the mean (Carlini et al. 2019): the smallest of the means would be too good.
+    """
+    found: dict[int, bool] = {}
+    for run in runs:
+        for index, right in run.items():
+            found[index] = found.get(index, True) and right
+    return found

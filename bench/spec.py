@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Literal
@@ -87,6 +87,16 @@ class RunSpec:
     def to_dict(self) -> dict[str, Any]:
         """Every resolved parameter that applies, as JSON values."""
         return {**asdict(self), "harness": HARNESS_VERSION}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> RunSpec:
+        """The run that `to_dict` wrote."""
+        parts = ("defense", "base", "network", "attack", "dataset", "surrogate")
+        made = {name: Part(**values[name]) for name in parts if values.get(name) is not None}
+        known = {f.name: values[f.name] for f in fields(RunSpec) if f.name in values}
+        return RunSpec(
+            **{**known, **made, "threat": ThreatModel(**values["threat"]), "game": GameSpec(**values["game"])}
+        )
 
     @cached_property
     def key(self) -> str:

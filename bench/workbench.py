@@ -94,6 +94,8 @@ class Workbench:
     def __init__(self, settings: Settings, report: Callable[[str], None] = lambda line: None) -> None:
         self.settings = settings
         self.cache = Cache(settings.cache_root)
+        #: where states of defenses in service are kept; another cache for a game that must be played anew
+        self.states = self.cache
         self.device = torch.device(settings.device)
         self.report = report
         self.place = digest(environment(settings.device))
@@ -171,7 +173,7 @@ class Workbench:
     def wrap(self, spec: RunSpec, defense: Defense) -> Serving:
         classes = self.task(spec.dataset).facts.num_classes
         identity = self.artefact(spec.fit_key)
-        return Serving(defense, identity, self.cache, classes, self.settings.checkpoint_s)
+        return Serving(defense, identity, self.states, classes, self.settings.checkpoint_s)
 
     def attack(self, spec: RunSpec) -> Attack:
         cls = registry.attacks.load(spec.attack.name)

@@ -15,6 +15,8 @@ COMMANDS = {
     "run": ("bench.cli.run:run", "Play attacks against defenses and keep the score."),
     "list": ("bench.cli.lists:list_things", "What exists: defenses, attacks, datasets, models, suites, runs."),
     "show": ("bench.cli.show:show", "One run, or one example of it."),
+    "verify": ("bench.cli.verify:verify", "Stored images and labels, then the games once more, row by row."),
+    "compare": ("bench.cli.verify:compare", "Two runs over the same inputs, by a paired test."),
     "check": ("bench.cli.check:check", "The contract, run against one plug-in."),
     "data": ("bench.cli.data:data", "Datasets: where they lie, fetched and verified."),
     "train": ("bench.cli.data:train", "Train a base and say how accurate it is."),

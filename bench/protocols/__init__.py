@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
-from bench.game import Chunk, Meter
+from bench.game import Chunk, Crafted, Meter
 from bench.spec import RunSpec
 from bench.workbench import Workbench
 
@@ -19,13 +20,25 @@ class Resume:
     digest: str = ""
 
 
-Play = Callable[[Workbench, RunSpec, int, Resume, Meter], Iterator[Chunk]]
+class Crafts(Protocol):
+    """Where the proposed images of a game come from."""
+
+    def at(self, places: list[int]) -> Crafted:
+        """Images for the points at these places of the seeded order."""
 
 
-def play(bench: Workbench, spec: RunSpec, game: int, resume: Resume, meter: Meter) -> Iterator[Chunk]:
-    """Play one game of a run from where it was left; yields its chunks in order."""
+Play = Callable[[Workbench, RunSpec, int, Resume, Meter, Crafts | None], Iterator[Chunk]]
+
+
+def play(
+    bench: Workbench, spec: RunSpec, game: int, resume: Resume, meter: Meter, given: Crafts | None = None
+) -> Iterator[Chunk]:
+    """Play one game of a run from where it was left; yields its chunks in order.
+
+    given: images that were crafted before; None: the attack crafts them.
+    """
     from bench.protocols.probe import play_probe
     from bench.protocols.stream import play_stream
 
     protocols: dict[str, Play] = {"stream": play_stream, "replay": play_stream, "probe": play_probe}
-    return protocols[spec.game.protocol](bench, spec, game, resume, meter)
+    return protocols[spec.game.protocol](bench, spec, game, resume, meter, given)

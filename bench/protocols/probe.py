@@ -15,13 +15,15 @@ from bench.draws import generator
 from bench.game import Chunk, ChunkMaker, Crafted, Meter, craft, make_row
 from bench.judge import admitted, rule
 from bench.oracle import Oracle
-from bench.protocols import Resume
+from bench.protocols import Crafts, Resume
 from bench.serving import Serving, seen_with
 from bench.spec import RunSpec
 from bench.workbench import Workbench
 
 
-def play_probe(bench: Workbench, spec: RunSpec, game: int, resume: Resume, meter: Meter) -> Iterator[Chunk]:
+def play_probe(
+    bench: Workbench, spec: RunSpec, game: int, resume: Resume, meter: Meter, given: Crafts | None = None
+) -> Iterator[Chunk]:
     """One trial: its own background, noise key and share of the victims."""
     places = victims(spec, game)
     if resume.rows >= len(places):
@@ -33,11 +35,14 @@ def play_probe(bench: Workbench, spec: RunSpec, game: int, resume: Resume, meter
     _serve_background(bench, serving, background[:p], meter)
 
     x, y = bench.points(spec, indices)
-    seen = seen_with(spec.threat.known, p, generator(spec.seed, "known", game))
     company = background[p + delay :] if spec.game.batch else None
-    observed = background[:p][seen.to(background.device)]
-    oracle = bench.oracle(spec, game, serving, observed, company)
-    crafted = _craft(bench, spec, oracle, places, meter)
+    if given is None:
+        seen = seen_with(spec.threat.known, p, generator(spec.seed, "known", game))
+        observed = background[:p][seen.to(background.device)]
+        oracle = bench.oracle(spec, game, serving, observed, company)
+        crafted = _craft(bench, spec, oracle, places, meter)
+    else:
+        crafted = given.at(places)
 
     _serve_background(bench, serving, background[p : p + delay], meter)
     rulings = rule(x, crafted.images, spec.threat, bench.attack(spec).kind == "budget")

@@ -15,13 +15,15 @@ from bench.contracts import BLOCK, labels_of
 from bench.draws import generator
 from bench.game import Chunk, ChunkMaker, Crafted, Meter, craft, make_row
 from bench.judge import admitted, rule
-from bench.protocols import Resume
+from bench.protocols import Crafts, Resume
 from bench.serving import Serving
 from bench.spec import RunSpec
 from bench.workbench import Workbench
 
 
-def play_stream(bench: Workbench, spec: RunSpec, game: int, resume: Resume, meter: Meter) -> Iterator[Chunk]:
+def play_stream(
+    bench: Workbench, spec: RunSpec, game: int, resume: Resume, meter: Meter, given: Crafts | None = None
+) -> Iterator[Chunk]:
     """One stream of all n examples; games after the first play a permuted stream with a noise key of their own."""
     serving = bench.serving(spec, spec.noise_key(game))
     places = stream_order(spec, game)
@@ -30,7 +32,7 @@ def play_stream(bench: Workbench, spec: RunSpec, game: int, resume: Resume, mete
         return
     if start and not serving.resume(resume.digest, resume.served):
         start = 0
-    crafts = _Crafts(bench, spec, game, serving, meter)
+    crafts = given or _Crafts(bench, spec, game, serving, meter)
     bounded = bench.attack(spec).kind == "budget"
     chunks = ChunkMaker(serving, bench.settings.chunk, bench.settings.checkpoint_s)
     step = {"static": BLOCK, "online": 1, "batch": spec.game.batch}[spec.kind]

@@ -1,0 +1,105 @@
+"""`bench verify` and `bench compare`: stored runs held against what happens, and against each other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from bench.cli.options import (
+    config_option,
+    data_option,
+    db_option,
+    device_option,
+    json_option,
+    open_session,
+    plugin_option,
+    unused_data_option,
+)
+
+#: rows that are named in a table before the rest is only counted
+SHOWN = 20
+
+
+@click.command()
+@click.argument("run")
+@device_option
+@json_option
+@db_option
+@data_option
+@plugin_option
+@config_option
+def verify(
+    run: str,
+    device: str,
+    as_json: bool,
+    db: str | None,
+    data_dir: str | None,
+    plugins: tuple[str, ...],
+    config: str | None,
+) -> int:
+    """Stored images and labels against their hashes, then the games once more. Exit code 1 if anything differs."""
+    session = open_session(config, plugins)
+    store = session.store(db)
+    record = store.resolve(run)
+    from bench.data.files import data_dir as data_folder
+    from bench.verify import verify as verify_run
+    from bench.workbench import Workbench, one_thread, pick_device
+
+    one_thread()
+    settings = session.settings(session.db(db), data_folder(data_dir), pick_device(device), 1)
+    found = verify_run(store, record, Workbench(settings))
+    if as_json:
+        click.echo(json.dumps({**asdict(found), "holds": found.holds}))
+        return int(not found.holds)
+    name = f"{record.spec['defense']['name']} / {record.spec['attack']['name']} / {record.spec['dataset']['name']}"
+    click.echo(f"{record.key[:12]} {name}: {found.rows} rows, {found.images} images, {found.games} games played again")
+    lines = [f"game {bad.game}, position {bad.position}, example {bad.index}: {bad.what}" for bad in found.bad]
+    lines += [f"game {game} was not played again: {reason}" for game, reason in found.left_out.items()]
+    lines += [
+        f"game {d.game}, position {d.position}, example {d.index}: {d.fact} was {d.stored}, now {d.found}"
+        for d in found.differences
+    ]
+    for line in lines[:SHOWN]:
+        click.echo(f"  {line}")
+    if len(lines) > SHOWN:
+        click.echo(f"  ... and {len(lines) - SHOWN} more; see --json")
+    if found.holds:
+        click.echo("It holds: zero differences.")
+    return int(not found.holds)
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@json_option
+@db_option
+@unused_data_option
+@config_option
+def compare(a: str, b: str, as_json: bool, db: str | None, config: str | None) -> int:
+    """The difference of two runs over the same inputs, by a paired test."""
+    session = open_session(config)
+    store = session.store(db)
+    from bench.compare import compare_runs
+
+    found = compare_runs(store, store.resolve(a), store.resolve(b))
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+        return 0
+    from bench.cli.tables import print_table
+
+    d = found.difference
+    facts = {
+        f"A {found.a[:12]}": found.a_says,
+        f"B {found.b[:12]}": found.b_says,
+        "inputs": f"{found.n} examples, the same in both",
+        "robust % A": f"{100 * found.a_value:.1f}",
+        "robust % B": f"{100 * found.b_value:.1f}",
+        "B - A, points": f"{100 * d.value:+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})",
+        "right only in A, only in B": f"{d.only_a}, {d.only_b}",
+        "p": f"{d.p_value:.3g}",
+        "by": d.method,
+    }
+    print_table("comparison", ("fact", "value"), [[k, v] for k, v in facts.items()])
+    return 0
