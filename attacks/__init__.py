@@ -40,6 +40,7 @@ def register() -> None:
             "query:HopSkipJump",
             "boundary walk with labels, within a budget of queries (Chen et al. 2020)",
         ),
+        ("hopskipjump-linf", "query:HopSkipJumpLinf", "the same, for the smallest linf perturbation"),
     ):
         register_attack(
             name,
@@ -59,6 +60,7 @@ def register() -> None:
         "attacks.pgd:PGD",
         summary="PGD on the exact adapted weights",
         preset={"weights": "adapted", "bank": True, "known": 1.0, "delay": 0},
+        free=("randomness",),
         protocol="probe",
     )
     register_attack(

@@ -3,8 +3,8 @@
 square       Andriushchenko, Croce, Flammarion, Hein: Square Attack, ECCV 2020: random squares of +-eps that lower the
              margin; needs the defense's scores; linf, within the radius.
 hopskipjump  Chen, Jordan, Wainwright: HopSkipJumpAttack, IEEE S&P 2020: walks along the decision boundary towards the
-             input; needs labels only; minimal in l2. ART draws its start from a generator that it seeds itself, so the
-             start is found here, with the example's own generator.
+             input; needs labels only; minimal in l2, as hopskipjump-linf is in linf. ART draws its start from a
+             generator that it seeds itself, so the start is found here, with the example's own generator.
 
 Both live within the threat model's budget of queries per example. Every answer is remembered: a repeated image is not
 asked again (ART's Square asks three times what it knows), and what is returned is the best image that was asked, not
@@ -45,11 +45,11 @@ class _Spent(Exception):
 class _Asked:
     """Answers of the deployed defense about x (N, C, H, W), y (N,), within the budget; remembers the best image."""
 
-    def __init__(self, oracle: Oracle, x: Tensor, y: Tensor, minimal: bool) -> None:
+    def __init__(self, oracle: Oracle, x: Tensor, y: Tensor, norm: Norm | None = None) -> None:
         self.oracle, self.x, self.y = oracle, x, y
-        self.minimal = minimal
+        self.norm = norm
         self.best = x.clone()
-        #: what the best image has: the margin, or among fooling images the l2 distance; smaller is better
+        #: what the best image has: the margin, or with a norm the distance of fooling images; smaller is better
         self.score = torch.full((len(x),), torch.inf)
         self._known: list[dict[bytes, NDArray[np.float32]]] = [{} for _ in range(len(x))]
         self._last: list[NDArray[np.float32] | None] = [None] * len(x)
@@ -87,10 +87,10 @@ class _Asked:
         points = torch.from_numpy(images[list(fresh.values())]).to(self.x)
         logits = self.oracle.query(points, rows).float().cpu()
         gaps = margins(logits, self.y[rows].cpu())
-        far = (points - self.x[rows]).flatten(1).norm(dim=1).cpu()
+        far = (points - self.x[rows]).flatten(1).norm(dim=1, p=np.inf if self.norm == "linf" else 2).cpu()
         for i, (row, key) in enumerate(fresh):
             self._known[row][key] = logits[i].numpy()
-            score = (far[i] if gaps[i] < 0 else torch.inf) if self.minimal else gaps[i]
+            score = (far[i] if gaps[i] < 0 else torch.inf) if self.norm else gaps[i]
             if score < self.score[row]:
                 self.score[row] = score
                 self.best[row] = points[i]
@@ -154,7 +154,7 @@ class Square(QueryAttack):
         threat = oracle.threat
         if threat.eps == 0:
             return x
-        asked = _Asked(oracle, x, y, minimal=False)
+        asked = _Asked(oracle, x, y)
         classes = asked.ask(x.cpu().numpy(), list(range(len(x)))).shape[1]
         engine = SquareAttack(
             asked.classifier(classes), norm=np.inf, eps=threat.eps, max_iter=threat.queries, p_init=self.params.p_init,
@@ -186,7 +186,7 @@ class HopSkipJump(QueryAttack):
     norm: ClassVar[Norm] = "l2"
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
-        asked = _Asked(oracle, x, y, minimal=True)
+        asked = _Asked(oracle, x, y, self.norm)
         for row in range(len(x)):
             try:
                 with seeded(draws.of([row])):
@@ -205,9 +205,14 @@ class HopSkipJump(QueryAttack):
         if start is None:
             return
         engine = ArtHopSkipJump(
-            asked.classifier(logits.shape[1], row), norm=2, max_iter=params.max_iter, max_eval=params.max_eval,
-            init_eval=min(params.init_eval, params.max_eval), init_size=params.init_size, verbose=False,
-        )  # fmt: skip
+            asked.classifier(logits.shape[1], row),
+            norm=np.inf if self.norm == "linf" else 2,
+            max_iter=params.max_iter,
+            max_eval=params.max_eval,
+            init_eval=min(params.init_eval, params.max_eval),
+            init_size=params.init_size,
+            verbose=False,
+        )
         engine.generate(x, y=np.eye(logits.shape[1])[[label]], x_adv_init=start)
 
     def _start(self, asked: _Asked, row: int, label: int, draws: Draws) -> NDArray[np.float32] | None:
@@ -224,3 +229,9 @@ class HopSkipJump(QueryAttack):
             if asked.ask(image[None].numpy(), [row])[0].argmax() != label:
                 return image[None].numpy()
         return None
+
+
+class HopSkipJumpLinf(HopSkipJump):
+    """The same walk for the smallest linf perturbation."""
+
+    norm: ClassVar[Norm] = "linf"

@@ -44,7 +44,7 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
         "dataset": spec["dataset"]["name"],
         "norm": threat.norm,
         "eps": threat.eps,
-        "n": spec["n"],
+        "n": spec["n"] if spec.get("chosen") is None else len(spec["chosen"]),
         "seed": spec["seed"],
         "protocol": protocol,
         "clean_accuracy": _estimate(clean_accuracy(rows, static, protocol, clean)),
@@ -118,6 +118,13 @@ def flags(store: Store, record: RunRecord, rows: Sequence[Row]) -> list[dict[str
             f"First: example {broken[0].index}: {broken[0].violation}."
         )
         found.append({"id": "V1", "value": len(broken), "message": message})
+    chosen = record.spec.get("chosen")
+    if chosen is not None:
+        message = (
+            f"attacked only the {len(chosen)} of {record.spec['n']} examples that other attacks had left, so its share "
+            f"is theirs and not that of a fair draw; not ranked."
+        )
+        found.append({"id": "survivors", "value": len(chosen), "message": message})
     if rows and record.spec["game"]["protocol"] != "probe" and not clean_answers(store, record):
         pair = None if record.clean_key is None else store.find(record.clean_key)
         state = "is not there" if pair is None else f"is {pair.status}{f': {pair.reason}' if pair.reason else ''}"

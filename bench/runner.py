@@ -291,7 +291,7 @@ def expected_rows(spec: RunSpec) -> int:
     """How many rows a finished run has."""
     if spec.game.protocol == "probe":
         return sum(len(victims(spec, game)) for game in range(spec.game.trials))
-    return spec.n * spec.game.repeats
+    return len(spec.places) * spec.game.repeats
 
 
 def run_all(

@@ -83,6 +83,8 @@ class RunSpec:
     seed: int
     #: the network of the attacker's surrogate, where the threat model grants one
     surrogate: Part | None = None
+    #: places of the seeded order, all below n, that are attacked, such as those that earlier attacks left; None: all n
+    chosen: tuple[int, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Every resolved parameter that applies, as JSON values."""
@@ -94,6 +96,8 @@ class RunSpec:
         parts = ("defense", "base", "network", "attack", "dataset", "surrogate")
         made = {name: Part(**values[name]) for name in parts if values.get(name) is not None}
         known = {f.name: values[f.name] for f in fields(RunSpec) if f.name in values}
+        if known.get("chosen") is not None:
+            known["chosen"] = tuple(known["chosen"])
         return RunSpec(
             **{**known, **made, "threat": ThreatModel(**values["threat"]), "game": GameSpec(**values["game"])}
         )
@@ -145,7 +149,8 @@ class RunSpec:
     @property
     def crafted_on_base(self) -> bool:
         """The attack's images do not depend on the runtime defense: they are crafted once and cached."""
-        return self.threat.weights in ("trained", "surrogate") and not self.threat.queries
+        whole = self.chosen is None  # blocks of a choice are its own
+        return whole and self.threat.weights in ("trained", "surrogate") and not self.threat.queries
 
     @property
     def sees_state(self) -> bool:
@@ -159,9 +164,14 @@ class RunSpec:
         return [int(i) for i in rng.permutation(self.test_size)]
 
     @property
+    def places(self) -> list[int]:
+        """Places in the seeded order of the examples that are attacked."""
+        return list(range(self.n)) if self.chosen is None else list(self.chosen)
+
+    @property
     def indices(self) -> list[int]:
-        """Test indices of the n examples."""
-        return self.order[: self.n]
+        """Test indices of the examples that are attacked."""
+        return [self.order[place] for place in self.places]
 
     def noise_key(self, game: int) -> int:
         """Noise key of serving in one game."""
@@ -177,4 +187,4 @@ class RunSpec:
             return None
         threat = ThreatModel(norm="linf", eps=0.0, weights="none")
         game = replace(self.game, protocol="stream")
-        return replace(self, attack=clean, attack_kind="budget", threat=threat, game=game, surrogate=None)
+        return replace(self, attack=clean, attack_kind="budget", threat=threat, game=game, surrogate=None, chosen=None)

@@ -102,6 +102,25 @@ class ThreatModel:
         return "; ".join(parts)
 
 
+#: kinds of knowledge, weakest first, in which robust accuracy is summed up
+Tier = Literal["gray-black-box", "train-time", "aware-realistic", "aware-full"]
+
+
+def tier_of(threat: ThreatModel) -> Tier:
+    """What the attacker knows of the defense, as one of four.
+
+    gray-black-box   nothing but answers, or a network of its own
+    train-time       the trained weights, and not what the defense has become since
+    aware-realistic  the defense as it was some inputs ago (delay), or a copy that saw a part of the stream (known)
+    aware-full       the defense as it serves now, or a copy that sees all that the attacker itself sends
+    """
+    if threat.weights in ("none", "surrogate"):
+        return "gray-black-box"
+    if threat.weights == "trained":
+        return "train-time"
+    return "aware-realistic" if threat.delay or threat.known < 1 else "aware-full"
+
+
 def convert(key: str, value: Any, kind: type) -> Any:
     """`value` as a `kind`, where strings come from a command line or a TOML file."""
     if kind is float:

@@ -41,7 +41,7 @@ class AntiAdversary(StaticDefense):
 
     def fit(self, task: Task, base: Defense | None, context: Context) -> None:
         assert isinstance(base, Base)
-        self._moved = _Moved(base.network, self.params.steps, self.params.step_size)
+        self._moved = _Moved(base.network, self.params.steps, self.params.step_size).eval()
         self.noise_key = context.noise_key
 
     def predict(self, x: Tensor) -> Tensor:

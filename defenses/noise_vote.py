@@ -72,7 +72,7 @@ class NoiseVote(StaticDefense):
 
     def proxy(self) -> nn.Module:
         params = self.params
-        return _Smoothed(frozen_copy(self._network), params.sigma, params.proxy_samples, self.noise_key)
+        return _Smoothed(frozen_copy(self._network), params.sigma, params.proxy_samples, self.noise_key).eval()
 
 
 class _Smoothed(nn.Module):

@@ -105,7 +105,7 @@ class NearestVote(StaticDefense):
         each = max(params.proxy_neighbours // self._classes, FEWEST)
         if "classes" not in self._soft:  # shared by all forks; made for the first attacker who asks
             self._soft["classes"] = class_indexes(self._bank.index, self._bank.labels, self._classes, self._spoken)
-        return SoftKNN(frozen_copy(self._network), self._soft["classes"], each, params.proxy_temperature)
+        return SoftKNN(frozen_copy(self._network), self._soft["classes"], each, params.proxy_temperature).eval()
 
 
 class _ClassIndex:

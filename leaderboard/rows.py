@@ -80,7 +80,7 @@ def _row(result: dict[str, Any]) -> LeaderboardRow:
         answer_s=result["answer_s"],
         seconds=result["seconds"]["total"],
         flags=tuple((flag["id"], flag["message"]) for flag in result["flags"]),
-        ranked=done and not any(flag["id"] == "V1" for flag in result["flags"]),
+        ranked=done and not any(flag["id"] in ("V1", "survivors") for flag in result["flags"]),
     )
 
 

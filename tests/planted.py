@@ -442,3 +442,42 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.factor
+
+
+class Softmaxed(Wrapped):
+    """Answers with probabilities."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        return super().answer(x).softmax(1)
+
+    def proxy(self) -> nn.Module:
+        return nn.Sequential(copy.deepcopy(self.network), nn.Softmax(dim=1)).eval()
+
+
+class OrderDependent(Counting):
+    """Answers with the label that the clock shows."""
+
+    randomised: ClassVar[bool] = False
+
+    def answer_one(self, x: Tensor) -> Tensor:
+        logits = torch.zeros(1, 10)
+        logits[0, self.t % 10] = 1.0
+        self.t += 1
+        return logits
+
+
+class LeftTraining(Wrapped):
+    """Holds a module that was left in training mode."""
+
+    def fit(self, task: Any, base: Defense | None, context: Context) -> None:
+        super().fit(task, base, context)
+        self.network = nn.Sequential(copy.deepcopy(self.network), nn.Identity()).train()
+        self.network[0].eval()
+
+
+class ReturnsStart(Attack):
+    """Looks at the network and returns x."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        oracle.model()(x)
+        return x

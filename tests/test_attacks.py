@@ -160,7 +160,7 @@ def points() -> tuple[nn.Module, Tensor, Tensor]:
 def test_a_repeated_image_is_not_asked_again_and_a_spent_budget_ends_it(points) -> None:
     network, x, y = points
     oracle = query_oracle(network, x, y, queries=2)
-    asked = _Asked(oracle, x, y, minimal=False)
+    asked = _Asked(oracle, x, y)
     first = asked.ask(x.numpy(), [0, 1, 2, 3])
     again = asked.ask(np.concatenate([x.numpy(), x.numpy()]), [0, 1, 2, 3, 0, 1, 2, 3])
     assert np.array_equal(first, again[:4]) and oracle.ledger.queries.tolist() == [1, 1, 1, 1]
@@ -241,7 +241,7 @@ def test_an_attack_that_turns_in_circles_is_ended(points) -> None:
     """ART halves a step for ever where the current image is no longer adversarial; it asks nothing new then."""
     network, x, y = points
     oracle = query_oracle(network, x, y, queries=1000)
-    asked = _Asked(oracle, x, y, minimal=True)
+    asked = _Asked(oracle, x, y, "l2")
     with pytest.raises(_Spent):
         for _ in range(1000):
             asked.ask(x.numpy()[:1], [0])

@@ -15,6 +15,7 @@ COMMANDS = {
     "run": ("bench.cli.run:run", "Play attacks against defenses and keep the score."),
     "list": ("bench.cli.lists:list_things", "What exists: defenses, attacks, datasets, models, suites, runs."),
     "show": ("bench.cli.show:show", "One run, or one example of it."),
+    "audit": ("bench.cli.audit:audit", "The attack battery and the checks: is a defense's number to be believed?"),
     "verify": ("bench.cli.verify:verify", "Stored images and labels, then the games once more, row by row."),
     "compare": ("bench.cli.verify:compare", "Two runs over the same inputs, by a paired test."),
     "check": ("bench.cli.check:check", "The contract, run against one plug-in."),

@@ -5,7 +5,7 @@ more background points are served, then the victims are answered from that one s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -74,15 +74,16 @@ def play_probe(
 
 def victims(spec: RunSpec, game: int) -> list[int]:
     """Places in the seeded order of one trial's victims: every `trials`-th, so that a smaller n is a prefix."""
-    return list(range(game, spec.n, spec.game.trials))
+    return [place for place in spec.places if place % spec.game.trials == game]
 
 
 def background_of(spec: RunSpec, game: int) -> list[int]:
     """Test indices of one trial's background, in the order of service: p, then delay, then the rest of a batch.
 
-    Disjoint from the trial's victims; backgrounds of different trials may overlap. A longer delay extends a shorter.
+    Disjoint from the trial's victims, also where only some are chosen; backgrounds of different trials may overlap. A
+    longer delay extends a shorter.
     """
-    own = {spec.order[place] for place in victims(spec, game)}
+    own = {spec.order[place] for place in victims(replace(spec, chosen=None), game)}
     shuffled = torch.randperm(spec.test_size, generator=generator(spec.seed, "background", game)).tolist()
     count = spec.game.p + spec.threat.delay + max(spec.game.batch - 1, 0)
     return [i for i in shuffled if i not in own][:count]

@@ -28,7 +28,7 @@ def play_stream(
     serving = bench.serving(spec, spec.noise_key(game))
     places = stream_order(spec, game)
     start = resume.rows
-    if start >= spec.n:
+    if start >= len(places):
         return
     if start and not serving.resume(resume.digest, resume.served):
         start = 0
@@ -38,7 +38,7 @@ def play_stream(
     step = {"static": BLOCK, "online": 1, "batch": spec.game.batch}[spec.kind]
     if spec.kind == "batch" and spec.n % step:
         meter.flags["short-batch"] = f"the last batch of a game holds {spec.n % step} of {step} points"
-    for first in range(start - start % step, spec.n, step):
+    for first in range(start - start % step, len(places), step):
         here = places[first : first + step]
         indices = [spec.order[place] for place in here]
         x, y = bench.points(spec, indices)
@@ -67,7 +67,7 @@ def play_stream(
 def stream_order(spec: RunSpec, game: int) -> list[int]:
     """Places in the seeded order, as they come in a game: as they are in the first, permuted in later ones."""
     if game == 0:
-        return list(range(spec.n))
+        return spec.places
     return [int(i) for i in torch.randperm(spec.n, generator=generator(spec.seed, "order", game))]
 
 
@@ -87,7 +87,7 @@ class _Crafts:
         deployed = None if spec.game.protocol == "replay" else serving
         self._oracle = bench.oracle(spec, game, deployed)
         #: the order that blocks are cut from: a replayed sequence is crafted as it will be served
-        self._order = stream_order(spec, game) if spec.game.protocol == "replay" else list(range(spec.n))
+        self._order = stream_order(spec, game) if spec.game.protocol == "replay" else spec.places
         self._where = {place: i for i, place in enumerate(self._order)}
         self._late = spec.sees_state and spec.kind != "static" and spec.game.protocol == "stream"
         self._blocks: dict[int, Crafted] = {}

@@ -23,7 +23,7 @@ from bench.game import Meter, Row
 from bench.protocols import Resume
 from bench.spec import RunSpec
 from bench.store.schema import connect, file_of, parse_url
-from bench.store.tables import ExampleRow, GameRow, ImageRow, RunRow, SuiteRow
+from bench.store.tables import AuditRow, ExampleRow, GameRow, ImageRow, RunRow, SuiteRow
 
 #: seconds without a heartbeat after which a run on another host is taken for dead
 LEASE_S = 60.0
@@ -344,6 +344,18 @@ class Store:
                 .order_by(RunRow.created, RunRow.key)
             )  # fmt: skip
             return [_record(run) for run in found]
+
+    def put_audit(self, key: str, result: dict[str, Any], provenance: dict[str, Any]) -> None:
+        """Keep the verdict of an audit; a later one of the same runs takes its place."""
+        cell = {name: result[name] for name in ("defense", "base", "dataset", "budget")}
+        row = AuditRow(key=key, **cell, result=result, provenance=provenance, created=time.time())
+        with Session(self._engine) as session, session.begin():
+            session.merge(row)
+
+    def audits(self) -> list[dict[str, Any]]:
+        """The verdicts of all audits, oldest first."""
+        with Session(self._engine) as session:
+            return [row.result for row in session.scalars(select(AuditRow).order_by(AuditRow.created, AuditRow.key))]
 
     def image_files(self, key: str) -> list[tuple[int, int, int, str]]:
         """(game, start, count, file) of the proposed images of a run."""

@@ -89,6 +89,21 @@ class ExampleRow(Table):
     neighbours: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
+class AuditRow(Table):
+    """The verdict of an audit, as `bench audit --json` prints it, with the keys of its runs."""
+
+    __tablename__ = "audits"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    defense: Mapped[str] = mapped_column(String(200))
+    base: Mapped[str] = mapped_column(String(200))
+    dataset: Mapped[str] = mapped_column(String(200))
+    budget: Mapped[str] = mapped_column(String(16))
+    result: Mapped[dict[str, Any]]
+    provenance: Mapped[dict[str, Any]]
+    created: Mapped[float] = mapped_column(Float(53))
+
+
 class SuiteRow(Table):
     """A run that was asked for as part of a suite; noted before it begins, so without a foreign key."""
 

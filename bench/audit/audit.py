@@ -1,0 +1,297 @@
+"""An audit from its plan to its verdict. Its steps are ordinary runs, so it resumes and its rows can be looked at."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, get_args
+
+import torch
+
+from bench import registry
+from bench.audit.battery import Budget, Step, Subject, battery
+from bench.audit.behaviour import behaviour
+from bench.audit.findings import Finding, finding
+from bench.audit.strength import Played, belief, comparisons, gain, planted, settled, silent
+from bench.audit.verdict import gain_over_base, tier_verdict
+from bench.cache import digest
+from bench.checks.defense import DefenseSubject
+from bench.compare import outcome_of
+from bench.config import Config
+from bench.draws import Draws
+from bench.game import craft
+from bench.plan import Planned, Request, plan
+from bench.runner import Listener, run_all
+from bench.spec import RunSpec
+from bench.store import Store
+from bench.threat import Tier, tier_of
+from bench.workbench import Settings, Workbench, facts_of
+
+#: points on which behaviour is measured: of a static defense, and of one that answers slowly
+POINTS, SLOW_POINTS = 100, 20
+#: points of the binarisation test
+PLANTED = 20
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What will be played: each step with its run, in the battery's order."""
+
+    defense: str
+    base: str
+    dataset: str
+    budget: Budget
+    steps: list[Step]
+    planned: dict[str, Planned]
+
+    @property
+    def main(self) -> RunSpec:
+        """The direct attack: PGD on what answers."""
+        return self.planned["pgd-skip"].spec
+
+    @property
+    def key(self) -> str:
+        return digest(["audit", self.budget, *(item.spec.key for item in self.planned.values())])
+
+
+def prepare(
+    defense: str,
+    base: str,
+    dataset: str,
+    budget: Budget,
+    config: Config,
+    settings: Settings,
+    *,
+    seed: int | None = None,
+    n: int | None = None,
+    sets: Mapping[str, Any] | None = None,
+) -> Audit:
+    """Plan an audit. Raises what planning raises."""
+    entry = registry.defenses[defense]
+    cls = entry.load()
+    subject = Subject(cls.kind, entry.base, cls.randomised)
+    base = defense if entry.base else base or config.run.base
+    dataset = dataset or config.run.dataset
+    facts, given = facts_of(settings.data_dir), dict(sets or {})
+    planned: dict[str, Planned] = {}
+    steps = battery(subject, budget)
+    if n is not None:
+        steps = [replace(step, n=min(step.n, n)) for step in steps]
+    radius = 0.0
+    for step in steps:
+        own = {k: v for k, v in given.items() if not (step.on_base and k.startswith("defense."))}
+        request = Request(
+            defenses=(base if step.on_base else defense,),
+            attacks=(step.attack,),
+            bases=() if entry.base or step.on_base else (base,),
+            datasets=(dataset,),
+            eps=() if step.eps == 1.0 else (_bounded(radius, step.eps),),
+            seeds=() if seed is None else (seed,),
+            n=step.n,
+            sets={**own, **step.sets},
+        )
+        planned[step.name] = plan([request], config, facts)[0]
+        radius = radius or planned[step.name].spec.threat.eps
+    return Audit(defense, base, dataset, budget, steps, planned)
+
+
+def _bounded(radius: float, factor: float) -> float:
+    """A radius in linf; of factor 0, one that reaches every image of the box."""
+    return min(radius * factor, 1.0) if factor else 1.0
+
+
+class Player:
+    """Plays an audit."""
+
+    def __init__(self, audit: Audit, store: Store, settings: Settings, listener: Listener) -> None:
+        self.audit = audit
+        self._store = store
+        self._settings = settings
+        self._listener = listener
+        self.bench = Workbench(settings)
+        self.played: dict[str, Played] = {}
+        #: why a step was not played, by its name
+        self.left_out: dict[str, str] = {}
+        self.runs: dict[str, str] = {}
+
+    def fit(self) -> None:
+        """Train and prepare what all steps need."""
+        run_all([self.audit.planned["fgsm"]], self._store, self._settings, listener=self._listener)
+
+    def costs(self) -> dict[str, float]:
+        """Seconds that each step will roughly take on one process, from what an answer and a gradient take here."""
+        spec = self.audit.main
+        defense = self.bench.serving(spec, 0).defense
+        x, _ = self.bench.points(spec, spec.indices[: max(spec.game.batch, 2)])
+        answer_s = _timed(lambda: defense.predict(x)) / len(x)
+        proxy, many = defense.proxy(), self.bench.points(spec, spec.indices)[0]
+        labels = torch.zeros(len(many), dtype=torch.int64, device=many.device)
+
+        def gradient() -> None:
+            z = many.clone().requires_grad_(True)
+            torch.nn.functional.cross_entropy(proxy(z), labels).backward()
+
+        _timed(gradient)
+        pass_s = _timed(gradient) / len(many)
+        return {
+            step.name: _cost(step, self.audit.planned[step.name].spec, answer_s, pass_s) for step in self.audit.steps
+        }
+
+    def play(self) -> None:
+        """All steps: first those that attack every example, then the others on what is left."""
+        first = [step for step in self.audit.steps if not step.survivors]
+        run_all([self.audit.planned[step.name] for step in first], self._store, self._settings, listener=self._listener)
+        for step in first:
+            self._take(step, self.audit.planned[step.name].spec)
+        for step in (step for step in self.audit.steps if step.survivors):
+            planned = self.audit.planned[step.name]
+            left = self._left(step, planned.spec)
+            if not left:
+                self.left_out[step.name] = "nothing was left to attack"
+                continue
+            spec = planned.spec if len(left) == planned.spec.n else replace(planned.spec, chosen=tuple(left))
+            run_all([Planned(spec, planned.clean)], self._store, self._settings, listener=self._listener)
+            self._take(step, spec)
+
+    def _left(self, step: Step, spec: RunSpec) -> list[int]:
+        """Places in the seeded order of the examples that stand in the step's tier."""
+        verdict = tier_verdict(self._tiers(), self.played, tier_of(spec.threat), None)
+        broken = {int(index) for index, name in (verdict or {"examples": {}})["examples"].items() if name is not None}
+        return [place for place in range(step.n) if spec.order[place] not in broken]
+
+    def _take(self, step: Step, spec: RunSpec) -> None:
+        """Read what a step's run has written."""
+        record = self._store.find(spec.key)
+        assert record is not None
+        self.runs[step.name] = record.key
+        if record.status != "DONE":
+            self.left_out[step.name] = f"{record.status}: {record.reason}"
+            return
+        rows = self._store.rows(record.key)
+        outcome = {index: right for (_, index), right in outcome_of(self._store, record, rows).items()}
+        self.played[step.name] = Played(outcome, rows)
+
+    def _tiers(self) -> list[tuple[str, Tier]]:
+        """Steps that count, with their tier, in the battery's order."""
+        return [(s.name, tier_of(self.audit.planned[s.name].spec.threat)) for s in self.audit.steps if s.counts]
+
+    # -- the verdict ------------------------------------------------------------------------------------------------
+
+    def result(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        audit, main = self.audit, self.audit.main
+        trials = None
+        if main.kind != "static":
+            trials = {index: place % main.game.trials for place, index in enumerate(main.order)}
+        tiers = self._tiers()
+        verdicts = {name: tier_verdict(tiers, self.played, name, trials) for name in get_args(Tier)}
+        difference, findings = self._gain(trials)
+        findings = [*self._behaviour(), *self._strength(), *findings]
+        return {
+            "defense": audit.defense,
+            "base": audit.base,
+            "dataset": audit.dataset,
+            "budget": audit.budget,
+            "eps": main.threat.eps,
+            "norm": main.threat.norm,
+            "n": main.n,
+            "seed": main.seed,
+            "clean_accuracy": self._clean(),
+            "verdict": {name: verdict for name, verdict in verdicts.items() if verdict is not None},
+            "gain": difference,
+            "checks": [asdict(found) for found in findings],
+            "flags": [found.id for found in findings if found.tripped],
+            "runs": self.runs,
+            "left_out": self.left_out,
+        }
+
+    def _clean(self) -> float | None:
+        rows = self.played["pgd-skip"].rows if "pgd-skip" in self.played else []
+        right = [row.clean_answer == row.label for row in rows if row.clean_answer is not None]
+        return sum(right) / len(right) if right else None
+
+    def _gain(self, trials: Mapping[int, int] | None) -> tuple[dict[str, Any] | None, list[Finding]]:
+        if not (names := [name for name in ("base: pgd-skip", "base: pgd", "base: autoattack") if name in self.played]):
+            return None, []
+        own = [self.played[step.name].outcome for step in self.audit.steps if step.counts and step.name in self.played]
+        found = gain_over_base(own, [self.played[name].outcome for name in names], trials)
+        if found is None:
+            return None, []
+        ours, theirs, difference = found
+        times = self._answer_s("pgd") / max(self._answer_s("base: pgd"), 1e-9)
+        described = {"defense": ours, "base": theirs, "difference": asdict(difference), "times_the_base": times}
+        return described, [gain(difference, times)]
+
+    def _answer_s(self, name: str) -> float:
+        rows = self.played[name].rows if name in self.played else []
+        return float(torch.tensor([row.defense_s for row in rows]).median()) if rows else math.nan
+
+    def _behaviour(self) -> list[Finding]:
+        main = self.audit.main
+        count = (
+            POINTS
+            if main.kind == "static"
+            else max(SLOW_POINTS // max(main.game.batch, 1), 2) * max(main.game.batch, 1)
+        )
+        subject = DefenseSubject(self.bench, replace(main, n=min(count, main.test_size)))
+        return behaviour(subject)
+
+    def _strength(self) -> list[Finding]:
+        violations = sum(bool(row.violation) for played in self.played.values() for row in played.rows)
+        found = [finding("V1", violations, f"{violations} in all steps")]
+        aware = [name for name, tier in self._tiers() if tier == "aware-full" and name in self.played]
+        whole = [name for name in aware if len(self.played[name].outcome) == self.audit.main.n]
+        if whole:
+            strongest = min(whole, key=lambda name: sum(self.played[name].outcome.values()))
+            found += [one for one in (belief(self.played, strongest),) if one is not None]
+        found += comparisons(self.played, self.audit.base)
+        found += [one for one in (silent(self.played, "pgd-skip"),) if one is not None]
+        return found + self._direct()
+
+    def _direct(self) -> list[Finding]:
+        """The checks that look at the direct attack while it works: the curve of its loss, and planted points."""
+        spec = self.audit.main
+        if not registry.defenses.load(spec.defense.name).differentiable:
+            return []
+        spec = replace(spec, n=min(spec.n, PLANTED))
+        serving = self.bench.serving(spec, spec.noise_key(0))
+        x, y = self.bench.points(spec, spec.indices)
+        oracle = self.bench.oracle(spec, 0, serving)
+        craft(self.bench.attack(spec), oracle, x, y, spec, spec.indices)
+        curve = settled(oracle.trace, len(x), "pgd-skip")
+        params, draws = spec.attack.params, Draws(spec.seed, "audit", spec.indices)
+        made = planted(serving.defense.proxy(), x, spec.threat, params["steps"], params["rel_step_size"], draws)
+        return [made] if curve is None else [curve, made]
+
+
+def _timed(work: Any) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _cost(step: Step, spec: RunSpec, answer_s: float, pass_s: float) -> float:
+    """Seconds of a step, roughly: gradient passes and answers that its attack asks for, and what the game serves."""
+    params, game, threat = spec.attack.params, spec.game, spec.threat
+    steps = params.get("steps", 1) * params.get("restarts", 1)
+    passes, answers = float(steps), 1.0
+    if "square_queries" in params:
+        passes = params["steps"] * (1 + 2 * params["target_classes"]) + params["square_queries"] / 3
+    if "rounds" in params:
+        passes, answers = (
+            steps * params["rounds"] * (1 if step.attack == "fpa" else params["rounds"] / 2),
+            2 * params["rounds"],
+        )
+    if "samples" in params:
+        passes, answers = steps * params["samples"], 1.0 + params["samples"]
+    if step.attack.startswith("bpda"):
+        answers += steps
+    if "draws" in params:
+        passes = params["draws"] / 3
+    answers += threat.queries
+    if step.on_base:
+        answers = 0.0
+    background = (game.p + threat.delay) * game.trials if game.protocol == "probe" else 0
+    return step.n * (passes * pass_s + answers * answer_s) + background * answer_s * (not step.on_base)

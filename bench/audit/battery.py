@@ -1,0 +1,127 @@
+"""Which attacks an audit plays, from cheap to expensive, with what budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+Budget = Literal["quick", "standard", "full"]
+
+#: how much of everything a budget has. n: examples; few: examples of what is dear against a defense that adapts
+SIZES: dict[str, dict[str, int]] = {
+    "quick": {"n": 30, "few": 10, "queries": 100, "hops": 200, "draws": 1000, "asked": 20, "rounds": 3, "square": 200,
+              "steps": 20},
+    "standard": {"n": 100, "few": 20, "queries": 300, "hops": 300, "draws": 10_000, "asked": 200, "rounds": 10,
+                 "square": 1000, "steps": 100},
+    "full": {"n": 200, "few": 40, "queries": 1000, "hops": 1000, "draws": 10_000, "asked": 200, "rounds": 10,
+             "square": 5000, "steps": 100},
+}  # fmt: skip
+BUDGETS = tuple(SIZES)
+
+#: the direct attack: its steps together are four or five radii long, so that a pixel can cross the ball and settle
+DIRECT: dict[str, dict[str, Any]] = {
+    "quick": {"attack.steps": 40, "attack.rel_step_size": 0.1},
+    "standard": {"attack.steps": 100, "attack.rel_step_size": 0.05},
+    "full": {"attack.steps": 100, "attack.rel_step_size": 0.05},
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of an audit.
+
+    name       unique in the audit; what checks refer to
+    counts     its examples enter the worst case; else it only serves a check
+    survivors  it attacks only what the steps before it left
+    on_base    it is played against the base alone
+    eps        factor of the radius, or 0 for no bound
+    """
+
+    name: str
+    attack: str
+    n: int
+    sets: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    counts: bool = True
+    survivors: bool = False
+    on_base: bool = False
+    eps: float = 1.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the battery depends on: the defense's kind, whether it is a base alone and whether it is randomised."""
+
+    kind: str
+    is_base: bool
+    randomised: bool
+
+
+def battery(subject: Subject, budget: Budget) -> list[Step]:
+    """The steps of an audit, in the order in which an example's breaker is looked for."""
+    size = SIZES[budget]
+    n, slow = size["n"], subject.kind != "static"
+    few = size["few"] if slow else n
+    asking = {"game.protocol": "probe"} if subject.kind == "batch" else {}
+    thorough = {"attack.steps": size["steps"], "attack.square_queries": size["square"]}
+    direct = DIRECT[budget]
+    steps = [
+        Step("fgsm", "fgsm", n),
+        Step("pgd", "pgd", n),
+        Step("autoattack", "autoattack", n, thorough, survivors=not slow),
+        Step("gray-box", "gray-box", n),
+        Step("transfer", "transfer", n),
+        Step("square", "square", few, {"threat.queries": size["queries"], **asking}),
+        Step("hopskipjump-linf", "hopskipjump-linf", few, {"threat.queries": size["hops"], **asking}),
+        Step("pgd-skip-delayed", "pgd-skip-delayed", n, direct),
+        Step("pgd-skip-partial", "pgd-skip-partial", n, direct),
+        Step("pgd-skip", "pgd-skip", n, direct),
+        Step("random-search", "random-search", few, _draws(subject, size)),
+        Step("transfer-from-base", "transfer-from-base", n, {**direct, "attack.restarts": 5}),
+        *_strength(subject, size, n, direct),
+    ]
+    if slow:
+        steps += [Step(name, name, few, {"attack.rounds": size["rounds"]}) for name in ("gmsa-avg", "gmsa-min", "fpa")]
+        steps += [
+            Step(f"{name}, one round", name, few, {"attack.rounds": 1}, counts=False)
+            for name in ("gmsa-avg", "gmsa-min", "fpa")
+        ]
+    steps.append(Step("autoattack-skip", "autoattack-skip", n, thorough, survivors=True))
+    if subject.randomised:
+        steps.append(Step("eot:pgd-skip", "eot:pgd-skip", few, direct, survivors=True))
+        steps += [
+            Step(
+                f"eot, {name} randomness", "eot:pgd-skip", size["few"], {**direct, "threat.randomness": value},
+                counts=False,
+            )
+            for name, value in (("hidden", "private"), ("known", "shared"))
+        ]  # fmt: skip
+    if budget != "quick":
+        steps.append(Step("bpda:pgd-skip", "bpda:pgd-skip", few, direct, survivors=True))
+    return steps
+
+
+def _draws(subject: Subject, size: Mapping[str, int]) -> dict[str, Any]:
+    asked = size["draws"] if subject.kind == "static" else size["asked"]
+    return {"attack.draws": size["draws"], "threat.queries": asked}
+
+
+def _strength(subject: Subject, size: Mapping[str, int], n: int, direct: Mapping[str, Any]) -> list[Step]:
+    """Variants of the direct attack that its checks need, and what the base alone loses."""
+    steps = [
+        Step("pgd-skip, one step", "pgd-skip", n, {"attack.steps": 1, "attack.rel_step_size": 1}, counts=False),
+        Step("pgd-skip, half the radius", "pgd-skip", n, direct, counts=False, eps=0.5),
+        Step("pgd-skip, twice the radius", "pgd-skip", n, direct, counts=False, eps=2.0),
+        Step("pgd-skip, no bound", "pgd-skip", n, direct, counts=False, eps=0.0),
+        Step("pgd-skip, twice the work", "pgd-skip", n,
+             {**direct, "attack.steps": 2 * direct["attack.steps"], "attack.restarts": 2}),
+    ]  # fmt: skip
+    if not subject.is_base:
+        thorough = {"attack.steps": size["steps"], "attack.square_queries": size["square"]}
+        steps += [
+            Step("base: pgd-skip", "pgd-skip", n, direct, counts=False, on_base=True),
+            Step("base: pgd", "pgd", n, counts=False, on_base=True),
+            Step("base: autoattack", "autoattack", n, thorough, counts=False, on_base=True),
+        ]
+    return steps

@@ -1,0 +1,167 @@
+"""The M checks: how a defense behaves, found by asking it and not by what it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.audit.findings import Finding, finding
+from bench.checks.defense import (
+    STATIC_TOLERANCE,
+    DefenseSubject,
+    check_a_snapshot_survives_the_disk,
+    check_restore_undoes_answers_bit_for_bit,
+    same_state,
+)
+from bench.checks.verdict import Violated
+from bench.contracts import Defense, probe
+from bench.draws import generator
+
+#: draws that are compared, and batch sizes that are tried
+DRAWS = 5
+SIZES = (1, 2, 10, 100)
+#: points of the dearer checks
+POINTS = 12
+#: how deep modules are looked for in a defense's attributes
+DEPTH = 3
+
+
+def behaviour(subject: DefenseSubject) -> list[Finding]:
+    """All M checks of one defense, on the points of the subject."""
+    return [check(subject) for check in (_m1, _m2, _m3, _m4, _m5, _m6, _m7, _m8)]
+
+
+def _m1(subject: DefenseSubject) -> Finding:
+    """Restored, other draws differ: randomised. Restored, the same draw differs: hidden randomness. Fresh copies with
+    the same key that answer otherwise: hidden too."""
+    defense = subject.fresh()
+    x, company = subject.x[:POINTS], subject.company
+    draws = [probe(defense, x, i, company) for i in range(DRAWS)]
+    random_ = torch.stack([_differ(draws[0], other) for other in draws[1:]]).any(0)
+    same = [probe(defense, x, None, company) for _ in range(2)]
+    hidden = _differ(same[0], same[1]) | _differ(subject.fresh().predict(x), subject.fresh().predict(x))
+    faults = hidden if defense.randomised else hidden | random_
+    declared = "declared randomised" if defense.randomised else "not declared randomised"
+    found = f"{DRAWS} draws differ on {_percent(random_)} of {len(x)} points, the same draw on {_percent(hidden)}"
+    return finding("M1", _share(faults), f"{declared}; {found}")
+
+
+def _m2(subject: DefenseSubject) -> Finding:
+    logits = subject.fresh().predict(subject.x)
+    inside = (logits >= -1e-5).all(1) & (logits <= 1 + 1e-5).all(1)
+    are = inside & ((logits.sum(1) - 1).abs() <= 1e-5)
+    return finding("M2", _share(are), f"{_percent(are)} of {len(logits)} rows lie in [0, 1] and sum to 1")
+
+
+def _m3(subject: DefenseSubject) -> Finding:
+    defense = subject.fresh()
+    changed, size = [], subject.batch
+    for start in range(0, min(len(subject.x), POINTS) - size + 1, size):
+        before, steps = defense.snapshot(), defense.adaptation_steps
+        defense.predict(subject.x[start : start + size])
+        changed.append(not same_state(defense.snapshot(), before) or defense.adaptation_steps > steps)
+    steps = defense.adaptation_steps // max(len(changed) * size, 1)
+    share = sum(changed) / max(len(changed), 1)
+    return finding("M3", share, f"{share:.0%} of {len(changed)} answers; {steps} optimiser steps an answer")
+
+
+def _m4(subject: DefenseSubject) -> Finding:
+    defense = subject.fresh()
+    if not defense.differentiable:
+        return finding("M4", 1.0, "it declares that it has no gradient")
+    x = subject.x.clone().requires_grad_(True)
+    loss = nn.functional.cross_entropy(defense.proxy()(x), subject.y, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, x)
+    flat = gradient.flatten(1)
+    dead = (flat.abs().amax(1) == 0) | ~torch.isfinite(flat).all(1)
+    return finding("M4", _share(dead), f"{_percent(dead)} of {len(x)} points, at the clean image, of the proxy")
+
+
+def _m5(subject: DefenseSubject) -> Finding:
+    """Calls of several sizes; for a static defense also another order."""
+    x = subject.x
+    kind = subject.fresh().kind
+    if kind == "batch":
+        alone = subject.fresh().predict(x)
+        moved = _in_order(subject.fresh(), x)
+        return finding(
+            "M5", 0.0, f"declared: {_percent(alone.argmax(1) != moved.argmax(1))} of the labels depend on it"
+        )
+    whole = subject.fresh().predict(x)
+    limit = STATIC_TOLERANCE if kind == "static" else 0.0
+    wrong = torch.zeros(len(x), dtype=torch.bool)
+    for size in SIZES:
+        defense = subject.fresh()
+        parts = torch.cat([defense.predict(part) for part in x.split(size)])
+        wrong |= _differ(whole, parts, limit) | (whole.argmax(1) != parts.argmax(1)).cpu()
+    if kind == "static":
+        wrong |= _differ(whole, _in_order(subject.fresh(), x), limit)
+    return finding(
+        "M5", _share(wrong), f"{_percent(wrong)} of {len(x)} points, in calls of {', '.join(map(str, SIZES))}"
+    )
+
+
+def _in_order(defense: Defense, x: Tensor) -> Tensor:
+    """Answers to x (N, C, H, W) that were given in another order, back in that of x."""
+    order = torch.randperm(len(x), generator=generator("audit", "order"))
+    answers = defense.predict(x[order])
+    found = torch.empty_like(answers)
+    found[order] = answers
+    return found
+
+
+def _m6(subject: DefenseSubject) -> Finding:
+    plain = subject.fresh().predict(subject.x).argmax(1)
+    moved = _in_order(subject.fresh(), subject.x).argmax(1)
+    flips = (plain != moved).cpu()
+    return finding("M6", _share(flips), f"{_percent(flips)} of {len(flips)} labels differ in a permuted stream")
+
+
+def _m7(subject: DefenseSubject) -> Finding:
+    failed = []
+    for check in (check_restore_undoes_answers_bit_for_bit, check_a_snapshot_survives_the_disk):
+        try:
+            check(subject)
+        except Violated as error:
+            failed.append(str(error))
+    return finding("M7", len(failed), "; ".join(failed) or "restored bit for bit, moments and counts included")
+
+
+def _m8(subject: DefenseSubject) -> Finding:
+    defense = subject.fresh()
+    defense.predict(subject.x[: max(subject.batch, 2)])
+    held = list(_modules(vars(defense), DEPTH))
+    if defense.differentiable:
+        held.append(defense.proxy())
+    training = {type(part).__name__ for module in held for part in module.modules() if part.training}
+    return finding("M8", len(training), ", ".join(sorted(training)) or "none")
+
+
+def _modules(value: Any, depth: int) -> Iterator[nn.Module]:
+    """Modules among values, in what they contain, and in their attributes."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif depth and isinstance(value, dict):
+        for part in value.values():
+            yield from _modules(part, depth - 1)
+    elif depth and isinstance(value, list | tuple):
+        for part in value:
+            yield from _modules(part, depth - 1)
+    elif depth and hasattr(value, "__dict__") and type(value).__module__.partition(".")[0] not in ("torch", "numpy"):
+        yield from _modules(vars(value), depth - 1)
+
+
+def _differ(a: Tensor, b: Tensor, limit: float = 0.0) -> Tensor:
+    """(N,) bool: two answers (N, K) differ by more than `limit`."""
+    return ((a - b).abs().amax(1) > limit).cpu()
+
+
+def _share(which: Tensor) -> float:
+    return float(which.double().mean())
+
+
+def _percent(which: Tensor) -> str:
+    return f"{_share(which):.0%}"

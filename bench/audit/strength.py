@@ -1,0 +1,238 @@
+"""The S checks: was the attack strong enough to say anything? From the outcomes of an audit's steps, and by plants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from bench.audit.findings import Finding, finding
+from bench.contracts import BLOCK
+from bench.draws import Draws
+from bench.game import Row
+from bench.metrics import Difference, paired
+from bench.oracle import Trace
+from bench.pgd import pgd, random_offset
+from bench.threat import ThreatModel
+
+#: whether each example (by its dataset index) was answered right
+Outcome = Mapping[int, bool]
+
+#: iterates at the end of an attack within which its loss must have settled [IoAF]
+LAST = 10
+#: inner points of the planted classifier, and how far inside the ball they lie [Z22: 999 inner, 1 boundary point]
+INNER = 999
+INSIDE = 0.99
+
+
+@dataclass(frozen=True)
+class Played:
+    """One step as it was played. `n`: examples that it was asked for; `rows`: what was written of them."""
+
+    outcome: Outcome
+    rows: Sequence[Row]
+
+
+def accuracy(outcome: Outcome) -> float:
+    return sum(outcome.values()) / len(outcome)
+
+
+def shared(*outcomes: Outcome) -> list[list[bool]]:
+    """Outcomes of several steps on the examples that all of them have."""
+    keys = sorted(set.intersection(*(set(outcome) for outcome in outcomes)))
+    return [[outcome[key] for key in keys] for outcome in outcomes]
+
+
+def excess(strong: Outcome, weak: Outcome) -> Difference:
+    """Robust accuracy under the one above that under the other, on the examples of both."""
+    first, second = shared(strong, weak)
+    return paired(second, first)
+
+
+def comparisons(played: Mapping[str, Played], base: str) -> list[Finding]:
+    """The checks that hold steps against each other. A check whose steps are not there is left out.
+
+    One that compares two attacks trips only where the paired interval of the difference excludes nothing.
+    """
+    found = []
+
+    def against(id_: str, strong: str, weak: str) -> None:
+        if strong in played and weak in played:
+            gap = excess(played[strong].outcome, played[weak].outcome)
+            names = f"{_percent(played, strong)} under {strong}, {_percent(played, weak)} under {weak}"
+            found.append(finding(id_, gap.value, f"{_points(gap)} ({names})", sure=gap.low > 0))
+
+    against("S1", "pgd-skip", "pgd-skip, one step")
+    if (black := _black_box(played)) is not None:
+        found.append(black)
+    radii = ["pgd-skip, half the radius", "pgd-skip", "pgd-skip, twice the radius"]
+    if all(name in played for name in radii):
+        small, middle, large = shared(*(played[name].outcome for name in radii))
+        back = [(not a and b) or (not b and c) for a, b, c in zip(small, middle, large, strict=True)]
+        curve = ", ".join(_percent(played, name) for name in radii)
+        found.append(
+            finding("S3", sum(back) / len(back), f"{sum(back)} of {len(back)}; {curve} at 1/2, 1 and 2 times eps")
+        )
+    if "pgd-skip, no bound" in played:
+        value = accuracy(played["pgd-skip, no bound"].outcome)
+        found.append(finding("S4", value, f"{value:.1%}"))
+    against("S5", "pgd-skip", "pgd-skip, twice the work")
+    against("S8", "pgd-skip", "random-search")
+    against("S9", "pgd-skip", "transfer-from-base")
+    against("S10", "pgd-skip", "hopskipjump-linf")
+    against("S11", "eot, known randomness", "eot, hidden randomness")
+    if base == "regular" and (name := "base: pgd-skip" if "base: pgd-skip" in played else "pgd-skip") in played:
+        value = accuracy(played[name].outcome)
+        found.append(finding("S12", value, f"{value:.1%}"))
+    rounds = [name for name in ("gmsa-avg", "gmsa-min", "fpa") if {name, f"{name}, one round"} <= set(played)]
+    if rounds:
+        gains = {name: excess(played[name].outcome, played[f"{name}, one round"].outcome) for name in rounds}
+        worst = max(gains.values(), key=lambda gap: gap.value)
+        detail = ", ".join(f"{name} {_points(gap)}" for name, gap in gains.items())
+        found.append(finding("S14", worst.value, detail, sure=worst.low > 0))
+    return found
+
+
+#: steps of an attacker who has no knowledge of the weights that answer, and of one who has
+WITHOUT = ("gray-box", "transfer", "square", "random-search", "hopskipjump-linf")
+WITH = ("pgd-skip", "pgd-skip, twice the work", "autoattack-skip", "gmsa-avg", "gmsa-min", "fpa", "eot:pgd-skip",
+        "bpda:pgd-skip")  # fmt: skip
+
+
+def _black_box(played: Mapping[str, Played]) -> Finding | None:
+    """Each attack without knowledge against the worst case over those with it, on the examples of both."""
+    knowing = [played[name].outcome for name in WITH if name in played]
+    blind = {name: played[name].outcome for name in WITHOUT if name in played}
+    if not knowing or not blind:
+        return None
+    worst: dict[int, bool] = {}
+    for outcome in knowing:
+        for index, right in outcome.items():
+            worst[index] = worst.get(index, True) and right
+    gaps = {name: excess(worst, outcome) for name, outcome in blind.items()}
+    strongest = max(gaps, key=lambda name: gaps[name].value)
+    gap = gaps[strongest]
+    return finding("S2", gap.value, f"{_points(gap)} against {strongest}", sure=gap.low > 0)
+
+
+def silent(played: Mapping[str, Played], name: str) -> Finding | None:
+    """S7 of one step, from what its rows recorded."""
+    rows = [row for row in played[name].rows if row.fooled_inside is not None] if name in played else []
+    if not rows:
+        return None
+    missed = sum(bool(row.fooled_inside) and not row.believed for row in rows)
+    return finding("S7", missed / len(rows), f"{missed} of {len(rows)} points, under {name}")
+
+
+def belief(played: Mapping[str, Played], name: str) -> Finding | None:
+    """V2 of one step: what the attacked network answered against what the deployed defense did."""
+    rows = [row for row in played[name].rows if row.believed is not None] if name in played else []
+    if not rows:
+        return None
+    believed = sum(bool(row.believed) for row in rows) / len(rows)
+    judged = sum(row.answer != row.label for row in rows) / len(rows)
+    return finding("V2", abs(believed - judged), f"{name} believed {believed:.1%} broken, judged {judged:.1%}")
+
+
+def gain(difference: Difference, times: float) -> Finding:
+    """S15: what the defense gains over its base, with what it costs."""
+    return finding("S15", difference.low, f"{_points(difference)} at {times:.0f} times the base's time an answer")
+
+
+def settled(trace: Trace, count: int, name: str) -> Finding | None:
+    """S6 from the record of one call: losses (the negative margin) by step, cumulative best, scaled to [0, 1].
+
+    None where the attack never asked about all of its examples at once.
+    """
+    rows = [margin for margin, who in zip(trace.margins, trace.rows, strict=True) if who is None]
+    if not rows:
+        return None
+    losses = -torch.stack(rows)  # (steps, N)
+    best = losses.cummax(0).values
+    low, high = best.amin(0), best.amax(0)
+    scaled = (best - low) / (high - low).clamp_min(1e-12)
+    standing = best[-1] < 0
+    ranges = (scaled[-1] - scaled[-1 - min(LAST, len(scaled) - 1)]) * standing
+    value = float(ranges.mean())
+    return finding("S6", value, f"{value:.3f} over {count} points, of which {int(standing.sum())} stand, under {name}")
+
+
+def planted(
+    network: nn.Module, x: Tensor, threat: ThreatModel, steps: int, rel_step_size: float, draws: Draws
+) -> Finding:
+    """S13, the binarisation test: for every x a linear head on what the network gives tells the inside of the ball from
+    one point on its surface; the attack starts at x and must find the other class.
+
+    Zimmermann, Brendel, Tramer, Carlini: Increasing Confidence in Adversarial Robustness Evaluations, NeurIPS 2022.
+    The head is scikit-learn's logistic regression, weighted so that both classes count the same. The points of its
+    training are random in the ball shrunk to 99 %, the planted point is a corner of the ball (linf) or on its sphere.
+    """
+    hits = random_hits = 0
+    for i in range(len(x)):
+        own = draws.of([i])
+        inner = torch.cat([_offsets(own.sub(start), x[i], threat, BLOCK) for start in range(0, INNER, BLOCK)])[:INNER]
+        outer = _surface(own.sub("surface"), x[i], threat)
+        head = _Binary(network, x[i], (x[i] + inner * INSIDE).clamp(0, 1), (x[i] + outer).clamp(0, 1)[None])
+        point, label = x[i : i + 1], torch.zeros(1, dtype=torch.int64, device=x.device)
+        found = pgd(
+            head, point, label, eps=threat.eps, steps=steps, step_size=rel_step_size * threat.eps, norm=threat.norm,
+            offset=random_offset(own.sub("attack"), tuple(x.shape[1:]), threat.eps, threat.norm),
+        )  # fmt: skip
+        with torch.no_grad():
+            hits += int(head(found).argmax(1)[0] == 1)
+            tried = (x[i] + _offsets(own.sub("random"), x[i], threat, BLOCK)).clamp(0, 1)
+            random_hits += int((head(tried).argmax(1) == 1).any())
+    share = hits / len(x)
+    return finding("S13", share, f"{share:.0%} of {len(x)}, {random_hits / len(x):.0%} by {BLOCK} random points")
+
+
+def _offsets(draws: Draws, x: Tensor, threat: ThreatModel, count: int) -> Tensor:
+    """Random offsets (count, C, H, W) in the ball."""
+    many = Draws(draws.seed, draws.purpose, draws.indices * count)
+    parts = [random_offset(many.sub(i).of([i]), tuple(x.shape), threat.eps, threat.norm) for i in range(count)]
+    return torch.cat(parts).to(x)
+
+
+def _surface(draws: Draws, x: Tensor, threat: ThreatModel) -> Tensor:
+    """A random offset (C, H, W) on the surface of the ball."""
+    offset = random_offset(draws, tuple(x.shape), threat.eps, threat.norm)[0].to(x)
+    if threat.norm == "linf":
+        return offset.sign() * threat.eps
+    return offset * threat.eps / offset.norm()
+
+
+class _Binary(nn.Module):
+    """Two logits (N, 2): inside, planted; a linear head on what a network gives for its input."""
+
+    def __init__(self, network: nn.Module, x: Tensor, inside: Tensor, outside: Tensor) -> None:
+        super().__init__()
+        self._network = network
+        with torch.no_grad():
+            given = torch.cat([self._given(part) for part in torch.cat([inside, outside]).split(BLOCK)])
+        self._mean, self._scale = given.mean(0), given.std(0).clamp_min(1e-6)
+        targets = np.array([0] * len(inside) + [1] * len(outside))
+        fitted = LogisticRegression(class_weight="balanced", C=1e4, max_iter=500)
+        fitted.fit(((given - self._mean) / self._scale).cpu().numpy(), targets)
+        self._weight = torch.tensor(fitted.coef_[0]).to(given)
+        self._bias = float(fitted.intercept_[0])
+
+    def _given(self, x: Tensor) -> Tensor:
+        ask = getattr(self._network, "features", self._network)
+        given: Tensor = ask(x)
+        return given.flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = ((self._given(x) - self._mean) / self._scale) @ self._weight + self._bias
+        return torch.stack([torch.zeros_like(score), score], dim=1)
+
+
+def _points(gap: Difference) -> str:
+    return f"{100 * gap.value:+.1f} points ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+
+
+def _percent(played: Mapping[str, Played], name: str) -> str:
+    return f"{accuracy(played[name].outcome):.1%}"

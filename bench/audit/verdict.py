@@ -1,0 +1,74 @@
+"""From the outcomes of an audit's steps to its verdict: worst cases by what the attacker knows, and the gain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, get_args
+
+from bench.audit.strength import Played
+from bench.metrics import Difference, clustered, paired, wilson, worst_case
+from bench.threat import Tier
+
+#: what an attacker of a tier can do besides what is of that tier: who knows more can also do what needs less
+INCLUDES: dict[str, tuple[str, ...]] = {
+    "gray-black-box": ("gray-black-box",),
+    "train-time": ("train-time",),
+    "aware-realistic": ("gray-black-box", "train-time", "aware-realistic"),
+    "aware-full": get_args(Tier),
+}
+
+
+def breakers_of(steps: Sequence[tuple[str, Tier]], played: Mapping[str, Played], tier: str) -> dict[int, str | None]:
+    """By example: the first step of a tier, in the battery's order, that broke it; None: it stood under all.
+
+    What needs the tier's knowledge comes first: an example is put down to less only where that is what broke it.
+    """
+    found: dict[int, str | None] = {}
+    of_tier = sorted((step for step in steps if step[1] in INCLUDES[tier]), key=lambda step: step[1] != tier)
+    for name, _ in of_tier:
+        if name in played:
+            for index, right in played[name].outcome.items():
+                if found.get(index) is None:
+                    found[index] = None if right else name
+    return found
+
+
+def tier_verdict(
+    steps: Sequence[tuple[str, Tier]], played: Mapping[str, Played], tier: str, trials: Mapping[int, int] | None
+) -> dict[str, Any] | None:
+    """Worst-case robust accuracy of a tier with its interval, and which attack broke what; None where nothing ran.
+
+    trials: which game each example belongs to, where examples share a state; None: they are independent.
+    """
+    broken = breakers_of(steps, played, tier)
+    if not broken:
+        return None
+    stood = {index: name is None for index, name in broken.items()}
+    if trials is None:
+        estimate = wilson(sum(stood.values()), len(stood))
+    else:
+        games: dict[int, list[bool]] = {}
+        for index, right in stood.items():
+            games.setdefault(trials[index], []).append(right)
+        estimate = clustered(list(games.values()))
+    names = [name for name in broken.values() if name is not None]
+    return {
+        "robust_accuracy": asdict(estimate),
+        "n": len(stood),
+        "breakers": {name: names.count(name) / len(names) for name in dict.fromkeys(names)},
+        "examples": {str(index): name for index, name in sorted(broken.items())},
+    }
+
+
+def gain_over_base(
+    defense: Sequence[Mapping[int, bool]], base: Sequence[Mapping[int, bool]], trials: Mapping[int, int] | None
+) -> tuple[float, float, Difference] | None:
+    """Worst case of the defense and of its base alone, on the same examples, and the difference of the two."""
+    ours, theirs = worst_case(defense), worst_case(base)
+    keys = sorted(ours.keys() & theirs.keys())
+    if not keys:
+        return None
+    first, second = [theirs[key] for key in keys], [ours[key] for key in keys]
+    difference = paired(first, second, None if trials is None else [trials[key] for key in keys])
+    return sum(second) / len(keys), sum(first) / len(keys), difference

@@ -1,0 +1,157 @@
+"""`bench audit`: the attack battery and the checks, with a verdict."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.cli.options import (
+    config_option,
+    data_option,
+    db_option,
+    device_option,
+    json_option,
+    open_session,
+    parse_sets,
+    plugin_option,
+    set_option,
+)
+from bench.errors import BadValue, UnknownName
+
+if TYPE_CHECKING:
+    from bench.audit import Audit
+
+
+@click.command()
+@click.argument("defense")
+@click.option("--base", metavar="NAME", default="", help="The base under a runtime defense.")
+@click.option("--dataset", metavar="NAME", default="")
+@click.option("--budget", metavar="quick|standard|full", default="standard", help="How many examples and how long.")
+@click.option("-n", "n", type=int, metavar="N", help="At most N examples.")
+@click.option("--seed", type=int, metavar="S")
+@click.option("--workers", type=int, metavar="W", help="Processes; any number gives the same rows.")
+@click.option("--dry-run", is_flag=True, help="Say what would be played, and play nothing.")
+@set_option
+@device_option
+@json_option
+@db_option
+@data_option
+@plugin_option
+@config_option
+def audit(
+    defense: str,
+    base: str,
+    dataset: str,
+    budget: str,
+    n: int | None,
+    seed: int | None,
+    workers: int | None,
+    dry_run: bool,
+    sets: tuple[str, ...],
+    device: str,
+    as_json: bool,
+    db: str | None,
+    data_dir: str | None,
+    plugins: tuple[str, ...],
+    config: str | None,
+) -> int:
+    """Attack a defense with all that is here, from cheap to expensive, and check the attacks and the defense.
+
+    Its steps are ordinary runs: an audit that was interrupted goes on where it stopped.
+
+    \b
+    bench audit rmc --budget quick
+    bench audit pgd-at --dataset mnist --data-dir data
+    """
+    session = open_session(config, plugins)
+    from bench import registry
+    from bench.audit.battery import BUDGETS
+    from bench.data.files import data_dir as data_folder
+    from bench.workbench import one_thread, pick_device
+
+    if budget not in BUDGETS:
+        raise BadValue(f"--budget is {budget!r}; give {', '.join(BUDGETS)}.")
+    if defense not in registry.defenses:
+        raise UnknownName("defense", defense, [entry.name for entry in registry.defenses], "bench list defenses")
+    if n is not None and n < 2:
+        raise BadValue(f"-n is {n}; an audit needs at least 2 examples.")
+    url = session.db(db)
+    values = parse_sets(sets)
+    how = {key.partition(".")[2]: values.pop(key) for key in list(values) if key.startswith("runner.")}
+    settings = session.settings(url, data_folder(data_dir), pick_device(device), workers, how)
+    from bench.audit import prepare
+    from bench.audit.audit import Player
+    from bench.store import Store
+
+    planned = prepare(defense, base, dataset, budget, session.config, settings, seed=seed, n=n, sets=values)  # type: ignore[arg-type]
+    if dry_run:
+        _print_plan(planned, None)
+        return 0
+    store = Store.open(url)
+    assert store is not None
+    from bench.cli.progress import make_listener
+    from bench.provenance import collect
+
+    one_thread()
+    with make_listener(sys.stderr) as listener:
+        player = Player(planned, store, settings, listener)
+        player.fit()
+    _print_plan(planned, player.costs())
+    with make_listener(sys.stderr) as listener:
+        player = Player(planned, store, settings, listener)
+        player.play()
+    result = player.result()
+    store.put_audit(planned.key, result, collect(settings.device))
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        _print_result(result)
+    return 0
+
+
+def _print_plan(planned: Audit, costs: dict[str, float] | None) -> None:
+    """The steps, and what they will roughly take, on standard error."""
+    from bench.cli.tables import table_text
+
+    columns = ("step", "knows", "n", *(("about s",) if costs else ()))
+    from bench.threat import tier_of
+
+    rows = []
+    for step in planned.steps:
+        knows = tier_of(planned.planned[step.name].spec.threat) if step.counts else "(a check)"
+        count = f"{step.n}{', what is left' if step.survivors else ''}"
+        rows.append([step.name, knows, count, *([f"{costs[step.name]:.0f}"] if costs else [])])
+    title = f"{planned.budget} audit of {planned.defense} on {planned.base}, {planned.dataset}: {len(rows)} steps"
+    if costs:
+        title += f", about {sum(costs.values()) / 60:.0f} minutes of one process"
+    click.echo(table_text(title, columns, rows), err=True, nl=False)
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    from bench.cli.tables import print_table, share
+
+    rows = []
+    for tier, verdict in result["verdict"].items():
+        breakers = ", ".join(f"{name} {part:.0%}" for name, part in verdict["breakers"].items()) or "-"
+        rows.append([tier, share(verdict["robust_accuracy"]), str(verdict["n"]), breakers])
+    clean = "-" if result["clean_accuracy"] is None else f"{100 * result['clean_accuracy']:.1f}"
+    title = (
+        f"{result['defense']} on {result['base']}, {result['dataset']}, {result['norm']} {result['eps']:.4g}: clean % "
+        f"{clean}, worst case by what the attacker knows"
+    )
+    print_table(title, ("tier", "robust %", "n", "broken by"), rows)
+    gain = result["gain"]
+    if gain is not None:
+        d = gain["difference"]
+        click.echo(
+            f"gain over the base, worst case against worst case: {100 * d['value']:+.1f} points "
+            f"({100 * d['low']:+.1f} to {100 * d['high']:+.1f}; {d['method']}) at {gain['times_the_base']:.0f} times "
+            f"the base's time an answer"
+        )
+    checks = [[c["id"], "TRIPPED" if c["tripped"] else "ok", c["message"]] for c in result["checks"]]
+    print_table("checks", ("id", "", "what was found"), checks)
+    for name, reason in result["left_out"].items():
+        click.echo(f"not played: {name}: {reason}")

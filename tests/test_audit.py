@@ -1,0 +1,360 @@
+"""Every check of an audit in both directions: a planted fault trips it, a sound thing does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from attacks.pgd import PGD
+from bench import config, registry
+from bench.audit import prepare
+from bench.audit.audit import Player
+from bench.audit.battery import BUDGETS, Subject, battery
+from bench.audit.behaviour import behaviour
+from bench.audit.findings import CHECKS, Finding, finding
+from bench.audit.strength import Played, belief, comparisons, gain, planted, settled, silent
+from bench.audit.verdict import breakers_of, gain_over_base, tier_verdict
+from bench.checks.defense import DefenseSubject
+from bench.draws import Draws
+from bench.game import Row
+from bench.metrics import paired
+from bench.oracle import Trace
+from bench.runner import Listener
+from bench.store import Store
+from bench.threat import ThreatModel, tier_of
+from bench.workbench import Settings, Workbench
+from tests import planted as faults
+from tests.conftest import Bench, spec_of
+
+ROW = Row(
+    game=0, position=0, index=0, label=0, answer=0, clean_answer=0, linf=0.1, l2=0.1, l0=1, violation="", x_sha256="a",
+    adv_sha256="b", forwards=1, backwards=1, queries=0, simulated=0, adaptation_steps=0, believed=False,
+    fooled_inside=False, attack_s=0.0, defense_s=0.0,
+)  # fmt: skip
+
+
+def played(right: int, count: int = 100, rows: Sequence[Row] = ()) -> Played:
+    """A step under which the first `right` of `count` examples stood."""
+    return Played({i: i < right for i in range(count)}, rows)
+
+
+def found(steps: dict[str, Played], base: str = "regular") -> dict[str, Finding]:
+    return {one.id: one for one in comparisons(steps, base)}
+
+
+# -- the strength of the attack: tables by hand ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("id_", "strong", "weak"),
+    [
+        ("S1", "pgd-skip", "pgd-skip, one step"),
+        ("S2", "pgd-skip", "square"),
+        ("S5", "pgd-skip", "pgd-skip, twice the work"),
+        ("S8", "pgd-skip", "random-search"),
+        ("S9", "pgd-skip", "transfer-from-base"),
+        ("S10", "pgd-skip", "hopskipjump-linf"),
+        ("S11", "eot, known randomness", "eot, hidden randomness"),
+        ("S14", "gmsa-min", "gmsa-min, one round"),
+    ],
+)
+def test_an_attack_that_is_weaker_than_it_should_be_trips_its_check(id_: str, strong: str, weak: str) -> None:
+    sound = found({strong: played(20), weak: played(60)})[id_]
+    assert not sound.tripped and sound.value == pytest.approx(-0.4)
+    faulty = found({strong: played(60), weak: played(20)})[id_]
+    assert faulty.tripped and faulty.value == pytest.approx(0.4) and CHECKS[id_].meaning in faulty.message
+    same = found({strong: played(20), weak: played(20)})[id_]
+    assert not same.tripped and same.value == 0
+    chance = found({strong: played(11, 30), weak: played(10, 30)})[id_]
+    assert chance.value > CHECKS[id_].threshold and not chance.tripped  # one example of 30 is within the interval
+    assert id_ not in found({strong: played(20)})
+
+
+def test_a_black_box_is_held_against_the_worst_case_of_those_who_know() -> None:
+    half = {i: i < 50 for i in range(100)}
+    other = {i: i >= 50 for i in range(100)}
+    steps = {"pgd-skip": Played(half, ()), "autoattack-skip": Played(other, ()), "square": played(30)}
+    assert not found(steps)["S2"].tripped and found(steps)["S2"].value == pytest.approx(-0.3)
+
+
+def test_examples_that_come_back_at_a_larger_radius_trip_s3() -> None:
+    names = ("pgd-skip, half the radius", "pgd-skip", "pgd-skip, twice the radius")
+    sound = found(dict(zip(names, (played(80), played(50), played(10)), strict=True)))["S3"]
+    assert not sound.tripped and sound.value == 0
+    back = Played({i: i >= 90 for i in range(100)}, ())
+    faulty = found({names[0]: played(80), names[1]: played(50), names[2]: back})["S3"]
+    assert faulty.tripped and faulty.value == pytest.approx(0.1)
+
+
+def test_an_attack_that_fails_without_a_bound_or_on_the_bare_network_trips() -> None:
+    assert not found({"pgd-skip, no bound": played(5)})["S4"].tripped
+    assert found({"pgd-skip, no bound": played(6)})["S4"].tripped
+    assert not found({"base: pgd-skip": played(5), "pgd-skip": played(90)})["S12"].tripped
+    assert found({"base: pgd-skip": played(50), "pgd-skip": played(0)})["S12"].tripped
+    assert found({"pgd-skip": played(50)})["S12"].tripped
+    assert "S12" not in found({"base: pgd-skip": played(50)}, base="pgd-at")
+
+
+def test_an_iterate_that_was_better_than_what_was_returned_trips_s7() -> None:
+    fine = [replace(ROW, fooled_inside=True, believed=True)] * 50 + [ROW] * 50
+    lost = [replace(ROW, fooled_inside=True, believed=False)] * 2 + [ROW] * 98
+    assert not silent({"p": played(1, rows=fine)}, "p").tripped  # type: ignore[union-attr]
+    assert silent({"p": played(1, rows=lost)}, "p").tripped  # type: ignore[union-attr]
+    blind = [replace(ROW, fooled_inside=None, believed=None)]
+    assert silent({"p": played(1, rows=blind)}, "p") is None and silent({}, "p") is None
+    assert belief({"p": played(1, rows=blind)}, "p") is None
+
+
+def test_what_the_attack_believed_is_held_against_the_judge() -> None:
+    agree = [replace(ROW, believed=True, answer=1)] * 4 + [ROW] * 6
+    differ = [replace(ROW, believed=True)] * 4 + [ROW] * 6
+    assert not belief({"p": played(1, rows=agree)}, "p").tripped  # type: ignore[union-attr]
+    trips = belief({"p": played(1, rows=differ)}, "p")
+    assert trips is not None and trips.tripped and trips.value == pytest.approx(0.4)
+
+
+def test_a_loss_that_still_rises_trips_s6() -> None:
+    def of(losses: list[float]) -> Finding:
+        trace = Trace([None] * len(losses), [torch.full((4,), -loss) for loss in losses], [])
+        made = settled(trace, 4, "p")
+        assert made is not None
+        return made
+
+    flat = of([-9, -5, -3, -2, -1.5] + [-1.4] * 12)
+    rising = of([-20 + i for i in range(18)])
+    broken = of([-10 + i for i in range(18)])
+    assert not flat.tripped and rising.tripped and rising.value == pytest.approx(10 / 17)
+    assert not broken.tripped and broken.value == 0  # what was broken need not be attacked longer
+    assert not of([-9, -1, *[-5.0] * 12]).tripped  # the best so far counts
+    assert settled(Trace(), 4, "p") is None
+
+
+class Rounded(nn.Module):
+    """A linear network behind a rounding."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inside(torch.round(x * 20) / 20)
+
+
+def test_points_that_are_certainly_adversarial_are_found_where_there_is_a_gradient() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 40))
+    x, draws = torch.rand(8, 1, 6, 6) * 0.5 + 0.25, Draws(0, "t", range(8))
+    for norm, eps in (("linf", 0.1), ("l2", 0.5)):
+        threat = ThreatModel(norm=norm, eps=eps)  # type: ignore[arg-type]
+        sound = planted(network, x, threat, 40, 0.1, draws)
+        assert not sound.tripped and sound.value >= 0.9
+        masked = planted(Rounded(network), x, threat, 40, 0.1, draws)
+        assert masked.tripped and masked.value < 0.5
+
+
+def test_a_gain_that_cannot_be_told_from_nothing_trips_s15() -> None:
+    wins = gain(paired([False] * 60 + [True] * 40, [True] * 80 + [True] * 20), 30.0)
+    assert not wins.tripped and wins.value > 0.02
+    nothing = gain(paired([False] * 60 + [True] * 40, [False] * 58 + [True] * 42), 30.0)
+    assert nothing.tripped and "30 times the base's time" in nothing.message
+
+
+def test_thresholds_are_crossed_from_the_right_side() -> None:
+    for check in CHECKS.values():
+        above, below = (finding(check.id, check.threshold + step, "x") for step in (1e-6, -1e-6))
+        assert (above.tripped, below.tripped) == ((True, False) if check.sign == "above" else (False, True))
+        assert finding(check.id, check.threshold, "x").tripped == (check.sign == "at most")
+        assert not finding(check.id, check.threshold + 1, "x", sure=False).tripped
+
+
+# -- behaviour --------------------------------------------------------------------------------------------------------
+
+
+def behaved(workbench: Workbench, cls: type, n: int = 12) -> dict[str, Finding]:
+    registry.register_defense("planted", cls)
+    return {one.id: one for one in behaviour(DefenseSubject(workbench, spec_of("planted", "clean", n=n)))}
+
+
+@pytest.mark.parametrize(
+    ("cls", "id_"),
+    [
+        (faults.HiddenRandomness, "M1"),
+        (faults.RandomUndeclared, "M1"),
+        (faults.Softmaxed, "M2"),
+        (faults.Counting, "M3"),
+        (faults.DeadProxy, "M4"),
+        (faults.BatchLeak, "M5"),
+        (faults.OrderDependent, "M6"),
+        (faults.ForgetsOnRestore, "M7"),
+        (faults.LeftTraining, "M8"),
+    ],
+)
+def test_a_planted_fault_trips_its_check_and_a_sound_defense_none(workbench: Workbench, cls: type, id_: str) -> None:
+    assert behaved(workbench, cls)[id_].tripped
+    sound = behaviour(DefenseSubject(workbench, spec_of("regular", "clean")))
+    assert [one for one in sound if one.tripped] == [] and {one.id for one in sound} == {f"M{i}" for i in range(1, 9)}
+
+
+def test_what_is_declared_is_no_fault(workbench: Workbench) -> None:
+    """Declared randomness, batches and states are said, not tripped, except that an answer optimises."""
+    assert not behaved(workbench, faults.Counting)["M1"].tripped
+    for name, tripped in (("dent", {"M3"}), ("noise-vote", set()), ("anti-adversary", {"M3"}), ("rmc", {"M3"})):
+        keys = {} if name in ("anti-adversary", "rmc") else {"dent": {"defense__batch_size": 4}}.get(name, {})
+        made = behaviour(DefenseSubject(workbench, spec_of(name, "clean", n=12, **keys)))
+        assert {one.id for one in made if one.tripped} - {"M6"} == tripped
+
+
+# -- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_an_attacker_knows_is_one_of_four() -> None:
+    names = {
+        "square": "gray-black-box", "gray-box": "gray-black-box", "transfer": "gray-black-box", "pgd": "train-time",
+        "autoattack": "train-time", "transfer-from-base": "train-time", "pgd-skip-delayed": "aware-realistic",
+        "pgd-skip-partial": "aware-realistic", "pgd-skip": "aware-full", "fpa": "aware-full", "gmsa-min": "aware-full",
+        "bpda": "aware-full", "random-search": "aware-full", "clean": "gray-black-box",
+    }  # fmt: skip
+    assert {name: tier_of(spec_of("rmc", name).threat) for name in names} == names
+
+
+def test_the_worst_case_of_a_tier_and_who_broke_what() -> None:
+    steps: Any = [("pgd", "train-time"), ("square", "gray-black-box"), ("skip", "aware-full"), ("late", "aware-full")]
+    outcomes = {
+        "pgd": Played({0: False, 1: True, 2: True, 3: True}, ()),
+        "square": Played({0: True, 1: False}, ()),
+        "skip": Played({0: False, 1: True, 2: False, 3: True}, ()),
+        "late": Played({0: False, 1: True, 2: False, 3: True}, ()),
+    }
+    assert breakers_of(steps, outcomes, "train-time") == {0: "pgd", 1: None, 2: None, 3: None}
+    # what needs the most knowledge comes first, then what anybody could do
+    assert breakers_of(steps, outcomes, "aware-full") == {0: "skip", 1: "square", 2: "skip", 3: None}
+    verdict = tier_verdict(steps, outcomes, "aware-full", None)
+    assert verdict is not None and verdict["robust_accuracy"]["value"] == 0.25 and verdict["n"] == 4
+    assert verdict["breakers"] == {"skip": pytest.approx(2 / 3), "square": pytest.approx(1 / 3)}
+    in_games = tier_verdict(steps, outcomes, "aware-full", {0: 0, 1: 1, 2: 0, 3: 1})
+    assert in_games is not None and "games" in in_games["robust_accuracy"]["method"]
+    assert tier_verdict(steps, {}, "aware-full", None) is None
+
+
+def test_the_gain_is_worst_case_against_worst_case() -> None:
+    ours = [{0: True, 1: True, 2: False}, {0: True, 1: False}]
+    theirs = [{0: False, 1: True, 2: True, 9: True}]
+    value, base, difference = gain_over_base(ours, theirs, None) or pytest.fail()
+    assert (value, base) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert (difference.only_a, difference.only_b) == (2, 1)
+    assert gain_over_base([{0: True}], [{1: True}], None) is None
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize(
+    "subject",
+    [Subject("static", True, False), Subject("static", False, True), Subject("online", False, True),
+     Subject("batch", False, False)],
+)  # fmt: skip
+def test_a_battery_names_each_step_once(subject: Subject, budget: Any) -> None:
+    steps = battery(subject, budget)
+    names = [step.name for step in steps]
+    assert len(set(names)) == len(names) and {"fgsm", "pgd", "pgd-skip", "autoattack"} <= set(names)
+    assert ("gmsa-min" in names) == (subject.kind != "static") and ("base: pgd" in names) == (not subject.is_base)
+    assert ("eot:pgd-skip" in names) == subject.randomised and ("bpda:pgd-skip" in names) == (budget != "quick")
+
+
+# -- whole audits -----------------------------------------------------------------------------------------------------
+
+
+def audited(cache_root: Path, defense: str, n: int = 20, **sets: object) -> dict[str, Any]:
+    """A quick audit in this process, over the registry as it stands."""
+    settings = Settings(cache_root, None, "cpu", None, (), 50, 5.0, 1)
+    keys = {key.replace("__", "."): value for key, value in {"base__epochs": 40, **sets}.items()}
+    plan = prepare(defense, "", "digits", "quick", config.load(None), settings, n=n, sets=keys)
+    store = Store.open("audit.db")
+    assert store is not None
+    player = Player(plan, store, settings, Listener())
+    player.play()
+    return player.result()
+
+
+def test_masked_gradients_are_found_by_many_checks(cache_root: Path) -> None:
+    registry.register_defense("masked", faults.Masked)
+    result = audited(cache_root, "masked", 12)
+    assert {"M4", "S2", "S8", "S9", "S13"} <= set(result["flags"])
+    assert result["verdict"]["train-time"]["robust_accuracy"]["value"] <= 0.1  # the base's images break it
+
+
+@pytest.mark.parametrize(
+    ("cls", "trips"),
+    [(faults.LeavesTheBall, {"V1"}), (faults.ReturnsStart, {"S4", "S8", "S9", "S12"})],
+)
+def test_a_planted_attack_is_found_out(cache_root: Path, cls: type, trips: set[str]) -> None:
+    """In the place of the direct attack: one that leaves the ball, one that returns its start."""
+    registry.attacks._entries["pgd-skip"] = replace(registry.attacks["pgd-skip"], target=_with_params(cls))
+    assert trips <= set(audited(cache_root, "regular")["flags"])
+
+
+def _with_params(cls: type) -> type:
+    """A planted attack with the parameters that the battery sets."""
+    return type(cls.__name__, (cls,), {"Params": PGD.Params, "norms": ("linf", "l2"), "__module__": cls.__module__})
+
+
+class StopsEarly(PGD):
+    """Takes two tiny steps, whatever it is told."""
+
+    def __init__(self, params: Any = None) -> None:
+        super().__init__(params)
+        self.params = self.params.model_copy(update={"steps": self.params.steps // 4, "rel_step_size": 0.01})
+
+
+def test_an_attack_that_stops_too_early_is_found_out(cache_root: Path) -> None:
+    registry.attacks._entries["pgd-skip"] = replace(registry.attacks["pgd-skip"], target=StopsEarly)
+    flags = set(audited(cache_root, "regular")["flags"])
+    assert {"S6", "S12"} <= flags and {"S5", "S9"} & flags
+
+
+def test_the_command_says_its_cost_plays_resumes_and_keeps_its_verdict(bench: Bench) -> None:
+    args = ("audit", "regular", "--budget", "quick", "-n", 10, "--workers", 1, "--set", "base.epochs=40")
+    dry = bench(*args, "--dry-run")
+    assert dry.code == 0 and "steps" in dry.err and not Path("results").exists()
+    done = bench(*args, "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert "about s" in done.err
+    assert set(result) >= {"defense", "base", "dataset", "verdict", "gain", "checks", "flags"}
+    assert result["gain"] is None and result["verdict"]["aware-full"]["robust_accuracy"]["value"] <= 0.1
+    assert [check["id"] for check in result["checks"] if check["tripped"]] == result["flags"]
+    assert set(result["checks"][0]) == {"id", "value", "threshold", "tripped", "message"}
+    again = bench(*args, "--json")
+    assert ": started" not in again.err and json.loads(again.out)["runs"] == result["runs"]
+    store = Store.open(config.load(None).store.db)
+    assert store is not None and [kept["defense"] for kept in store.audits()] == ["regular"]
+    text = bench(*args)
+    assert "worst case by" in text.out and "checks" in text.out
+
+
+def test_only_what_is_left_is_attacked_and_such_a_run_is_not_ranked(bench: Bench) -> None:
+    args = ("audit", "regular", "--budget", "quick", "-n", 12, "--workers", 1, "--set", "base.epochs=6", "--json")
+    result = json.loads(bench(*args).out)
+    left = [name for name in ("autoattack", "autoattack-skip") if name in result["runs"]]
+    assert left, "the network is trained so briefly that PGD leaves nothing; train it longer"
+    shown = json.loads(bench("show", result["runs"][left[0]], "--json").out)
+    assert 0 < shown["n"] < 12 and [flag["id"] for flag in shown["flags"]] == ["survivors"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("regular", "--budget", "huge"), "--budget is 'huge'"),
+        (("regulr",), "Did you mean 'regular'"),
+        (("regular", "-n", "1"), "at least 2"),
+        (("regular", "--set", "defense.kk=3"), "defense.kk"),
+    ],
+)
+def test_a_wrong_request_is_one_line(bench: Bench, args: tuple[str, ...], message: str) -> None:
+    done = bench("audit", *args)
+    assert done.code == 2 and message in done.err and not Path("results").exists()
