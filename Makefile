@@ -17,7 +17,7 @@ run: setup           ## RMC attacked by PGD-Skip-Delayed on the embedded digits,
 	$(BIN)/bench leaderboard
 
 test: setup          ## the tests; those on MNIST need BENCH_DATA or skip with the reason
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 instruments: setup   ## the instrument checks that take many minutes; they need BENCH_DATA
 	$(BIN)/python -m pytest -m slow

@@ -11,12 +11,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from leaderboard.rows import LeaderboardRow
+from leaderboard.rows import TIERS, AuditLine, LeaderboardRow
 
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def render(rows: Sequence[LeaderboardRow], now: datetime | None = None) -> str:
+def render(rows: Sequence[LeaderboardRow], audits: Sequence[AuditLine] = (), now: datetime | None = None) -> str:
     """The whole page as text. Its policy allows the one script and the one style that stand in it, by hash."""
     script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
     style, policy = style_policy("page.css")
@@ -26,6 +26,8 @@ def render(rows: Sequence[LeaderboardRow], now: datetime | None = None) -> str:
         .get_template("index.html")
         .render(
             rows=rows,
+            audits=audits,
+            tiers=TIERS,
             made=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
             policy=policy,
             script=Markup(script),  # noqa: S704  our own file, not text from the database

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from bench.results import describe
 from bench.store import Store
+from bench.threat import Tier
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,66 @@ class LeaderboardRow:
     seconds: float
     flags: tuple[tuple[str, str], ...]
     ranked: bool
+
+
+@dataclass(frozen=True)
+class AuditLine:
+    """One audit on the page. tiers: worst case by what the attacker knows, and in words which attacks broke it."""
+
+    defense: str
+    base: str
+    dataset: str
+    norm: str
+    eps: float
+    budget: str
+    n: int
+    clean: float | None
+    tiers: tuple[tuple[Share | None, str], ...]
+    gain: Share | None
+    times: float | None
+    flags: tuple[tuple[str, str], ...]
+
+
+#: the columns of the audits, weakest knowledge first
+TIERS: tuple[str, ...] = get_args(Tier)
+
+
+def load_audits(store: Store) -> list[AuditLine]:
+    """The verdicts of all audits, those that stand best against full knowledge first."""
+    return sorted((_audit(result) for result in store.audits()), key=_standing)
+
+
+def _standing(line: AuditLine) -> tuple[str, str, float, float, str]:
+    full = line.tiers[-1][0]
+    return line.dataset, line.norm, line.eps, -(full.value if full else -1.0), line.defense
+
+
+def _audit(result: dict[str, Any]) -> AuditLine:
+    verdicts = [result["verdict"].get(tier) for tier in TIERS]
+    gain = result["gain"]
+    return AuditLine(
+        defense=result["defense"],
+        base=result["base"],
+        dataset=result["dataset"],
+        norm=result["norm"],
+        eps=result["eps"],
+        budget=result["budget"],
+        n=result["n"],
+        clean=None if result["clean_accuracy"] is None else 100 * result["clean_accuracy"],
+        tiers=tuple(
+            (None, "") if verdict is None else (_share(verdict["robust_accuracy"]), _breakers(verdict["breakers"]))
+            for verdict in verdicts
+        ),
+        gain=None if gain is None else _share(gain["difference"]),
+        times=None if gain is None else gain["times_the_base"],
+        flags=tuple((check["id"], check["message"]) for check in result["checks"] if check["tripped"]),
+    )
+
+
+def _breakers(shares: dict[str, float]) -> str:
+    """What broke most of what fell."""
+    ranked = sorted(shares.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {share:.0%}" for name, share in ranked)
 
 
 def load_rows(store: Store) -> list[LeaderboardRow]:

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from leaderboard.page import render
-from leaderboard.rows import LeaderboardRow, Share, load_rows
+from leaderboard.rows import AuditLine, LeaderboardRow, Share, load_rows
 from tests.conftest import QUICK, Bench
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202eevil"
@@ -87,7 +87,7 @@ def test_an_empty_database_says_what_to_run() -> None:
 
 def test_the_page_is_a_function_of_its_rows() -> None:
     now = datetime(2026, 1, 1)
-    assert render([row()], now) == render([row()], now)
+    assert render([row()], now=now) == render([row()], now=now)
 
 
 def test_the_command_renders_what_the_store_holds(bench: Bench, tmp_path: Path) -> None:
@@ -104,3 +104,27 @@ def test_the_command_renders_what_the_store_holds(bench: Bench, tmp_path: Path) 
     (tmp_path / "file").touch()
     assert bench("leaderboard", "--out", "file").code == 2
     assert bench("leaderboard", "--db", "none.db", "--out", "empty").code == 0 and not Path("none.db").exists()
+
+
+def audit_line(**values: object) -> AuditLine:
+    share = (Share(12.5, 7.3, 20.4, "bootstrap"), "pgd-skip 80%, fpa 20%")
+    facts = {
+        "defense": "rmc", "base": "regular", "dataset": "digits", "norm": "linf", "eps": 0.2, "budget": "quick", "n": 30,
+        "clean": 95.0, "tiers": (share, share, (None, ""), share), "gain": Share(-1.5, -4.0, 1.0, "McNemar"),
+        "times": 1200.0, "flags": (("M3", "it optimises"),),
+    }  # fmt: skip
+    return AuditLine(**{**facts, **values})  # type: ignore[arg-type]
+
+
+def test_an_audit_shows_its_tiers_its_gain_and_its_flags() -> None:
+    page = render([row()], [audit_line(), audit_line(gain=None, times=None, clean=None)])
+    for text in ("aware-full", "pgd-skip 80%, fpa 20%", "-1.5", "+1.0", "1200", "M3", "it optimises"):
+        assert text in page
+    assert page.count("<table") == 2 and render([row()]).count("<table") == 1
+
+
+def test_names_in_an_audit_stay_text() -> None:
+    names = dict.fromkeys(("defense", "base", "dataset", "norm", "budget"), HOSTILE)
+    hostile = audit_line(**names, flags=((HOSTILE, HOSTILE),), tiers=((Share(1, 0, 2, HOSTILE), HOSTILE),) * 4)
+    page = Page(render([row()], [hostile]))
+    assert page.tags.count("script") == 1 and page.fetches == [] and HOSTILE in page.text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -220,13 +220,19 @@ class Player:
         if found is None:
             return None, []
         ours, theirs, difference = found
-        times = self._answer_s("pgd") / max(self._answer_s("base: pgd"), 1e-9)
+        times = self._times_the_base()
         described = {"defense": ours, "base": theirs, "difference": asdict(difference), "times_the_base": times}
         return described, [gain(difference, times)]
 
-    def _answer_s(self, name: str) -> float:
-        rows = self.played[name].rows if name in self.played else []
-        return float(torch.tensor([row.defense_s for row in rows]).median()) if rows else math.nan
+    def _times_the_base(self) -> float | None:
+        """What an answer takes, in answers of the base alone; None where one of the two was not played."""
+        medians = []
+        for name in ("pgd", "base: pgd"):
+            seconds = [row.defense_s for row in self.played[name].rows] if name in self.played else []
+            if not seconds:
+                return None
+            medians.append(statistics.median(seconds))
+        return medians[0] / max(medians[1], 1e-9)
 
     def _behaviour(self) -> list[Finding]:
         main = self.audit.main

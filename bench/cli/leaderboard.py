@@ -24,10 +24,11 @@ def leaderboard(out: str, show: bool, as_json: bool, db: str | None, config: str
     session = open_session(config)
     from bench.store import Store
     from leaderboard.page import render
-    from leaderboard.rows import load_rows
+    from leaderboard.rows import load_audits, load_rows
 
     store = Store.open(session.db(db), create=False)
     rows = [] if store is None else load_rows(store)
+    audits = [] if store is None else load_audits(store)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise BadValue(f"--out {out!r} is a file; give a folder.")
@@ -36,7 +37,7 @@ def leaderboard(out: str, show: bool, as_json: bool, db: str | None, config: str
     except OSError as error:
         raise BadValue(f"The folder {out!r} cannot be made: {error.strerror}; give --out another.") from None
     page = folder / "index.html"
-    write_text(str(page), render(rows))
+    write_text(str(page), render(rows, audits))
     if as_json:
         click.echo(json.dumps({"page": str(page), "runs": len(rows)}))
     else:
