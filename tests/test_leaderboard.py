@@ -109,8 +109,8 @@ def test_the_command_renders_what_the_store_holds(bench: Bench, tmp_path: Path) 
 def audit_line(**values: object) -> AuditLine:
     share = (Share(12.5, 7.3, 20.4, "bootstrap"), "pgd-skip 80%, fpa 20%")
     facts = {
-        "defense": "rmc", "base": "regular", "dataset": "digits", "norm": "linf", "eps": 0.2, "budget": "quick", "n": 30,
-        "clean": 95.0, "tiers": (share, share, (None, ""), share), "gain": Share(-1.5, -4.0, 1.0, "McNemar"),
+        "defense": "rmc", "base": "regular", "dataset": "digits", "norm": "linf", "eps": 0.2, "budget": "quick",
+        "n": 30, "clean": 95.0, "tiers": (share, share, (None, ""), share), "gain": Share(-1.5, -4.0, 1.0, "McNemar"),
         "times": 1200.0, "flags": (("M3", "it optimises"),),
     }  # fmt: skip
     return AuditLine(**{**facts, **values})  # type: ignore[arg-type]
