@@ -211,6 +211,33 @@ def _durkalski(gains: NDArray[np.float64], sizes: NDArray[np.float64]) -> float:
     return float(chi2.sf(shares.sum() ** 2 / spread, 1)) if spread else 1.0
 
 
+@dataclass(frozen=True)
+class Redraws:
+    """Robust accuracy over games that play the same points with other draws (and, of a stream, in another order).
+
+    values: of each game; mean and spread (standard deviation, of a sample) of those; worst: of points that are answered
+    right in every one.
+    """
+
+    values: list[float]
+    mean: float
+    spread: float
+    worst: float
+
+
+def redraws(right: Outcomes) -> Redraws | None:
+    """What further games over the same points say; None where there is one game, or each has points of its own."""
+    games: dict[int, dict[int, bool]] = {}
+    for (game, index), outcome in right.items():
+        games.setdefault(game, {})[index] = outcome
+    points = [set(outcome) for outcome in games.values()]
+    if len(points) < 2 or any(own != points[0] for own in points):
+        return None
+    values = [sum(outcome.values()) / len(outcome) for _, outcome in sorted(games.items())]
+    worst = worst_case(list(games.values()))
+    return Redraws(values, float(np.mean(values)), float(np.std(values, ddof=1)), sum(worst.values()) / len(worst))
+
+
 def worst_case(runs: Sequence[Mapping[int, bool]]) -> dict[int, bool]:
     """By example: right in every run that has it. Examples that some run lacks count with the runs that have them.
 

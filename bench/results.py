@@ -16,6 +16,7 @@ from bench.metrics import (
     at_budget,
     clean_accuracy,
     median_distance,
+    redraws,
     robust_accuracy,
     within_trials,
 )
@@ -64,6 +65,9 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     }
     if protocol == "probe" and robust is not None:
         result["robust_accuracy"]["within_trials"] = _estimate(within_trials(rows, right))
+    again = redraws(right)
+    if again is not None:
+        result["redraws"] = asdict(again)
     if minimal:  # the image as the attack left it, whatever its distance; and how far that was
         result["uncut_accuracy"] = _estimate(robust_accuracy(rows, static, protocol, answered_right(rows)))
         result["median_distance"] = median_distance(rows, threat.norm)

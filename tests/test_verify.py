@@ -293,6 +293,25 @@ def test_the_worst_case_is_taken_per_example() -> None:
     assert metrics.worst_case([]) == {}
 
 
+def test_redraws_have_a_mean_a_spread_and_a_worst_case() -> None:
+    """Two games over three points, 2/3 and 1/3 right, one point right in both."""
+    right = {(0, 5): True, (0, 6): True, (0, 7): False, (1, 5): True, (1, 6): False, (1, 7): False}
+    found = metrics.redraws(right)
+    assert found is not None and found.values == [pytest.approx(2 / 3), pytest.approx(1 / 3)]
+    assert found.mean == pytest.approx(0.5) and found.worst == pytest.approx(1 / 3)
+    assert found.spread == pytest.approx((2 * (1 / 6) ** 2) ** 0.5)
+    assert metrics.redraws({(0, 5): True}) is None and metrics.redraws({(0, 5): True, (1, 6): True}) is None
+
+
+def test_a_randomised_defense_is_drawn_again(bench: Bench) -> None:
+    keys = sets(base__epochs=8, defense__samples=5, defense__sigma=1.0)
+    args = ("--attack", "fgsm", "--repeats", 3, "-n", 8, "--json", "--workers", 1, *keys)
+    done = bench("run", "--defense", "noise-vote", *args)
+    again = done.runs[0]["redraws"]
+    assert len(again["values"]) == 3 and again["worst"] <= min(again["values"]) and again["spread"] > 0
+    assert "right in every one" in bench("show", done.runs[0]["run"]).out
+
+
 def _choose(n: int, k: int) -> int:
     from math import comb
 

@@ -60,6 +60,7 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
         "clean %": share(shown["clean_accuracy"]),
         "robust %": share(shown["robust_accuracy"]),
         **_uncut(shown),
+        **_redraws(shown),
         "interval": (shown["robust_accuracy"] or {}).get("method", "-"),
         "ms an answer": "-" if shown["answer_s"] is None else _delay(shown["answer_s"], shown["answer_p95_s"]),
         "violations": str(shown["violations"]),
@@ -87,6 +88,15 @@ def _uncut(shown: dict[str, Any]) -> dict[str, str]:
     far = shown["median_distance"]
     distance = "-" if far is None else f"{far:.4g} ({shown['norm']}), of those answered wrong"
     return {"uncut %": share(shown["uncut_accuracy"]), "median distance": distance}
+
+
+def _redraws(shown: dict[str, Any]) -> dict[str, str]:
+    """Of a run over several games of the same points: how much chance and order move its number."""
+    if "redraws" not in shown:
+        return {}
+    again = shown["redraws"]
+    mean, spread, worst = (f"{100 * again[name]:.1f}" for name in ("mean", "spread", "worst"))
+    return {f"over {len(again['values'])} draws": f"mean {mean}, spread {spread}, right in every one {worst}"}
 
 
 def _delay(median: float, p95: float) -> str:
