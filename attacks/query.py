@@ -188,6 +188,7 @@ class HopSkipJump(QueryAttack):
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         asked = _Asked(oracle, x, y, self.norm)
         for row in range(len(x)):
+            oracle.report(f"walking from example {row + 1} of {len(x)}")
             try:
                 with seeded(draws.of([row])):
                     self._walk(asked, row, draws)

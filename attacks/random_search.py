@@ -53,6 +53,7 @@ class RandomSearch(Attack):
         network = oracle.model() if threat.queries < self.params.draws else None
         found = x.clone()
         for row in range(len(x)):
+            oracle.report(f"random points around example {row + 1} of {len(x)}")
             with oracle.about([row]):
                 points = self._points(x[row], threat.eps, threat.norm, draws.of([row]))
                 if network is not None:

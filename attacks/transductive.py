@@ -59,6 +59,7 @@ class TransductiveAttack(Attack):
         together = {"static": BLOCK, "online": 1, "batch": copy.batch_size}[copy.kind]
         for first in range(0, len(x), together):
             rows = list(range(first, min(first + together, len(x))))
+            oracle.report(f"crafting example {rows[-1] + 1} of {len(x)}")
             with oracle.about(rows):
                 images[rows] = self._attacked(oracle, copy, x[rows], y[rows], draws.of(rows))
                 if copy.kind != "static":

@@ -83,6 +83,7 @@ class Oracle:
     observed  background points that the attacker saw, (M, C, H, W)
     company   the rest of the batch in which a `batch` defense answers a query, (B-1, C, H, W)
     key       the attacker's own randomness
+    report    is called with one line of progress, by attacks that take long
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Oracle:
         catch_up: Callable[[Defense, Tensor], Defense] | None = None,
         company: Tensor | None = None,
         key: int = 0,
+        report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.threat = threat
         self.info = info
@@ -113,6 +115,7 @@ class Oracle:
         self._catch_up = catch_up or _serve_all
         self.company = company
         self._key = key
+        self.report = report
         self._copies = 0
         self.ledger = Ledger.empty(0)
         self.trace = Trace()

@@ -217,6 +217,7 @@ class Workbench:
             catch_up=catch_up,
             company=company,
             key=spec.noise_key(game),
+            report=self.report,
         )
 
     # -- images crafted on the base alone ---------------------------------------------------------------------------

@@ -147,6 +147,11 @@ def test_a_copy_moves_on_with_what_it_was_served(workbench: Workbench) -> None:
     assert not torch.equal(first.images[0], made.images[1])
 
 
+def test_an_attack_that_takes_long_says_where_it_is(bench: Bench) -> None:
+    done = bench("run", "--defense", "regular", "--attack", "fpa", "-n", 4, "--workers", 1)
+    assert "crafting example 4 of 4" in done.err
+
+
 def test_rounds_end_once_every_point_is_fooled(workbench: Workbench) -> None:
     one, _, _ = crafted(workbench, "rmc", "fpa", 3, attack__rounds=1, attack__steps=1)
     many, _, _ = crafted(workbench, "rmc", "fpa", 3, attack__rounds=6, attack__steps=1)
