@@ -27,9 +27,11 @@ from bench.game import Row
 from bench.metrics import paired
 from bench.oracle import Trace
 from bench.runner import Listener
+from bench.state import State
 from bench.store import Store
 from bench.threat import ThreatModel, tier_of
 from bench.workbench import Settings, Workbench
+from defenses.rmc import RMC
 from tests import planted as faults
 from tests.conftest import Bench, spec_of
 
@@ -202,6 +204,19 @@ def test_a_planted_fault_trips_its_check_and_a_sound_defense_none(workbench: Wor
     assert [one for one in sound if one.tripped] == [] and {one.id for one in sound} == {f"M{i}" for i in range(1, 9)}
 
 
+def test_a_restore_that_forgets_the_optimiser_is_found(workbench: Workbench) -> None:
+    """The weights come back and Adam's moments do not: the next answers are others."""
+
+    class ForgetsMoments(RMC):
+        def restore(self, state: State) -> None:
+            kept = {name: tensor for name, tensor in self._learner.tensors().items() if name.startswith("adam.")}
+            super().restore(State({**state.tensors, **kept}, state.facts))
+
+    registry.register_defense("forgetful", ForgetsMoments)
+    subject = DefenseSubject(workbench, spec_of("forgetful", "clean", n=12))
+    assert {one.id: one.tripped for one in behaviour(subject)}["M7"]
+
+
 def test_what_is_declared_is_no_fault(workbench: Workbench) -> None:
     """Declared randomness, batches and states are said, not tripped, except that an answer optimises."""
     assert not behaved(workbench, faults.Counting)["M1"].tripped
@@ -296,6 +311,29 @@ def test_a_planted_attack_is_found_out(cache_root: Path, cls: type, trips: set[s
     """In the place of the direct attack: one that leaves the ball, one that returns its start."""
     registry.attacks._entries["pgd-skip"] = replace(registry.attacks["pgd-skip"], target=_with_params(cls))
     assert trips <= set(audited(cache_root, "regular")["flags"])
+
+
+def test_an_audit_of_an_adversarially_trained_network_is_as_hard_as_direct_calls(cache_root: Path) -> None:
+    """Its worst case is at most 3 points above what foolbox's PGD or AutoAttack of its authors gives on the points."""
+    import foolbox
+    from pyautoattack import AutoAttack
+
+    result = audited(cache_root, "pgd-at", 30)
+    assert result["flags"] == []
+    settings = Settings(cache_root, None, "cpu", None, (), 50, 5.0, 1)
+    plan = prepare("pgd-at", "", "digits", "quick", config.load(None), settings, n=30, sets={"base.epochs": 40})
+    workbench = Workbench(settings)
+    x, y = workbench.points(plan.main, plan.main.indices)
+    network, eps = workbench.base(plan.main).network, plan.main.threat.eps
+    torch.manual_seed(0)
+    model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
+    attack = foolbox.attacks.LinfPGD(rel_stepsize=0.05, steps=200)
+    by_foolbox = attack.run(model, x, foolbox.criteria.Misclassification(y), epsilon=eps)
+    library = AutoAttack(network, norm="Linf", eps=eps, seed=0, version="standard", device="cpu")
+    library.square.n_queries = 500
+    by_library, _ = library.run_standard_evaluation(x, y, batch_size=30)
+    strongest = min(float((network(images).argmax(1) == y).float().mean()) for images in (by_foolbox, by_library))
+    assert result["verdict"]["aware-full"]["robust_accuracy"]["value"] <= strongest + 0.03
 
 
 def _with_params(cls: type) -> type:

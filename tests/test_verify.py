@@ -65,6 +65,18 @@ def test_what_was_not_touched_holds(bench: Bench, run: Callable[..., str], defen
         )
 
 
+def test_every_run_of_the_smoke_suite_holds(bench: Bench) -> None:
+    quick = sets(base__epochs=8, defense__epochs=1, defense__k=128, defense__bank_steps=5, attack__steps=5)
+    done = bench(
+        "run", "--suite", "smoke", "-n", 6, "--json", "--workers", 1, *quick, "--set", "defense.replace_steps=2"
+    )
+    assert done.code == 0, done.err
+    assert len(done.runs) == 14
+    for result in done.runs:
+        found = verified(bench, result["run"])
+        assert found["holds"] and found["games"] == (2 if result["protocol"] == "probe" else 1), result["attack"]
+
+
 def test_a_replay_starts_from_nothing_that_was_stored(
     bench: Bench, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
