@@ -22,7 +22,7 @@ from bench.data.task import TaskFacts
 from bench.draws import Draws
 from bench.oracle import Oracle, margins
 from bench.params import Params
-from bench.pgd import random_offset
+from bench.pgd import on_surface, random_offset
 from bench.threat import Norm, ThreatModel
 
 
@@ -71,10 +71,9 @@ class RandomSearch(Attack):
             shape = (min(BLOCK, self.params.draws - start), *x.shape)
             if norm == "linf":
                 offsets = (torch.rand(shape, generator=own[0]) * 2 - 1) * eps
-                offsets[::2] = offsets[::2].sign() * eps
             else:
-                offsets = torch.stack([random_offset(own, tuple(x.shape), eps, norm)[0] for _ in range(shape[0])])
-                offsets[::2] *= eps / offsets[::2].flatten(1).norm(dim=1).view(-1, *[1] * x.dim())
+                offsets = torch.cat([random_offset(own, tuple(x.shape), eps, norm) for _ in range(shape[0])])
+            offsets[::2] = on_surface(offsets[::2], eps, norm)
             yield (x + offsets.to(x)).clamp(0, 1)
 
     @staticmethod

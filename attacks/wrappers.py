@@ -105,6 +105,8 @@ class EOT(Wrapper):
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
         if not info.randomised:
             return f"{info.name} is not randomised, so that every draw is the same"
+        if info.kind == "batch":
+            return f"{info.name} adapts to a batch, and in which one an example will come is not known"
         return super().declines(threat, facts, info)
 
     def network(self, oracle: Oracle, copy: Simulation, x: Tensor) -> nn.Module:
@@ -134,12 +136,9 @@ class _DrawnOnce(nn.Module):
     def __init__(self, oracle: Oracle, copy: Simulation, samples: int, x: Tensor) -> None:
         super().__init__()
         self._oracle = oracle
-        together = [x] if copy.kind == "batch" else x.split(1)
-        self._networks = [[copy.bare_proxy(part, draw) for draw in range(samples)] for part in together]
+        self._networks = [[copy.bare_proxy(point, draw) for draw in range(samples)] for point in x.split(1)]
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(self._networks) == 1:
-            return _mean(self._networks[0], x)
         whose = self._oracle.whose(x).tolist()
         return torch.cat([_mean(self._networks[row], x[i : i + 1]) for i, row in enumerate(whose)])
 

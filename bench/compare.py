@@ -39,6 +39,12 @@ def compare_runs(store: Store, a: RunRecord, b: RunRecord) -> Comparison:
             raise BadValue(f"The run {record.key[:12]} is {record.status}, not DONE; compare finished runs.")
     _same_inputs(a, rows[a.key], b, rows[b.key])
     outcomes = [_by_example(rows[record.key], outcome_of(store, record, rows[record.key])) for record in (a, b)]
+    for record, outcome in zip((a, b), outcomes, strict=True):
+        if missing := len(rows[record.key]) - len(outcome):
+            raise BadValue(
+                f"{missing} examples of {record.key[:12]} are farther than its budget and have no clean answer to fall "
+                f"back on: play the clean run that it is paired with, with: bench run --attack clean"
+            )
     keys = sorted(outcomes[0])
     first, second = ([outcome[key] for key in keys] for outcome in outcomes)
     clusters, given = _shared(a, b, rows[a.key])

@@ -70,6 +70,13 @@ def random_offset(draws: Draws, shape: tuple[int, ...], eps: float, norm: Norm) 
     return ball.view(len(draws), *shape) * eps
 
 
+def on_surface(offset: Tensor, eps: float, norm: Norm) -> Tensor:
+    """Offsets (N, C, H, W) in the ball of radius eps, moved out to its surface: a corner in linf, the sphere in l2."""
+    if norm == "linf":
+        return offset.sign() * eps
+    return offset * (eps / offset.flatten(1).norm(dim=1)).view(-1, *[1] * (offset.dim() - 1))
+
+
 @torch.enable_grad()  # whoever asks a defense that crafts images may do so without gradients
 def pgd(
     model: nn.Module,

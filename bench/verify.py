@@ -23,7 +23,7 @@ from bench.game import Crafted, Meter, Row
 from bench.models.sources import network_source
 from bench.serving import image_hash
 from bench.spec import Part, RunSpec
-from bench.store import RunRecord, Store
+from bench.store import GameRecord, RunRecord, Store
 from bench.workbench import Workbench, environment, facts_of
 
 #: what differs on every repetition
@@ -77,9 +77,10 @@ def verify(store: Store, record: RunRecord, bench: Workbench) -> Verification:
     images = _images(store, record, bench.cache, found)
     found.bad = list(_bad_rows(rows, images, spec, bench))
     changed = _changed(spec, record, bench)
+    games = {game.game: game for game in store.games(record.key)}
     for game in range(spec.game.games):
         own = [row for row in rows if row.game == game]
-        reason = _not_intact(own, game, found, store, record)
+        reason = _not_intact(own, games.get(game), [bad for bad in found.bad if bad.game == game])
         if reason or changed:
             found.left_out[game] = reason or changed
         else:
@@ -119,15 +120,13 @@ def _bad_rows(
             yield BadRow(row.game, row.position, row.index, "its clean point has another sha256 in the dataset")
 
 
-def _not_intact(own: list[Row], game: int, found: Verification, store: Store, record: RunRecord) -> str:
-    """Why a game cannot be replayed, or ""."""
-    states = {state.game: state for state in store.games(record.key)}
-    if game not in states or not states[game].done:
+def _not_intact(own: list[Row], game: GameRecord | None, bad: list[BadRow]) -> str:
+    """Why a game with these rows cannot be replayed, or ""."""
+    if game is None or not game.done:
         return "it was not played to its end"
-    bad = sorted({row.position for row in found.bad if row.game == game})
     if bad:
-        return f"{len(bad)} of its rows do not hold"
-    if not own or [row.position for row in own] != list(range(len(own))):
+        return f"{len({row.position for row in bad})} of its rows do not hold"
+    if [row.position for row in own] != list(range(game.rows)):
         return "rows of it are missing"
     return ""
 
@@ -142,7 +141,7 @@ def _changed(spec: RunSpec, record: RunRecord, bench: Workbench) -> str:
     now = {"dataset": Part(spec.dataset.name, 1, facts.content)}
     for what, part in (("defense", spec.defense), ("base", spec.base)):
         now[what] = Part(part.name, 1, registry.defenses[part.name].source_hash())
-    now["network"] = Part(*network_source(spec.network.name, str(spec.base.params.get("weights", "")))[:3])
+    now["network"] = Part(*network_source(spec.network.name, str(spec.base.params.get("weights", ""))))
     for what, part in now.items():
         if getattr(spec, what).source != part.source:
             commit = str(record.provenance.get("commit", ""))[:12]

@@ -417,7 +417,7 @@ class MaskedWithProxy(Masked):
         return copy.deepcopy(self.network)
 
 
-class RandomSigns(Wrapped):
+class RandomScale(Wrapped):
     """Scales its logits by a random factor: sound, static, randomised."""
 
     randomised: ClassVar[bool] = True

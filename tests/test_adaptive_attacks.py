@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from attacks.random_search import RandomSearch, RandomSearchParams
 from attacks.transductive import FPA, GMSAAvg, GMSAMin
 from bench import registry
-from bench.contracts import Attack, DefenseInfo
+from bench.contracts import DefenseInfo
 from bench.draws import Draws
 from bench.errors import AccessDenied, UnknownName
 from bench.game import Crafted, craft
@@ -85,8 +85,7 @@ def test_autoattack_is_as_strong_as_the_library_s_own(workbench: Workbench) -> N
     assert 0 < found < 200
 
 
-def test_autoattack_where_all_points_are_wrong_or_none_is_left(workbench: Workbench) -> None:
-    """Nothing to attack is no error: the images are the inputs."""
+def test_autoattack_returns_the_inputs_where_all_points_are_wrong_already() -> None:
     toy = Toy(ThreatModel(eps=0.1, weights="trained"))
     attack = registry.attacks.load("autoattack")()
     wrong = (toy.y + 1) % 3
@@ -152,10 +151,34 @@ def test_an_attack_that_takes_long_says_where_it_is(bench: Bench) -> None:
     assert "crafting example 4 of 4" in done.err
 
 
-def test_rounds_end_once_every_point_is_fooled(workbench: Workbench) -> None:
-    one, _, _ = crafted(workbench, "rmc", "fpa", 3, attack__rounds=1, attack__steps=1)
-    many, _, _ = crafted(workbench, "rmc", "fpa", 3, attack__rounds=6, attack__steps=1)
-    assert one.forwards.tolist() <= many.forwards.tolist() and int(one.simulated.sum()) < int(many.simulated.sum())
+class Scripted:
+    """A copy that answers right until a round."""
+
+    kind, batch_size = "online", 1
+
+    def __init__(self, network: nn.Module, wrong_from: int) -> None:
+        self.network = network
+        self.wrong_from = wrong_from
+        self.rounds = 0
+
+    def proxy(self) -> nn.Module:
+        return self.network
+
+    def proxy_for(self, x: Tensor) -> nn.Module:
+        return self.network
+
+    def answers(self, x: Tensor) -> Tensor:
+        self.rounds += 1
+        return torch.eye(3)[1:2] if self.rounds > self.wrong_from else torch.eye(3)[:1]
+
+
+@pytest.mark.parametrize(("wrong_from", "rounds"), [(0, 1), (2, 3), (9, 6)])
+def test_rounds_end_once_every_point_is_fooled(wrong_from: int, rounds: int) -> None:
+    toy = Toy(ThreatModel(eps=0.1, weights="simulated", bank=True))
+    attack = FPA(FPA.Params(rounds=6, steps=1))
+    copy = Scripted(toy.network, wrong_from)
+    attack._attacked(toy.oracle, copy, toy.x[:1], toy.y[:1], Draws(0, "t", [7]))
+    assert copy.rounds == rounds
 
 
 # -- wrappers ---------------------------------------------------------------------------------------------------------
@@ -174,9 +197,9 @@ def test_bpda_sees_through_a_rounding_that_hides_the_gradient(workbench: Workben
 
 
 def test_eot_averages_over_what_one_draw_does_not_show(workbench: Workbench) -> None:
-    """A sign that is drawn anew with every answer: one draw points anywhere, the mean over many draws downhill."""
-    registry.register_defense("signs", planted.RandomSigns)
-    spec = spec_of("signs", "eot:pgd-skip", n=12, attack__samples=20, attack__steps=3)
+    """Logits are scaled by another factor at every draw: the network of the attack is the mean over the draws."""
+    registry.register_defense("scaled", planted.RandomScale)
+    spec = spec_of("scaled", "eot:pgd-skip", n=12, attack__samples=20, attack__steps=3)
     serving = workbench.serving(spec, 0)
     oracle = workbench.oracle(spec, 0, serving)
     x, y = workbench.points(spec, spec.indices)
@@ -210,6 +233,16 @@ def test_a_wrapper_needs_a_copy_of_the_defense_and_a_gradient_inside(bench: Benc
     ):
         done = bench("run", "--defense", "regular", "--attack", attack, "-n", 2, "--json", "--workers", 1)
         assert done.runs[0]["status"] == "SKIPPED" and reason in done.runs[0]["reason"]
+
+
+def test_eot_declines_what_adapts_to_a_batch(workbench: Workbench) -> None:
+    facts = workbench.task(spec_of("regular", "clean").dataset).facts
+    attack = workbench.attack(spec_of("rmc", "eot"))
+    threat = ThreatModel(eps=0.1, weights="adapted", bank=True)
+    for kind, declined in (("batch", True), ("online", False)):
+        reason = attack.declines(threat, facts, DefenseInfo("together", kind, True, True))
+        assert (reason is not None) == declined
+        assert not declined or "in which one an example will come is not known" in reason
 
 
 def test_a_wrapper_has_what_the_attack_inside_has() -> None:
@@ -320,7 +353,3 @@ def test_the_network_that_answers_a_point_is_the_one_that_adapted_to_it(workbenc
     static = workbench.serving(spec_of("regular", "clean"), 0).defense
     with torch.no_grad():
         assert torch.equal(static.proxy_for(x)(x), static.proxy()(x))
-
-
-def test_no_attack_here_is_left_without_a_test_of_its_contract() -> None:
-    assert all(issubclass(registry.attacks.load(entry.name), Attack) for entry in registry.attacks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -61,17 +62,17 @@ def test_a_job_that_leaves_the_program_fails(workbench: Workbench, monkeypatch: 
 def test_workers_start_with_one_thread_whatever_the_shell_says(
     workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("needs /proc to see how a process was started")
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     engine = PoolEngine(workbench.settings, 1)
     pid = engine._workers[0].process.pid
     try:
         finish(engine, Job("declines", spec_of("regular", "clean")))  # it has started once it has done something
-        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
-            variables = dict(item.split(b"=", 1) for item in file.read().split(b"\0") if b"=" in item)
-    except OSError:
-        pytest.skip("needs /proc to see how a process was started")
+        started_with = Path(f"/proc/{pid}/environ").read_bytes()
     finally:
         engine.stop()
+    variables = dict(item.split(b"=", 1) for item in started_with.split(b"\0") if b"=" in item)
     assert variables[b"OMP_NUM_THREADS"] == WORKER_ENVIRONMENT["OMP_NUM_THREADS"].encode()
     assert os.environ["OMP_NUM_THREADS"] == "8"
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import torch
 
 from bench import registry
-from bench.audit.battery import Budget, Step, Subject, battery
+from bench.audit.battery import Step, Subject, battery
 from bench.audit.behaviour import behaviour
 from bench.audit.findings import Finding, finding
 from bench.audit.strength import Played, belief, comparisons, gain, planted, settled, silent
@@ -42,7 +42,7 @@ class Audit:
     defense: str
     base: str
     dataset: str
-    budget: Budget
+    budget: str
     steps: list[Step]
     planned: dict[str, Planned]
 
@@ -60,7 +60,7 @@ def prepare(
     defense: str,
     base: str,
     dataset: str,
-    budget: Budget,
+    budget: str,
     config: Config,
     settings: Settings,
     *,
@@ -105,20 +105,29 @@ def _bounded(radius: float, factor: float) -> float:
 class Player:
     """Plays an audit."""
 
-    def __init__(self, audit: Audit, store: Store, settings: Settings, listener: Listener) -> None:
+    def __init__(self, audit: Audit, store: Store, settings: Settings) -> None:
         self.audit = audit
         self._store = store
         self._settings = settings
-        self._listener = listener
         self.bench = Workbench(settings)
         self.played: dict[str, Played] = {}
         #: why a step was not played, by its name
         self.left_out: dict[str, str] = {}
+        #: names of steps whose runs failed: the verdict lacks what they might have broken
+        self.failed: list[str] = []
         self.runs: dict[str, str] = {}
 
-    def fit(self) -> None:
-        """Train and prepare what all steps need."""
-        run_all([self.audit.planned["fgsm"]], self._store, self._settings, listener=self._listener)
+    def fit(self, listener: Listener) -> str:
+        """Train and prepare what all steps need; why nothing can be played, or ""."""
+        first = self.audit.planned["fgsm"]
+        self._run([first], listener)
+        record = self._store.find(first.spec.key)
+        assert record is not None
+        return f"fgsm {record.status}: {record.reason}" if record.status == "FAILED" else ""
+
+    def _run(self, planned: list[Planned], listener: Listener) -> None:
+        """Bring runs to an end; what failed before is tried again."""
+        run_all(planned, self._store, self._settings, "failed", listener)
 
     def costs(self) -> dict[str, float]:
         """Seconds that each step will roughly take on one process, from what an answer and a gradient take here."""
@@ -139,10 +148,10 @@ class Player:
             step.name: _cost(step, self.audit.planned[step.name].spec, answer_s, pass_s) for step in self.audit.steps
         }
 
-    def play(self) -> None:
+    def play(self, listener: Listener) -> None:
         """All steps: first those that attack every example, then the others on what is left."""
         first = [step for step in self.audit.steps if not step.survivors]
-        run_all([self.audit.planned[step.name] for step in first], self._store, self._settings, listener=self._listener)
+        self._run([self.audit.planned[step.name] for step in first], listener)
         for step in first:
             self._take(step, self.audit.planned[step.name].spec)
         for step in (step for step in self.audit.steps if step.survivors):
@@ -152,7 +161,7 @@ class Player:
                 self.left_out[step.name] = "nothing was left to attack"
                 continue
             spec = planned.spec if len(left) == planned.spec.n else replace(planned.spec, chosen=tuple(left))
-            run_all([Planned(spec, planned.clean)], self._store, self._settings, listener=self._listener)
+            self._run([Planned(spec, planned.clean)], listener)
             self._take(step, spec)
 
     def _left(self, step: Step, spec: RunSpec) -> list[int]:
@@ -168,6 +177,8 @@ class Player:
         self.runs[step.name] = record.key
         if record.status != "DONE":
             self.left_out[step.name] = f"{record.status}: {record.reason}"
+            if record.status == "FAILED":
+                self.failed.append(step.name)
             return
         rows = self._store.rows(record.key)
         outcome = {index: right for (_, index), right in outcome_of(self._store, record, rows).items()}
@@ -205,6 +216,7 @@ class Player:
             "flags": [found.id for found in findings if found.tripped],
             "runs": self.runs,
             "left_out": self.left_out,
+            "failed": self.failed,
         }
 
     def _clean(self) -> float | None:
@@ -236,11 +248,8 @@ class Player:
 
     def _behaviour(self) -> list[Finding]:
         main = self.audit.main
-        count = (
-            POINTS
-            if main.kind == "static"
-            else max(SLOW_POINTS // max(main.game.batch, 1), 2) * max(main.game.batch, 1)
-        )
+        batch = max(main.game.batch, 1)
+        count = POINTS if main.kind == "static" else max(SLOW_POINTS // batch, 2) * batch
         subject = DefenseSubject(self.bench, replace(main, n=min(count, main.test_size)))
         return behaviour(subject)
 

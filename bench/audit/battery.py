@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
-
-Budget = Literal["quick", "standard", "full"]
+from typing import Any
 
 #: how much of everything a budget has. n: examples; few: examples of what is dear against a defense that adapts
 SIZES: dict[str, dict[str, int]] = {
@@ -58,7 +56,7 @@ class Subject:
     randomised: bool
 
 
-def battery(subject: Subject, budget: Budget) -> list[Step]:
+def battery(subject: Subject, budget: str) -> list[Step]:
     """The steps of an audit, in the order in which an example's breaker is looked for."""
     size = SIZES[budget]
     n, slow = size["n"], subject.kind != "static"

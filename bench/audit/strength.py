@@ -14,9 +14,9 @@ from bench.audit.findings import Finding, finding
 from bench.contracts import BLOCK
 from bench.draws import Draws
 from bench.game import Row
-from bench.metrics import Difference, paired
+from bench.metrics import Difference, paired, worst_case
 from bench.oracle import Trace
-from bench.pgd import pgd, random_offset
+from bench.pgd import on_surface, pgd, random_offset
 from bench.threat import ThreatModel
 
 #: whether each example (by its dataset index) was answered right
@@ -31,7 +31,7 @@ INSIDE = 0.99
 
 @dataclass(frozen=True)
 class Played:
-    """One step as it was played. `n`: examples that it was asked for; `rows`: what was written of them."""
+    """One step as it was played: whether each example was answered right, and the rows of facts."""
 
     outcome: Outcome
     rows: Sequence[Row]
@@ -97,7 +97,7 @@ def comparisons(played: Mapping[str, Played], base: str) -> list[Finding]:
     return found
 
 
-#: steps of an attacker who has no knowledge of the weights that answer, and of one who has
+#: steps that follow no gradient of what answers, and steps that do
 WITHOUT = ("gray-box", "transfer", "square", "random-search", "hopskipjump-linf")
 WITH = ("pgd-skip", "pgd-skip, twice the work", "autoattack-skip", "gmsa-avg", "gmsa-min", "fpa", "eot:pgd-skip",
         "bpda:pgd-skip")  # fmt: skip
@@ -109,10 +109,7 @@ def _black_box(played: Mapping[str, Played]) -> Finding | None:
     blind = {name: played[name].outcome for name in WITHOUT if name in played}
     if not knowing or not blind:
         return None
-    worst: dict[int, bool] = {}
-    for outcome in knowing:
-        for index, right in outcome.items():
-            worst[index] = worst.get(index, True) and right
+    worst = worst_case(knowing)
     gaps = {name: excess(worst, outcome) for name, outcome in blind.items()}
     strongest = max(gaps, key=lambda name: gaps[name].value)
     gap = gaps[strongest]
@@ -171,13 +168,16 @@ def planted(
     Zimmermann, Brendel, Tramer, Carlini: Increasing Confidence in Adversarial Robustness Evaluations, NeurIPS 2022.
     The head is scikit-learn's logistic regression, weighted so that both classes count the same. The points of its
     training are random in the ball shrunk to 99 %, the planted point is a corner of the ball (linf) or on its sphere.
+
+    network: (N, C, H, W) -> (N, K); x (N, C, H, W) in [0, 1]; steps and rel_step_size (step / eps) of the attack.
     """
     hits = random_hits = 0
     for i in range(len(x)):
         own = draws.of([i])
         inner = torch.cat([_offsets(own.sub(start), x[i], threat, BLOCK) for start in range(0, INNER, BLOCK)])[:INNER]
-        outer = _surface(own.sub("surface"), x[i], threat)
-        head = _Binary(network, x[i], (x[i] + inner * INSIDE).clamp(0, 1), (x[i] + outer).clamp(0, 1)[None])
+        offset = random_offset(own.sub("surface"), tuple(x.shape[1:]), threat.eps, threat.norm).to(x)
+        outer = on_surface(offset, threat.eps, threat.norm)
+        head = _Binary(network, (x[i] + inner * INSIDE).clamp(0, 1), (x[i] + outer).clamp(0, 1))
         point, label = x[i : i + 1], torch.zeros(1, dtype=torch.int64, device=x.device)
         found = pgd(
             head, point, label, eps=threat.eps, steps=steps, step_size=rel_step_size * threat.eps, norm=threat.norm,
@@ -193,23 +193,14 @@ def planted(
 
 def _offsets(draws: Draws, x: Tensor, threat: ThreatModel, count: int) -> Tensor:
     """Random offsets (count, C, H, W) in the ball."""
-    many = Draws(draws.seed, draws.purpose, draws.indices * count)
-    parts = [random_offset(many.sub(i).of([i]), tuple(x.shape), threat.eps, threat.norm) for i in range(count)]
+    parts = [random_offset(draws.sub(i), tuple(x.shape), threat.eps, threat.norm) for i in range(count)]
     return torch.cat(parts).to(x)
-
-
-def _surface(draws: Draws, x: Tensor, threat: ThreatModel) -> Tensor:
-    """A random offset (C, H, W) on the surface of the ball."""
-    offset = random_offset(draws, tuple(x.shape), threat.eps, threat.norm)[0].to(x)
-    if threat.norm == "linf":
-        return offset.sign() * threat.eps
-    return offset * threat.eps / offset.norm()
 
 
 class _Binary(nn.Module):
     """Two logits (N, 2): inside, planted; a linear head on what a network gives for its input."""
 
-    def __init__(self, network: nn.Module, x: Tensor, inside: Tensor, outside: Tensor) -> None:
+    def __init__(self, network: nn.Module, inside: Tensor, outside: Tensor) -> None:
         super().__init__()
         self._network = network
         with torch.no_grad():

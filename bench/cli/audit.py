@@ -18,6 +18,7 @@ from bench.cli.options import (
     parse_sets,
     plugin_option,
     set_option,
+    take_runner,
 )
 from bench.errors import BadValue, UnknownName
 
@@ -60,7 +61,8 @@ def audit(
 ) -> int:
     """Attack a defense with all that is here, from cheap to expensive, and check the attacks and the defense.
 
-    Its steps are ordinary runs: an audit that was interrupted goes on where it stopped.
+    Its steps are ordinary runs: an audit that was interrupted goes on where it stopped, and what failed is tried again.
+    Exit code 1 if a step failed: the verdict lacks what that attack might have broken.
 
     \b
     bench audit rmc --budget quick
@@ -80,13 +82,12 @@ def audit(
         raise BadValue(f"-n is {n}; an audit needs at least 2 examples.")
     url = session.db(db)
     values = parse_sets(sets)
-    how = {key.partition(".")[2]: values.pop(key) for key in list(values) if key.startswith("runner.")}
+    how = take_runner(values)
     settings = session.settings(url, data_folder(data_dir), pick_device(device), workers, how)
-    from bench.audit import prepare
-    from bench.audit.audit import Player
+    from bench.audit import Player, prepare
     from bench.store import Store
 
-    planned = prepare(defense, base, dataset, budget, session.config, settings, seed=seed, n=n, sets=values)  # type: ignore[arg-type]
+    planned = prepare(defense, base, dataset, budget, session.config, settings, seed=seed, n=n, sets=values)
     if dry_run:
         _print_plan(planned, None)
         return 0
@@ -96,20 +97,22 @@ def audit(
     from bench.provenance import collect
 
     one_thread()
+    player = Player(planned, store, settings)
     with make_listener(sys.stderr) as listener:
-        player = Player(planned, store, settings, listener)
-        player.fit()
+        reason = player.fit(listener)
+    if reason:
+        click.echo(f"The audit cannot begin: {reason}", err=True)
+        return 1
     _print_plan(planned, player.costs())
     with make_listener(sys.stderr) as listener:
-        player = Player(planned, store, settings, listener)
-        player.play()
+        player.play(listener)
     result = player.result()
     store.put_audit(planned.key, result, collect(settings.device))
     if as_json:
         click.echo(json.dumps(result))
     else:
         _print_result(result)
-    return 0
+    return int(bool(player.failed))
 
 
 def _print_plan(planned: Audit, costs: dict[str, float] | None) -> None:

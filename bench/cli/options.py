@@ -133,6 +133,11 @@ def open_session(config: str | None, plugins: tuple[str, ...] = (), strict: bool
     return Session(load(path), path, plugins)
 
 
+def take_runner(values: dict[str, str]) -> dict[str, str]:
+    """The keys of `values` that say how runs are executed (runner.*), taken out of it."""
+    return {key.partition(".")[2]: values.pop(key) for key in list(values) if key.startswith("runner.")}
+
+
 def parse_sets(sets: tuple[str, ...]) -> dict[str, str]:
     """KEY=VALUE pairs; a later one wins."""
     values = {}

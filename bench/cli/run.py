@@ -18,6 +18,7 @@ from bench.cli.options import (
     parse_sets,
     plugin_option,
     set_option,
+    take_runner,
 )
 from bench.errors import BadValue
 
@@ -76,7 +77,7 @@ def run(
     """
     session = open_session(config, plugins)
     values = parse_sets(sets)
-    how = {key.partition(".")[2]: values.pop(key) for key in list(values) if key.startswith("runner.")}
+    how = take_runner(values)
     from bench.data.files import data_dir as data_folder
     from bench.plan import Request, plan, suite_requests
     from bench.threat import ThreatModel, parse_number

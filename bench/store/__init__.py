@@ -1,5 +1,5 @@
 """Results in a database: SQLite by default, any SQLAlchemy URL. Only this package knows SQLAlchemy."""
 
-from bench.store.store import Claim, LeaseLost, RunRecord, Store
+from bench.store.store import Claim, GameRecord, LeaseLost, RunRecord, Store
 
-__all__ = ["Claim", "LeaseLost", "RunRecord", "Store"]
+__all__ = ["Claim", "GameRecord", "LeaseLost", "RunRecord", "Store"]
