@@ -194,6 +194,7 @@ def behaved(workbench: Workbench, cls: type, n: int = 12) -> dict[str, Finding]:
         (faults.DeadProxy, "M4"),
         (faults.BatchLeak, "M5"),
         (faults.OrderDependent, "M6"),
+        (faults.Tires, "M6"),
         (faults.ForgetsOnRestore, "M7"),
         (faults.LeftTraining, "M8"),
     ],

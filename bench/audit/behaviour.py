@@ -18,7 +18,8 @@ from bench.checks.defense import (
 )
 from bench.checks.verdict import Violated
 from bench.contracts import Defense, probe
-from bench.draws import generator
+from bench.draws import Draws, generator
+from bench.pgd import on_surface, random_offset
 
 #: draws that are compared, and batch sizes that are tried
 DRAWS = 5
@@ -114,10 +115,24 @@ def _in_order(defense: Defense, x: Tensor) -> Tensor:
 
 
 def _m6(subject: DefenseSubject) -> Finding:
+    """A permuted stream; and a fixed set of points asked for before and after queries as attackers send them."""
     plain = subject.fresh().predict(subject.x).argmax(1)
     moved = _in_order(subject.fresh(), subject.x).argmax(1)
     flips = (plain != moved).cpu()
-    return finding("M6", _share(flips), f"{_percent(flips)} of {len(flips)} labels differ in a permuted stream")
+    defense, asked = subject.fresh(), subject.x[:POINTS]
+    before = probe(defense, asked, None, subject.company).argmax(1)
+    defense.predict(_queries(subject))
+    drift = (before != probe(defense, asked, None, subject.company).argmax(1)).cpu()
+    found = f"{_percent(flips)} of {len(flips)} labels differ in a permuted stream"
+    served = f"{_percent(drift)} of {len(drift)} after {len(subject.x)} attack queries were served"
+    return finding("M6", max(_share(flips), _share(drift)), f"{found}, {served}")
+
+
+def _queries(subject: DefenseSubject) -> Tensor:
+    """Images (N, C, H, W) on the surface of the ball around the points, such as attacks that ask propose."""
+    threat, draws = subject.spec.threat, Draws(subject.spec.seed, "audit", subject.spec.indices)
+    offset = random_offset(draws, tuple(subject.x.shape[1:]), threat.eps, threat.norm)
+    return (subject.x + on_surface(offset, threat.eps, threat.norm).to(subject.x.device)).clamp(0, 1)
 
 
 def _m7(subject: DefenseSubject) -> Finding:

@@ -65,8 +65,8 @@ CHECKS: dict[str, Check] = {
             "An answer depends on its company though it is not declared to: numbers change with the batch size.",
         ),
         Check(  # a point in a hundred: less is within any interval that is reported here
-            "M6", "share of answers that change with the order of the stream", 0.01,
-            "Answers depend on the order of the inputs: one stream is one draw. Use --repeats.",
+            "M6", "share of answers that change with the order of the stream, or with queries that were served before",
+            0.01, "Answers depend on what came before: one stream is one draw. Use --repeats.",
         ),
         Check(
             "M7", "contract checks of snapshot and restore that fail", 0,
