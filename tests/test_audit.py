@@ -16,8 +16,9 @@ from attacks.pgd import PGD
 from bench import config, registry
 from bench.audit import prepare
 from bench.audit.audit import Player
-from bench.audit.battery import BUDGETS, Subject, battery
+from bench.audit.battery import BUDGETS, Step, Subject, battery
 from bench.audit.behaviour import behaviour
+from bench.audit.cost import Pace, costs
 from bench.audit.findings import CHECKS, Finding, finding
 from bench.audit.strength import Played, belief, comparisons, gain, planted, settled, silent
 from bench.audit.verdict import breakers_of, gain_over_base, tier_verdict
@@ -280,6 +281,29 @@ def test_a_battery_names_each_step_once(subject: Subject, budget: Any) -> None:
     assert len(set(names)) == len(names) and {"fgsm", "pgd", "pgd-skip", "autoattack"} <= set(names)
     assert ("gmsa-min" in names) == (subject.kind != "static") and ("base: pgd" in names) == (not subject.is_base)
     assert ("eot:pgd-skip" in names) == subject.randomised and ("bpda:pgd-skip" in names) == (budget != "quick")
+
+
+def test_what_an_audit_costs_is_counted_in_answers_probes_and_passes() -> None:
+    """By hand, with 1 s an answer, 0.1 s a probe and 1 ms a pass."""
+    direct = {"attack__steps": 10, "attack__restarts": 1, "game__p": 4, "game__trials": 2}
+    probed = spec_of("rmc", "pgd-skip", n=6, **direct)
+    partial = spec_of("rmc", "pgd-skip-partial", n=6, threat__known=0.5, **direct)
+    asked = spec_of("rmc", "square", n=6, threat__queries=50)
+    rounds = {"attack__rounds": 3, "attack__steps": 10}
+    specs = {
+        "skip": probed, "again": probed, "partial": partial, "asked": asked, "base": probed,
+        "fpa": spec_of("rmc", "fpa", n=6, **rounds), "gmsa-avg": spec_of("rmc", "gmsa-avg", n=6, **rounds),
+    }  # fmt: skip
+    steps = [Step(name, name, 6, on_base=name == "base") for name in specs]
+    found = costs(steps, specs, Pace(1.0, 0.1, 0.001))
+    assert found["skip"] == pytest.approx(6 * (10 * 0.001 + 0.1) + 8)  # a background of 4 in each of two games
+    assert found["again"] == pytest.approx(found["skip"] - 8)  # the same background
+    assert found["partial"] == pytest.approx(found["again"] + 4)  # its own copy saw half
+    assert found["base"] == pytest.approx(6 * 0.01)
+    passes = 1 if asked.game.protocol == "probe" else 0
+    assert found["asked"] == pytest.approx(6 * (0.001 + 50 * 0.1 + (0.1 if passes else 1)))
+    assert found["fpa"] == pytest.approx(6 * (30 * 0.001 + 6 * 0.1 + 2))
+    assert found["gmsa-avg"] == pytest.approx(6 * (60 * 0.001 + 6 * 0.1 + 2))
 
 
 # -- whole audits -----------------------------------------------------------------------------------------------------

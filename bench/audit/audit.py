@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
-import torch
-
 from bench import registry
 from bench.audit.battery import Step, Subject, battery
 from bench.audit.behaviour import behaviour
+from bench.audit.cost import STREAMS, costs, pace
 from bench.audit.findings import Finding, finding
 from bench.audit.strength import Played, belief, comparisons, gain, planted, settled, silent
 from bench.audit.verdict import gain_over_base, tier_verdict
@@ -30,7 +28,7 @@ from bench.threat import Tier, tier_of
 from bench.workbench import Settings, Workbench, facts_of
 
 #: points on which behaviour is measured: of a static defense, and of one that answers slowly
-POINTS, SLOW_POINTS = 100, 20
+POINTS, SLOW_POINTS = 100, 12
 #: points of the binarisation test
 PLANTED = 20
 
@@ -130,22 +128,12 @@ class Player:
         run_all(planned, self._store, self._settings, "failed", listener)
 
     def costs(self) -> dict[str, float]:
-        """Seconds that each step will roughly take on one process, from what an answer and a gradient take here."""
-        spec = self.audit.main
-        defense = self.bench.serving(spec, 0).defense
-        x, _ = self.bench.points(spec, spec.indices[: max(spec.game.batch, 2)])
-        answer_s = _timed(lambda: defense.predict(x)) / len(x)
-        proxy, many = defense.proxy(), self.bench.points(spec, spec.indices)[0]
-        labels = torch.zeros(len(many), dtype=torch.int64, device=many.device)
-
-        def gradient() -> None:
-            z = many.clone().requires_grad_(True)
-            torch.nn.functional.cross_entropy(proxy(z), labels).backward()
-
-        _timed(gradient)
-        pass_s = _timed(gradient) / len(many)
+        """Seconds that each step will roughly take on one process, and the checks of behaviour."""
+        measured = pace(self.bench, self.audit.main)
+        specs = {name: planned.spec for name, planned in self.audit.planned.items()}
         return {
-            step.name: _cost(step, self.audit.planned[step.name].spec, answer_s, pass_s) for step in self.audit.steps
+            **costs(self.audit.steps, specs, measured),
+            "behaviour": STREAMS * self._subject().spec.n * measured.answer,
         }
 
     def play(self, listener: Listener) -> None:
@@ -199,7 +187,7 @@ class Player:
         tiers = self._tiers()
         verdicts = {name: tier_verdict(tiers, self.played, name, trials) for name in get_args(Tier)}
         difference, findings = self._gain(trials)
-        findings = [*self._behaviour(), *self._strength(), *findings]
+        findings = [*behaviour(self._subject()), *self._strength(), *findings]
         return {
             "defense": audit.defense,
             "base": audit.base,
@@ -246,12 +234,12 @@ class Player:
             medians.append(statistics.median(seconds))
         return medians[0] / max(medians[1], 1e-9)
 
-    def _behaviour(self) -> list[Finding]:
+    def _subject(self) -> DefenseSubject:
+        """The defense, and the points on which its behaviour is measured."""
         main = self.audit.main
         batch = max(main.game.batch, 1)
         count = POINTS if main.kind == "static" else max(SLOW_POINTS // batch, 2) * batch
-        subject = DefenseSubject(self.bench, replace(main, n=min(count, main.test_size)))
-        return behaviour(subject)
+        return DefenseSubject(self.bench, replace(main, n=min(count, main.test_size)))
 
     def _strength(self) -> list[Finding]:
         violations = sum(bool(row.violation) for played in self.played.values() for row in played.rows)
@@ -279,34 +267,3 @@ class Player:
         params, draws = spec.attack.params, Draws(spec.seed, "audit", spec.indices)
         made = planted(serving.defense.proxy(), x, spec.threat, params["steps"], params["rel_step_size"], draws)
         return [made] if curve is None else [curve, made]
-
-
-def _timed(work: Any) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def _cost(step: Step, spec: RunSpec, answer_s: float, pass_s: float) -> float:
-    """Seconds of a step, roughly: gradient passes and answers that its attack asks for, and what the game serves."""
-    params, game, threat = spec.attack.params, spec.game, spec.threat
-    steps = params.get("steps", 1) * params.get("restarts", 1)
-    passes, answers = float(steps), 1.0
-    if "square_queries" in params:
-        passes = params["steps"] * (1 + 2 * params["target_classes"]) + params["square_queries"] / 3
-    if "rounds" in params:
-        passes, answers = (
-            steps * params["rounds"] * (1 if step.attack == "fpa" else params["rounds"] / 2),
-            2 * params["rounds"],
-        )
-    if "samples" in params:
-        passes, answers = steps * params["samples"], 1.0 + params["samples"]
-    if step.attack.startswith("bpda"):
-        answers += steps
-    if "draws" in params:
-        passes = params["draws"] / 3
-    answers += threat.queries
-    if step.on_base:
-        answers = 0.0
-    background = (game.p + threat.delay) * game.trials if game.protocol == "probe" else 0
-    return step.n * (passes * pass_s + answers * answer_s) + background * answer_s * (not step.on_base)

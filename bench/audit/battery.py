@@ -9,7 +9,7 @@ from typing import Any
 
 #: how much of everything a budget has. n: examples; few: examples of what is dear against a defense that adapts
 SIZES: dict[str, dict[str, int]] = {
-    "quick": {"n": 30, "few": 10, "queries": 100, "hops": 200, "draws": 1000, "asked": 20, "rounds": 3, "square": 200,
+    "quick": {"n": 30, "few": 10, "queries": 100, "hops": 100, "draws": 1000, "asked": 20, "rounds": 3, "square": 200,
               "steps": 20},
     "standard": {"n": 100, "few": 20, "queries": 300, "hops": 300, "draws": 10_000, "asked": 200, "rounds": 10,
                  "square": 1000, "steps": 100},

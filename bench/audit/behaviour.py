@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,18 +25,28 @@ from bench.pgd import on_surface, random_offset
 #: draws that are compared, and batch sizes that are tried
 DRAWS = 5
 SIZES = (1, 2, 10, 100)
-#: points of the dearer checks
-POINTS = 12
+#: points of the dearer checks, and of the gradient, which costs next to nothing
+POINTS, GRADIENTS = 12, 100
 #: how deep modules are looked for in a defense's attributes
 DEPTH = 3
 
 
 def behaviour(subject: DefenseSubject) -> list[Finding]:
     """All M checks of one defense, on the points of the subject."""
-    return [check(subject) for check in (_m1, _m2, _m3, _m4, _m5, _m6, _m7, _m8)]
+    plain = subject.fresh().predict(subject.x)
+    return [
+        _m1(subject, plain),
+        _m2(plain),
+        _m3(subject),
+        _m4(subject),
+        _m5(subject, plain),
+        _m6(subject, plain),
+        _m7(subject),
+        _m8(subject),
+    ]
 
 
-def _m1(subject: DefenseSubject) -> Finding:
+def _m1(subject: DefenseSubject, plain: Tensor) -> Finding:
     """Restored, other draws differ: randomised. Restored, the same draw differs: hidden randomness. Fresh copies with
     the same key that answer otherwise: hidden too."""
     defense = subject.fresh()
@@ -43,15 +54,14 @@ def _m1(subject: DefenseSubject) -> Finding:
     draws = [probe(defense, x, i, company) for i in range(DRAWS)]
     random_ = torch.stack([_differ(draws[0], other) for other in draws[1:]]).any(0)
     same = [probe(defense, x, None, company) for _ in range(2)]
-    hidden = _differ(same[0], same[1]) | _differ(subject.fresh().predict(x), subject.fresh().predict(x))
+    hidden = _differ(same[0], same[1]) | _differ(plain, subject.fresh().predict(subject.x))[: len(x)]
     faults = hidden if defense.randomised else hidden | random_
     declared = "declared randomised" if defense.randomised else "not declared randomised"
     found = f"{DRAWS} draws differ on {_percent(random_)} of {len(x)} points, the same draw on {_percent(hidden)}"
     return finding("M1", _share(faults), f"{declared}; {found}")
 
 
-def _m2(subject: DefenseSubject) -> Finding:
-    logits = subject.fresh().predict(subject.x)
+def _m2(logits: Tensor) -> Finding:
     inside = (logits >= -1e-5).all(1) & (logits <= 1 + 1e-5).all(1)
     are = inside & ((logits.sum(1) - 1).abs() <= 1e-5)
     return finding("M2", _share(are), f"{_percent(are)} of {len(logits)} rows lie in [0, 1] and sum to 1")
@@ -73,36 +83,36 @@ def _m4(subject: DefenseSubject) -> Finding:
     defense = subject.fresh()
     if not defense.differentiable:
         return finding("M4", 1.0, "it declares that it has no gradient")
-    x = subject.x.clone().requires_grad_(True)
-    loss = nn.functional.cross_entropy(defense.proxy()(x), subject.y, reduction="sum")
+    spec = replace(subject.spec, n=min(GRADIENTS, subject.spec.test_size))
+    points, y = subject.bench.points(spec, spec.indices)
+    x = points.clone().requires_grad_(True)
+    loss = nn.functional.cross_entropy(defense.proxy()(x), y, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, x)
     flat = gradient.flatten(1)
     dead = (flat.abs().amax(1) == 0) | ~torch.isfinite(flat).all(1)
     return finding("M4", _share(dead), f"{_percent(dead)} of {len(x)} points, at the clean image, of the proxy")
 
 
-def _m5(subject: DefenseSubject) -> Finding:
+def _m5(subject: DefenseSubject, whole: Tensor) -> Finding:
     """Calls of several sizes; for a static defense also another order."""
     x = subject.x
     kind = subject.fresh().kind
     if kind == "batch":
-        alone = subject.fresh().predict(x)
         moved = _in_order(subject.fresh(), x)
         return finding(
-            "M5", 0.0, f"declared: {_percent(alone.argmax(1) != moved.argmax(1))} of the labels depend on it"
+            "M5", 0.0, f"declared: {_percent(whole.argmax(1) != moved.argmax(1))} of the labels depend on it"
         )
-    whole = subject.fresh().predict(x)
     limit = STATIC_TOLERANCE if kind == "static" else 0.0
     wrong = torch.zeros(len(x), dtype=torch.bool)
-    for size in SIZES:
+    sizes = [size for size in SIZES if size < len(x)]
+    for size in sizes:
         defense = subject.fresh()
         parts = torch.cat([defense.predict(part) for part in x.split(size)])
         wrong |= _differ(whole, parts, limit) | (whole.argmax(1) != parts.argmax(1)).cpu()
     if kind == "static":
         wrong |= _differ(whole, _in_order(subject.fresh(), x), limit)
-    return finding(
-        "M5", _share(wrong), f"{_percent(wrong)} of {len(x)} points, in calls of {', '.join(map(str, SIZES))}"
-    )
+    calls = ", ".join(map(str, [*sizes, len(x)]))
+    return finding("M5", _share(wrong), f"{_percent(wrong)} of {len(x)} points, in calls of {calls}")
 
 
 def _in_order(defense: Defense, x: Tensor) -> Tensor:
@@ -114,11 +124,10 @@ def _in_order(defense: Defense, x: Tensor) -> Tensor:
     return found
 
 
-def _m6(subject: DefenseSubject) -> Finding:
+def _m6(subject: DefenseSubject, plain: Tensor) -> Finding:
     """A permuted stream; and a fixed set of points asked for before and after queries as attackers send them."""
-    plain = subject.fresh().predict(subject.x).argmax(1)
-    moved = _in_order(subject.fresh(), subject.x).argmax(1)
-    flips = (plain != moved).cpu()
+    moved = _in_order(subject.fresh(), subject.x)
+    flips = (plain.argmax(1) != moved.argmax(1)).cpu()
     defense, asked = subject.fresh(), subject.x[:POINTS]
     before = probe(defense, asked, None, subject.company).argmax(1)
     defense.predict(_queries(subject))

@@ -129,7 +129,8 @@ def _print_plan(planned: Audit, costs: dict[str, float] | None) -> None:
         rows.append([step.name, knows, count, *([f"{costs[step.name]:.0f}"] if costs else [])])
     title = f"{planned.budget} audit of {planned.defense} on {planned.base}, {planned.dataset}: {len(rows)} steps"
     if costs:
-        title += f", about {sum(costs.values()) / 60:.0f} minutes of one process"
+        rows.append(["(how it behaves)", "(a check)", "", f"{costs['behaviour']:.0f}"])
+        title += f", about {max(sum(costs.values()) / 60, 1):.0f} minutes of one process"
     click.echo(table_text(title, columns, rows), err=True, nl=False)
 
 

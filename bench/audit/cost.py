@@ -1,0 +1,91 @@
+"""What an audit will take, roughly, from what one answer and one gradient take here. Said before it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from bench.audit.battery import Step
+from bench.contracts import probe
+from bench.spec import RunSpec
+from bench.workbench import Workbench
+
+#: answers that the checks of behaviour ask for, in points of one stream
+STREAMS = 12
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of one served answer, of one answer by probe, and of one pass forwards and backwards of one image."""
+
+    answer: float
+    probe: float
+    gradient: float
+
+
+def pace(bench: Workbench, spec: RunSpec) -> Pace:
+    """Measured on the points of a run, after one of each to warm up."""
+    defense = bench.serving(spec, 0).defense
+    together = max(spec.game.batch, 1)
+    x, _ = bench.points(spec, (spec.indices * together)[: 2 * together])
+    company = x[1:together] if together > 1 else None
+    proxy, many = defense.proxy(), bench.points(spec, spec.indices)[0]
+    labels = torch.zeros(len(many), dtype=torch.int64, device=many.device)
+
+    def gradient() -> None:
+        z = many.clone().requires_grad_(True)
+        torch.nn.functional.cross_entropy(proxy(z), labels).backward()
+
+    return Pace(
+        _timed(lambda: defense.predict(x[:together])) / together,
+        _timed(lambda: probe(defense, x[:1], None, company)),
+        _timed(gradient) / len(many),
+    )
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """Seconds of the second time."""
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def costs(steps: list[Step], specs: Mapping[str, RunSpec], pace: Pace) -> dict[str, float]:
+    """Seconds of one process by step. A background that several steps share is charged to the first of them."""
+    found, charged = {}, set()
+    for step in steps:
+        spec = specs[step.name]
+        game, threat = spec.game, spec.threat
+        seconds = step.n * _of_an_example(step, spec, pace)
+        if game.protocol == "probe" and not step.on_base:
+            if threat.weights == "simulated":
+                seconds += game.p * game.trials * threat.known * pace.answer
+            if (background := (game, threat.delay)) not in charged:
+                seconds += (game.p + threat.delay) * game.trials * pace.answer
+                charged.add(background)
+        found[step.name] = seconds
+    return found
+
+
+def _of_an_example(step: Step, spec: RunSpec, pace: Pace) -> float:
+    """Seconds to attack one example and to have it answered."""
+    params, queries = spec.attack.params, spec.threat.queries
+    passes = float(params.get("steps", 1) * params.get("restarts", 1))
+    answer = pace.probe if spec.game.protocol == "probe" else pace.answer
+    if "square_queries" in params:  # FAB differentiates every class; Square passes forwards only
+        passes = params["steps"] * (1 + 2 * params["target_classes"]) + params["square_queries"] / 3
+    if "draws" in params:
+        passes = params["draws"] / 3
+    if "samples" in params:
+        passes, queries = passes * params["samples"], queries + params["samples"]
+    if "rounds" in params:  # each asks the copy for its answer and its next network; the copy is served the last image
+        rounds = params["rounds"]
+        passes *= rounds if step.attack == "fpa" else rounds * (rounds + 1) / 2
+        queries, answer = 2 * rounds, answer + pace.answer
+    if step.attack.startswith("bpda"):
+        queries += int(passes)
+    return passes * pace.gradient + (0.0 if step.on_base else queries * pace.probe + answer)
