@@ -1,13 +1,48 @@
 """Attacks, one module per method. A built-in name is a class and a preset of the threat model."""
 
+from typing import Any
+
 from bench.registry import register_attack
+
+ARXIV = "https://arxiv.org/abs/"
+WU = "https://proceedings.mlr.press/v119/wu20f.html"
+
+#: where each is described
+PAPERS = {
+    "fgsm": f"{ARXIV}1412.6572",
+    "bim": f"{ARXIV}1607.02533",
+    "cw-l2": f"{ARXIV}1608.04644",
+    "jsma": f"{ARXIV}1511.07528",
+    "gray-box": f"{ARXIV}1605.07277",
+    "transfer": f"{ARXIV}1605.07277",
+    "square": f"{ARXIV}1912.00049",
+    "hopskipjump": f"{ARXIV}1904.02144",
+    "hopskipjump-linf": f"{ARXIV}1904.02144",
+    "pgd": f"{ARXIV}1706.06083",
+    "fpa": f"{ARXIV}2110.14735",
+    "gmsa-avg": f"{ARXIV}2110.14735",
+    "gmsa-min": f"{ARXIV}2110.14735",
+    "autoattack": f"{ARXIV}2003.01690",
+    "autoattack-skip": f"{ARXIV}2003.01690",
+    "transfer-from-base": f"{ARXIV}2202.13711",
+    "random-search": f"{ARXIV}1902.06705",
+    "bpda": f"{ARXIV}1802.00420",
+    "eot": f"{ARXIV}1802.00420",
+    "pgd-skip": WU,
+    "pgd-skip-partial": WU,
+    "pgd-skip-delayed": WU,
+}
+
+
+def _add(name: str, target: str, **known: Any) -> None:
+    register_attack(name, f"attacks.{target}", paper=PAPERS.get(name, ""), **known)
 
 
 def register() -> None:
     """Register the built-in attacks."""
-    register_attack(
+    _add(
         "clean",
-        "attacks.clean:Clean",
+        "clean:Clean",
         summary="no perturbation: the clean accuracy",
         preset={"weights": "none", "eps": 0.0, "norm": "linf"},
     )
@@ -17,14 +52,14 @@ def register() -> None:
         ("cw-l2", "carlini_wagner:CarliniWagnerL2", "smallest l2 perturbation (Carlini and Wagner 2017)"),
         ("jsma", "jsma:JSMA", "fewest changed pixels, by saliency maps (Papernot et al. 2016)"),
     ):
-        register_attack(name, f"attacks.{target}", summary=summary, preset={"weights": "trained"})
+        _add(name, target, summary=summary, preset={"weights": "trained"})
     for name, surrogate, summary in (
         ("gray-box", "same", "PGD on another network of the same architecture, trained from another seed"),
         ("transfer", "other", "PGD on a network of another architecture"),
     ):
-        register_attack(
+        _add(
             name,
-            "attacks.pgd:PGD",
+            "pgd:PGD",
             summary=summary,
             preset={"weights": "surrogate", "surrogate": surrogate},
             free=("surrogate",),
@@ -42,38 +77,38 @@ def register() -> None:
         ),
         ("hopskipjump-linf", "query:HopSkipJumpLinf", "the same, for the smallest linf perturbation"),
     ):
-        register_attack(
+        _add(
             name,
-            f"attacks.{target}",
+            target,
             summary=summary,
             preset={"weights": "none", "queries": 1000},
             free=("queries", "queries_served"),
         )
-    register_attack(
+    _add(
         "pgd",
-        "attacks.pgd:PGD",
+        "pgd:PGD",
         summary="projected gradient descent on the trained weights (Madry et al. 2018)",
         preset={"weights": "trained"},
     )
-    register_attack(
+    _add(
         "pgd-skip",
-        "attacks.pgd:PGD",
+        "pgd:PGD",
         summary="PGD on the exact adapted weights",
         preset={"weights": "adapted", "bank": True, "known": 1.0, "delay": 0},
         free=("randomness",),
         protocol="probe",
     )
-    register_attack(
+    _add(
         "pgd-skip-partial",
-        "attacks.pgd:PGD",
+        "pgd:PGD",
         summary="PGD on a simulated copy that saw a part of the stream",
         preset={"weights": "simulated", "bank": True, "known": 0.5, "delay": 0},
         free=("known", "randomness"),
         protocol="probe",
     )
-    register_attack(
+    _add(
         "pgd-skip-delayed",
-        "attacks.pgd:PGD",
+        "pgd:PGD",
         summary="PGD on the exact adapted weights, served after `delay` further inputs",
         preset={"weights": "adapted", "bank": True, "known": 1.0, "delay": 50},
         free=("delay",),
@@ -84,37 +119,37 @@ def register() -> None:
         ("gmsa-avg", "GMSAAvg", "PGD on the mean over all simulated adaptations to the image (Chen et al. 2022)"),
         ("gmsa-min", "GMSAMin", "PGD on the weakest of all simulated adaptations to the image (Chen et al. 2022)"),
     ):
-        register_attack(
+        _add(
             name,
-            f"attacks.transductive:{target}",
+            f"transductive:{target}",
             summary=summary,
             preset={"weights": "simulated", "bank": True},
             free=("randomness",),
             protocol="replay",
         )
-    register_attack(
+    _add(
         "autoattack",
-        "attacks.autoattack:AutoAttack",
+        "autoattack:AutoAttack",
         summary="APGD-CE, targeted APGD-DLR, targeted FAB and Square on the trained weights (Croce and Hein 2020)",
         preset={"weights": "trained"},
     )
-    register_attack(
+    _add(
         "autoattack-skip",
-        "attacks.autoattack:AutoAttack",
+        "autoattack:AutoAttack",
         summary="AutoAttack on the exact adapted weights",
         preset={"weights": "adapted", "bank": True, "known": 1.0, "delay": 0},
         protocol="probe",
     )
-    register_attack(
+    _add(
         "transfer-from-base",
-        "attacks.pgd:PGD",
+        "pgd:PGD",
         summary="PGD on the trained weights, played in the game of pgd-skip, so that the two can be compared",
         preset={"weights": "trained"},
         protocol="probe",
     )
-    register_attack(
+    _add(
         "random-search",
-        "attacks.random_search:RandomSearch",
+        "random_search:RandomSearch",
         summary="random points of the ball, sifted by the exact adapted weights where answers are dear",
         preset={"weights": "adapted", "bank": True, "queries": 200},
         free=("queries",),
@@ -124,6 +159,4 @@ def register() -> None:
         ("bpda", "BPDA", "forward the defense, backward its proxy; bpda:ATTACK around any attack with gradients"),
         ("eot", "EOT", "the mean over draws of the defense's randomness; eot:ATTACK likewise"),
     ):
-        register_attack(
-            name, f"attacks.wrappers:{target}", summary=f"{summary} (Athalye et al. 2018)", wraps="pgd-skip"
-        )
+        _add(name, f"wrappers:{target}", summary=f"{summary} (Athalye et al. 2018)", wraps="pgd-skip")

@@ -26,6 +26,7 @@ from bench.errors import BrokenPlugin, UnknownName, one_line
 class Entry:
     """One registered name. `target` is a class, or "module:Class" that is imported on use.
 
+    paper     address of the paper that describes it, "" where there is none
     preset    attacks: fields of the threat model that define the attack; None: the class attribute of this name
     free      attacks: further threat fields that a request may set (norm and eps always may); None: likewise
     protocol  attacks: the default protocol; None: likewise
@@ -39,6 +40,7 @@ class Entry:
     summary: str = ""
     origin: str = "built-in"
     base: bool = False
+    paper: str = ""
     preset: Mapping[str, Any] | None = None
     free: tuple[str, ...] | None = None
     protocol: str | None = None
@@ -158,9 +160,12 @@ broken_files: dict[str, str] = {}
 _origin = "built-in"
 
 
-def register_defense(name: str, target: Any, *, version: int = 1, summary: str = "", base: bool = False) -> None:
-    """Add a defense. `target`: a `Defense` class or "module:Class"; `base`: it is a train-time defense."""
-    defenses.add(Entry(name, target, version, summary, _origin, base=base))
+def register_defense(
+    name: str, target: Any, *, version: int = 1, summary: str = "", base: bool = False, paper: str = ""
+) -> None:
+    """Add a defense. `target`: a `Defense` class or "module:Class"; `base`: it is a train-time defense; `paper`: the
+    address of the paper that describes it."""
+    defenses.add(Entry(name, target, version, summary, _origin, base=base, paper=paper))
 
 
 def register_attack(
@@ -173,11 +178,11 @@ def register_attack(
     free: tuple[str, ...] | None = None,
     protocol: str | None = None,
     wraps: str = "",
+    paper: str = "",
 ) -> None:
-    """Add an attack. `target`: an `Attack` class or "module:Class"; preset, free, protocol and wraps as in `Entry`."""
-    attacks.add(
-        Entry(name, target, version, summary, _origin, preset=preset, free=free, protocol=protocol, wraps=wraps)
-    )
+    """Add an attack. `target`: an `Attack` class or "module:Class"; the others as in `Entry`."""
+    known: dict[str, Any] = {"paper": paper, "preset": preset, "free": free, "protocol": protocol, "wraps": wraps}
+    attacks.add(Entry(name, target, version, summary, _origin, **known))
 
 
 def register_dataset(name: str, target: Any, *, summary: str = "") -> None:
