@@ -129,6 +129,11 @@ class Defense(ABC):
         of its neighbours now carry each label. Kept with every example; the state stays as it was. Else nothing: []."""
         return []
 
+    def neighbour_images(self, x: Tensor, count: int) -> list[dict[str, tuple[Tensor, list[int]]]]:
+        """As `neighbour_labels`, for people who look: the `count` nearest, nearest first, as images (count, C, H, W) in
+        [0, 1] with their labels. Else nothing: []."""
+        return []
+
     @abstractmethod
     def proxy(self) -> nn.Module:
         """A frozen copy of the differentiable network that would answer now: (N, C, H, W) -> (N, K)."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bench import protocols, registry
 from bench.cache import Cache
+from bench.gallery import stored_images
 from bench.game import Crafted, Meter, Row
 from bench.models.sources import network_source
 from bench.serving import image_hash
@@ -74,7 +75,8 @@ def verify(store: Store, record: RunRecord, bench: Workbench) -> Verification:
     rows = store.rows(record.key)
     found = Verification(record.key, len(rows))
     spec = RunSpec.from_dict(record.spec)
-    images = _images(store, record, bench.cache, found)
+    images = stored_images(store, record, bench.cache)
+    found.images = len(images)
     found.bad = list(_bad_rows(rows, images, spec, bench))
     changed = _changed(spec, record, bench)
     games = {game.game: game for game in store.games(record.key)}
@@ -87,17 +89,6 @@ def verify(store: Store, record: RunRecord, bench: Workbench) -> Verification:
             found.differences += _replay(spec, game, own, images, bench)
             found.games += 1
     return found
-
-
-def _images(store: Store, record: RunRecord, cache: Cache, found: Verification) -> dict[tuple[int, int], Tensor]:
-    """The stored proposals (C, H, W) by (game, position); those whose file cannot be read are left out."""
-    images = {}
-    for game, start, count, file in store.image_files(record.key):
-        stored = cache.find_tensors("images", file).get("images", torch.empty(0))
-        for i in range(min(count, len(stored))):
-            images[game, start + i] = stored[i]
-    found.images = len(images)
-    return images
 
 
 def _bad_rows(

@@ -124,6 +124,10 @@ class Workbench:
         """The name of an artefact in the cache: its key, on this device type and with these versions."""
         return digest([key, self.place])
 
+    def has_base(self, spec: RunSpec) -> bool:
+        """The trained network is in the cache."""
+        return self.cache.has("bases", self.artefact(spec.base_key))
+
     def base(self, spec: RunSpec) -> Base:
         def fit() -> Base:
             cls = registry.defenses.load(spec.base.name)

@@ -245,10 +245,21 @@ class Bank:
 
     def histograms(self, query: NDArray[np.float32], k: int, classes: int) -> dict[str, list[int]]:
         """How many of the k nearest rows carry each label: of all rows now (D'), and of the training images (D)."""
+        found = self._nearest_in_each(query, k)
+        return {name: np.bincount(self.labels[ids], minlength=classes).tolist() for name, ids in found.items()}
+
+    def shown(self, query: NDArray[np.float32], count: int) -> dict[str, tuple[Tensor, list[int]]]:
+        """The nearest rows in D and in D', as images (count, C, H, W) in [0, 1] with their labels."""
+        return {
+            name: (torch.from_numpy(self.gather(ids)).float() / self.pixel_scale, self.labels[ids].tolist())
+            for name, ids in self._nearest_in_each(query, count).items()
+        }
+
+    def _nearest_in_each(self, query: NDArray[np.float32], k: int) -> dict[str, NDArray[np.int64]]:
         found = {"D": self.index.search(query, k, below=self.clean).ids}
         if len(self) > self.clean:
             found["D'"] = self.search(query, k).ids
-        return {name: np.bincount(self.labels[ids], minlength=classes).tolist() for name, ids in found.items()}
+        return found
 
     def search(self, query: NDArray[np.float32], k: int) -> Ranking:
         """The k rows nearest to a query (D,), as the bank stands now."""

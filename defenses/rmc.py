@@ -191,6 +191,9 @@ class RMC(OnlineDefense):
         features = features_of(self._features, x)
         return [self._bank.histograms(feature, self.params.k, self._classes) for feature in features]
 
+    def neighbour_images(self, x: Tensor, count: int) -> list[dict[str, tuple[Tensor, list[int]]]]:
+        return [self._bank.shown(feature, count) for feature in features_of(self._features, x)]
+
     def snapshot(self) -> State:
         return State(self._learner.tensors(), {"t": self._t})
 

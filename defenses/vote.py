@@ -100,6 +100,9 @@ class NearestVote(StaticDefense):
         features = features_of(self._network, x)
         return [self._bank.histograms(feature, self.params.k, self._classes) for feature in features]
 
+    def neighbour_images(self, x: Tensor, count: int) -> list[dict[str, tuple[Tensor, list[int]]]]:
+        return [self._bank.shown(feature, count) for feature in features_of(self._network, x)]
+
     def proxy(self) -> nn.Module:
         params = self.params
         each = max(params.proxy_neighbours // self._classes, FEWEST)
