@@ -1,13 +1,14 @@
-"""From the store to the rows of the table: what the page shows, as plain values."""
+"""What the pages show, as plain values: runs, standings and audits. Whoever draws them asks no store."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from bench.results import describe
-from bench.store import Store
 from bench.threat import Tier
+
+#: the tiers, weakest knowledge first
+TIERS: tuple[str, ...] = get_args(Tier)
 
 
 @dataclass(frozen=True)
@@ -21,34 +22,94 @@ class Share:
 
 
 @dataclass(frozen=True)
-class LeaderboardRow:
-    """One run on the page. `ranked` is False where a flag says that the number must not be compared."""
+class Entry:
+    """What is attacked: a defense on a base, fitted to a dataset, for one seed.
+
+    variant   the parameters in which it differs from other entries of the same names, in words; "" where none
+    """
+
+    key: str
+    defense: str
+    base: str
+    dataset: str
+    seed: int
+    variant: str = ""
+
+    @property
+    def label(self) -> str:
+        """Short, for axes and legends."""
+        on = "" if self.defense == self.base else f" on {self.base}"
+        return f"{self.defense}{on}{f' ({self.variant})' if self.variant else ''}"
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """One run. `ranked` is False where a flag says that its number must not be compared.
+
+    coordinates   what curves and surfaces run over, where it applies: eps, p, delay, known, delta
+    family        equal for runs that differ in their coordinates alone
+    spent         by example: passes and queries of the attack, seconds of it
+    times_base    an answer's time in answers of the base alone, where both were measured
+    """
 
     run: str
     status: str
     reason: str
-    defense: str
-    base: str
+    entry: Entry
     attack: str
-    dataset: str
     norm: str
     eps: float
+    tier: str
     threat: str
     threat_tag: str
     protocol: str
     n: int
-    seed: int
     clean: Share | None
     robust: Share | None
     answer_s: float | None
     seconds: float
     flags: tuple[tuple[str, str], ...]
     ranked: bool
+    coordinates: dict[str, float] = field(default_factory=dict)
+    family: str = ""
+    spent: dict[str, float] = field(default_factory=dict)
+    times_base: float | None = None
+
+    @property
+    def board(self) -> tuple[str, str, float]:
+        """What must be equal for numbers to stand beside each other: dataset, norm and radius."""
+        return self.entry.dataset, self.norm, self.eps
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An entry on one board in one tier: its worst case over the attacks of the tier.
+
+    attacks   which entered the worst case; breakers: which of them broke how much, in words
+    why       why it is not ranked; "" where it is
+    rank      from 1; None where it is not ranked
+    front     no entry of the board and tier is at once as robust and as fast
+    """
+
+    entry: Entry
+    board: tuple[str, str, float]
+    tier: str
+    robust: Share | None
+    clean: Share | None
+    n: int
+    attacks: tuple[str, ...]
+    breakers: str
+    answer_s: float | None
+    times_base: float | None
+    flags: tuple[tuple[str, str], ...]
+    why: str = ""
+    rank: int | None = None
+    front: bool = False
 
 
 @dataclass(frozen=True)
 class AuditLine:
-    """One audit on the page. tiers: worst case by what the attacker knows, and in words which attacks broke it."""
+    """One audit. tiers: worst case by what the attacker knows, and in words which attacks broke it."""
 
     defense: str
     base: str
@@ -64,88 +125,17 @@ class AuditLine:
     flags: tuple[tuple[str, str], ...]
 
 
-#: the columns of the audits, weakest knowledge first
-TIERS: tuple[str, ...] = get_args(Tier)
+@dataclass(frozen=True)
+class Book:
+    """All that the store has to show."""
+
+    runs: list[RunLine] = field(default_factory=list)
+    standings: list[Standing] = field(default_factory=list)
+    audits: list[AuditLine] = field(default_factory=list)
 
 
-def load_audits(store: Store) -> list[AuditLine]:
-    """The verdicts of all audits, those that stand best against full knowledge first."""
-    return sorted((_audit(result) for result in store.audits()), key=_standing)
-
-
-def _standing(line: AuditLine) -> tuple[str, str, float, float, str]:
-    full = line.tiers[-1][0]
-    return line.dataset, line.norm, line.eps, -(full.value if full else -1.0), line.defense
-
-
-def _audit(result: dict[str, Any]) -> AuditLine:
-    verdicts = [result["verdict"].get(tier) for tier in TIERS]
-    gain = result["gain"]
-    return AuditLine(
-        defense=result["defense"],
-        base=result["base"],
-        dataset=result["dataset"],
-        norm=result["norm"],
-        eps=result["eps"],
-        budget=result["budget"],
-        n=result["n"],
-        clean=None if result["clean_accuracy"] is None else 100 * result["clean_accuracy"],
-        tiers=tuple(
-            (None, "") if verdict is None else (_share(verdict["robust_accuracy"]), _breakers(verdict["breakers"]))
-            for verdict in verdicts
-        ),
-        gain=None if gain is None else _share(gain["difference"]),
-        times=None if gain is None else gain["times_the_base"],
-        flags=tuple((check["id"], check["message"]) for check in result["checks"] if check["tripped"]),
-    )
-
-
-def _breakers(shares: dict[str, float]) -> str:
-    """What broke most of what fell."""
-    ranked = sorted(shares.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {share:.0%}" for name, share in ranked)
-
-
-def load_rows(store: Store) -> list[LeaderboardRow]:
-    """All runs that have ended, robust first, then those without a number."""
-    ended = [record for record in store.runs() if record.status in ("DONE", "SKIPPED", "FAILED")]
-    rows = [_row(describe(store, record)) for record in ended]
-    return sorted(rows, key=_place)
-
-
-def _place(row: LeaderboardRow) -> tuple[str, str, float, str, bool, float, str]:
-    """Side by side what may be compared: dataset, norm, eps, attack; there ranked before unranked, robust first."""
-    robust = -row.robust.value if row.robust else 1.0
-    return row.dataset, row.norm, row.eps, row.attack, not row.ranked, robust, row.defense
-
-
-def _row(result: dict[str, Any]) -> LeaderboardRow:
-    done = result["status"] == "DONE"
-    return LeaderboardRow(
-        run=result["run"],
-        status=result["status"],
-        reason=result["reason"],
-        defense=result["defense"],
-        base=result["base"],
-        attack=result["attack"],
-        dataset=result["dataset"],
-        norm=result["norm"],
-        eps=result["eps"],
-        threat=result["threat_in_words"],
-        threat_tag=result["threat_in_short"],
-        protocol=result["protocol"],
-        n=result["n"],
-        seed=result["seed"],
-        clean=_share(result["clean_accuracy"]),
-        robust=_share(result["robust_accuracy"]) if done else None,
-        answer_s=result["answer_s"],
-        seconds=result["seconds"]["total"],
-        flags=tuple((flag["id"], flag["message"]) for flag in result["flags"]),
-        ranked=done and not any(flag["id"] in ("V1", "survivors") for flag in result["flags"]),
-    )
-
-
-def _share(estimate: dict[str, Any] | None) -> Share | None:
+def share(estimate: dict[str, Any] | None) -> Share | None:
+    """A share in percent from one as `bench.results` describes it."""
     if estimate is None:
         return None
     return Share(100 * estimate["value"], 100 * estimate["low"], 100 * estimate["high"], estimate["method"])

@@ -1,130 +1,433 @@
-"""The page: what stands on it, and that nothing from the database becomes markup or script."""
+"""The leaderboard's rows, ranking and pages: what stands on them, and that nothing from the database becomes markup."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import json
 import re
 from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
-from leaderboard.page import render
-from leaderboard.rows import AuditLine, LeaderboardRow, Share, load_rows
-from tests.conftest import QUICK, Bench
+import pytest
+import torch
+
+from bench import config, registry
+from bench.command import command_of
+from bench.errors import BadValue
+from bench.gallery import choose
+from bench.spec import RunSpec
+from bench.store import Store
+from bench.workbench import facts_of
+from leaderboard import charts, site
+from leaderboard.book import load
+from leaderboard.page import POLICY, script
+from leaderboard.ranking import Outcome, ranked, standings_of
+from leaderboard.rows import AuditLine, Book, Entry, RunLine, Share, Standing
+from tests.conftest import QUICK, Bench, sets, spec_of
+from tests.test_audit import ROW
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202eevil"
+NOW = datetime(2026, 1, 1)
+RMC = Entry("e1", "rmc", "regular", "digits", 0)
+BASE = Entry("e2", "regular", "regular", "digits", 0)
 
 
-def row(**values: object) -> LeaderboardRow:
-    facts = {
-        "run": "a" * 64, "status": "DONE", "reason": "", "defense": "rmc", "base": "regular", "attack": "pgd",
-        "dataset": "digits", "norm": "linf", "eps": 0.2, "threat": "words", "threat_tag": "linf 0.2, p 40, delay 30",
-        "protocol": "stream", "n": 100, "seed": 0,
+def line(entry: Entry = RMC, **values: object) -> RunLine:
+    facts: dict[str, Any] = {
+        "run": "a" * 64, "status": "DONE", "reason": "", "entry": entry, "attack": "pgd", "norm": "linf", "eps": 0.2,
+        "tier": "train-time", "threat": "words", "threat_tag": "linf 0.2, p 40", "protocol": "stream", "n": 4,
         "clean": Share(97.0, 91.5, 99.0, "Wilson"), "robust": Share(12.5, 7.3, 20.4, "bootstrap over 5 games"),
-        "answer_s": 0.0123, "seconds": 3.0, "flags": (), "ranked": True,
+        "answer_s": 0.0123, "seconds": 3.0, "flags": (), "ranked": True, "coordinates": {"eps": 0.2},
+        "spent": {"forwards": 1.0, "backwards": 1.0, "queries": 0.0, "simulated": 0.0, "seconds": 0.1},
     }  # fmt: skip
-    return LeaderboardRow(**{**facts, **values})  # type: ignore[arg-type]
+    return RunLine(**{**facts, **values})
+
+
+def outcome(right: str, of: RunLine, start: int = 0) -> Outcome:
+    """1 and 0 for examples that were answered right and wrong."""
+    answers = {start + i: mark == "1" for i, mark in enumerate(right)}
+    return Outcome(of, answers, dict.fromkeys(answers, 0))
 
 
 class Page(HTMLParser):
-    """Text of every cell, every tag, and every attribute that fetches something."""
+    """Text, tags, what is fetched, and the data blocks of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.fetches: list[str] = []
         self.text = ""
+        self.blocks: dict[str, Any] = {}
+        self._block = ""
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
         self.tags.append(tag)
-        self.fetches += [str(value) for name, value in attrs if name in ("src", "href", "action", "srcset")]
-        self.text += " ".join(str(value) for name, value in attrs if name == "title")
+        self.fetches += [str(given[name]) for name in ("src", "srcset", "action") if name in given]
+        self.fetches += [str(given["href"])] if tag == "link" else []
+        self._block = str(given.get("id")) if given.get("type") == "application/json" else ""
+        self.text += " ".join(str(value) for name, value in attrs if name in ("title", "data-tip", "aria-label"))
 
     def handle_data(self, data: str) -> None:
+        if self._block:
+            self.blocks[self._block] = json.loads(data)
+            self._block = ""
         self.text += data
 
 
-def test_a_row_shows_both_accuracies_with_intervals_cost_and_flags() -> None:
-    page = render([row(flags=(("V1", "4 proposals broke the threat model"),), ranked=False)])
-    for text in (
-        "97.0",
-        "91.5\u201399.0",
-        "12.5",
-        "7.3\u201320.4",
-        "12.30",
-        "V1",
-        "4 proposals",
-        "bootstrap over 5 games",
-        "100",
+# -- the ranking rule -------------------------------------------------------------------------------------------------
+
+
+def test_the_worst_case_is_per_example_and_over_the_attacks_of_the_tier() -> None:
+    """Two attacks that each leave a half leave nothing together; what needs more knowledge is of another tier."""
+    played = [
+        outcome("1100", line(run="1", attack="pgd")),
+        outcome("0011", line(run="2", attack="fgsm")),
+        outcome("1111", line(run="3", attack="square", tier="gray-black-box")),
+        outcome("1000", line(run="4", attack="pgd-skip", tier="aware-full")),
+    ]
+    found = {one.tier: one for one in standings_of(RMC, played)}
+    values = {tier: one.robust and one.robust.value for tier, one in found.items()}
+    assert values == {"gray-black-box": 100.0, "train-time": 0.0, "aware-realistic": None, "aware-full": 0.0}
+    assert found["train-time"].attacks == ("fgsm", "pgd") and found["train-time"].breakers == "fgsm 50%, pgd 50%"
+    assert found["aware-full"].attacks == ("fgsm", "pgd", "pgd-skip", "square")
+    assert "no attack of the tier aware-realistic was played" in found["aware-realistic"].why
+
+
+def test_examples_that_no_attack_of_the_tier_saw_do_not_count() -> None:
+    skip = outcome("10", line(run="1", attack="pgd-skip", tier="aware-full", n=2))
+    wide = outcome("1111", line(run="2", attack="fgsm"))
+    (full,) = [one for one in standings_of(RMC, [skip, wide]) if one.tier == "aware-full"]
+    assert full.n == 2 and full.robust is not None and full.robust.value == 50.0
+
+
+def test_what_is_not_ranked_says_why() -> None:
+    cheat = outcome("11", line(run="1", flags=(("V1", "2 proposals"),), ranked=False))
+    (one,) = [s for s in standings_of(RMC, [cheat]) if s.tier == "train-time"]
+    assert one.why == "images of pgd broke the threat model (V1)" and one.robust is not None
+    left = outcome("11", line(run="1", flags=(("survivors", "2 of 9"),), ranked=False))
+    (one,) = [s for s in standings_of(RMC, [left]) if s.tier == "train-time"]
+    assert "no attack of the tier train-time" in one.why and one.robust is None
+    failed = Outcome(line(status="FAILED", reason="out of memory", robust=None, ranked=False), {}, {})
+    (one,) = [s for s in standings_of(RMC, [failed]) if s.tier == "train-time"]
+    assert one.why == "pgd FAILED: out of memory"
+    assert all(
+        s.rank is None and not s.front for s in ranked(standings_of(RMC, [cheat]) + standings_of(BASE, [failed]))
+    )
+
+
+def test_ranks_go_by_the_worst_case_then_by_clean_accuracy() -> None:
+    def standing(name: str, robust: float, clean: float, seconds: float, why: str = "") -> Standing:
+        entry = Entry(name, name, "regular", "digits", 0)
+        shares = (Share(value, 0, 100, "Wilson") for value in (robust, clean))
+        return Standing(entry, ("digits", "linf", 0.2), "aware-full", *shares, 10, ("pgd",), "", seconds, None, (), why)
+
+    made = [
+        standing("a", 50, 90, 3.0), standing("b", 50, 95, 4.0), standing("c", 60, 10, 9.0), standing("d", 50, 90, 1.0),
+        standing("e", 99, 99, 0.1, "broke the threat model"),
+    ]  # fmt: skip
+    found = {one.entry.defense: one for one in ranked(made)}
+    assert {name: one.rank for name, one in found.items()} == {"a": 3, "b": 2, "c": 1, "d": 3, "e": None}
+    assert {name for name, one in found.items() if one.front} == {"c", "d"}
+
+
+def test_games_that_share_a_state_widen_the_interval() -> None:
+    run = line(run="1", attack="pgd-skip", tier="aware-full", n=20)
+    answers = {i: i < 10 for i in range(20)}
+    apart = standings_of(RMC, [Outcome(run, answers, dict.fromkeys(answers, 0))])
+    games = standings_of(RMC, [Outcome(run, answers, {i: i // 10 for i in answers})])
+    (alone,), (clustered,) = ([s.robust for s in found if s.tier == "aware-full"] for found in (apart, games))
+    assert alone is not None and clustered is not None
+    assert "Wilson" in alone.method and "2 games" in clustered.method
+    assert clustered.high - clustered.low > alone.high - alone.low
+
+
+# -- from the store ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(bench: Bench) -> Store:
+    """Runs of two bases' worth of defenses, in three tiers."""
+    quick = sets(**{key.replace(".", "__"): value for key, value in QUICK.items()})
+    probe = sets(game__p=4, game__trials=2)
+    for args in (
+        ("--defense", "regular", "--defense", "rmc", "--attack", "pgd", "--attack", "fgsm", *quick),
+        ("--defense", "rmc", "--attack", "pgd-skip", *quick, *probe),
+        ("--defense", "rmc", "--attack", "pgd", *quick, "--set", "defense.k=64"),
+        ("--defense", "rmc", "--attack", "pgd-skip-delayed", *quick, *probe, "--set", "threat.delay=0"),
+        ("--defense", "rmc", "--attack", "pgd-skip-delayed", *quick, *probe, "--set", "threat.delay=3"),
     ):
-        assert text in page
-    assert 'class="unranked"' in page and page.count('<th scope="col"') == 11
+        assert bench("run", *args, "-n", 6, "--workers", 1).code == 0
+    found = Store.open(config.load(None).store.db)
+    assert found is not None
+    return found
 
 
-def test_names_and_reasons_stay_text() -> None:
-    names = ("defense", "base", "attack", "dataset", "threat", "threat_tag", "norm", "protocol", "reason")
-    hostile = row(**dict.fromkeys(names, HOSTILE), status="FAILED", robust=None, flags=((HOSTILE, HOSTILE),))
-    page = Page(render([hostile]))
-    assert page.tags.count("script") == 1 and page.text.count(HOSTILE) >= 9
+def test_the_book_of_a_store(store: Store) -> None:
+    book = load(store)
+    assert len(book.runs) == 11 and {one.entry.defense for one in book.runs} == {"regular", "rmc"}
+    assert {one.entry.variant for one in book.runs if one.entry.defense == "rmc"} == {"k 64", "k 128"}
+    assert {one.entry.variant for one in book.runs if one.entry.defense == "regular"} == {""}
+    times = [one.times_base for one in book.runs if one.entry.defense == "rmc"]
+    assert all(value is not None and value > 1 for value in times)
+    delays = [one for one in book.runs if one.attack == "pgd-skip-delayed"]
+    assert {one.coordinates["delay"] for one in delays} == {0, 3} and len({one.family for one in delays}) == 1
+    assert len({one.family for one in book.runs}) == 10  # all others are alone
+    (full,) = [s for s in book.standings if s.tier == "aware-full" and s.rank and s.entry.variant == "k 128"]
+    assert full.attacks == ("fgsm", "pgd", "pgd-skip", "pgd-skip-delayed") and full.n == 6
+    rows = {one.run: store.rows(one.run) for one in book.runs}
+    by_hand = {row.index for row in rows[delays[0].run]}
+    for one in book.runs:
+        if one.entry.variant == "k 128" and one.attack != "clean":
+            by_hand -= {row.index for row in rows[one.run] if row.answer != row.label}
+    assert full.robust is not None and full.robust.value == pytest.approx(100 * len(by_hand) / 6)
 
 
-def test_the_page_needs_no_network_and_allows_only_its_own_script() -> None:
-    html = render([row()])
-    assert Page(html).fetches == []
-    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html).group(1).replace("&#39;", "'")  # type: ignore[union-attr]
-    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
-    for tag in ("script", "style"):
-        body = re.search(rf"<{tag}>(.*?)</{tag}>", html, re.S).group(1)  # type: ignore[union-attr]
-        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
-        assert f"{tag}-src 'sha256-{digest}'" in policy
+def test_curves_are_of_runs_that_differ_in_one_thing(store: Store) -> None:
+    book = load(store)
+    drawn = charts.KINDS["curve-delay"].records(book)
+    assert [row["x"] for row in drawn] == [0, 3] and len({row["line"] for row in drawn}) == 1
+    assert charts.KINDS["curve-p"].records(book) == [] and charts.KINDS["curve-delta"].records(book) == []
+    surface = charts.KINDS["surface-delay"].records(book)
+    assert {(row["p"], row["x"]) for row in surface} == {(4, 0), (4, 3)}
+    cells = charts.KINDS["heatmap"].records(book)
+    assert len(cells) == len({(row["defense"], row["attack"]) for row in cells}) == 10
 
 
-def test_an_empty_database_says_what_to_run() -> None:
-    assert "bench run --defense rmc --attack pgd-skip-delayed" in render([])
+@pytest.mark.parametrize("kind", [*charts.KINDS, *charts.OF_A_RUN])
+def test_every_picture_is_valid_and_is_drawn(kind: str) -> None:
+    import vl_convert
+
+    build = charts.OF_A_RUN.get(kind) or charts.KINDS[kind].build
+    build().to_dict(validate=True)
+    value = {"robust": 50.0, "low": 40.0, "high": 60.0, "interval": "40.0 to 60.0", "n": 9}
+    row = {
+        **value, "defense": "rmc", "attack": "pgd", "threat": "linf", "ms": 3.0, "front": True, "clean": 99.0, "x": 1,
+        "p": 2, "line": "rmc", "work": 5, "forwards": 1, "backwards": 1, "queries": 3, "seconds": 0.1, "set": "in D",
+        "label": 3, "count": 4, "true": "other", "game": "0", "position": 1, "accuracy": 50.0,
+    }  # fmt: skip
+    picture = vl_convert.vegalite_to_svg(charts.spec(kind, [row, {**row, "x": 2, "position": 2}]), vl_version="6.4")
+    assert picture.startswith("<svg") and len(picture) > 1000
 
 
-def test_the_page_is_a_function_of_its_rows() -> None:
-    now = datetime(2026, 1, 1)
-    assert render([row()], now=now) == render([row()], now=now)
+def test_labels_and_the_running_accuracy_as_records() -> None:
+    made = charts.neighbour_records({"D": [3, 0, 1], "D'": [0, 4, 0]}, 1)
+    assert len(made) == 6 and {row["count"] for row in made if row["true"] == "true label"} == {0, 4}
+    assert [row["accuracy"] for row in charts.running_records({0: [True, False, True, True]})] == [100, 50, 66.67, 75]
+    assert len(charts.running_records({0: [True] * 5000})) <= 210
 
 
-def test_the_command_renders_what_the_store_holds(bench: Bench, tmp_path: Path) -> None:
-    sets = [part for key, value in QUICK.items() for part in ("--set", f"{key}={value}")]
-    bench("run", "--defense", "rmc", "--attack", "pgd", "-n", 4, "--workers", 1, *sets)
-    done = bench("leaderboard", "--out", "page")
-    assert done.code == 0 and "(2 runs)" in done.out
-    text = Page((tmp_path / "page" / "index.html").read_text()).text
-    assert "rmc" in text and "the trained weights, not the adapted ones" in text
-    from bench.store import Store
+# -- the pages --------------------------------------------------------------------------------------------------------
 
-    store = Store.open("results/bench.db", create=False)
-    assert store is not None and [r.attack for r in load_rows(store)] in (["clean", "pgd"], ["pgd", "clean"])
+
+def made(book: Book, folder: Path, **values: Any) -> dict[str, str]:
+    """The written pages by their place in the folder."""
+    page = site.RunPage(**values)
+    written = site.write(book, folder, lambda one: page, "all", now=NOW)
+    return {str(path.relative_to(folder)): path.read_text() for path in written}
+
+
+def test_a_site_has_an_overview_a_page_for_each_defense_and_for_each_run(tmp_path: Path) -> None:
+    runs = [line(run="a" * 64), line(BASE, run="b" * 64)]
+    book = Book(
+        runs, ranked(standings_of(RMC, [outcome("10", runs[0])]) + standings_of(BASE, [outcome("00", runs[1])]))
+    )
+    pages = made(book, tmp_path)
+    assert set(pages) == {
+        "index.html", "defenses/rmc.html", "defenses/regular.html", f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html",
+    }  # fmt: skip
+    assert (tmp_path / "assets/site.js").read_text() == script()
+    data = Page(pages["index.html"]).blocks["data"]
+    assert [row["rank"] for row in data["standings"] if row["tier"] == "train-time"] == [1, 2]
+    assert data["boards"] == [{"dataset": "digits", "budget": "linf 0.2", "runs": 2}]
+    assert {row["page"] for row in data["runs"]} == {f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html"}
+    assert data["standings"][0]["paper"].startswith("https://")
+    assert made(book, tmp_path) == pages  # a function of the book
+
+
+def test_names_and_reasons_stay_text(tmp_path: Path) -> None:
+    entry = Entry("e", HOSTILE, HOSTILE, HOSTILE, 0, HOSTILE)
+    registry.register_defense(HOSTILE, "x:Y", summary=HOSTILE, paper="javascript:alert(1)")
+    names = dict.fromkeys(("attack", "threat", "threat_tag", "norm", "protocol", "reason"), HOSTILE)
+    bad = line(entry, **names, status="FAILED", robust=Share(1, 0, 2, HOSTILE), flags=((HOSTILE, HOSTILE),))
+    tiers = ((Share(1, 0, 2, HOSTILE), HOSTILE),) * 4
+    audit = AuditLine(*[HOSTILE] * 4, 0.2, HOSTILE, 9, None, tiers, None, None, ((HOSTILE, HOSTILE),))
+    example = {"index": 1, "violation": HOSTILE, "kind": "broken"}
+    picture = {"src": "data:,", "alt": HOSTILE, "caption": HOSTILE, "width": 1, "height": 1}
+    pages = made(
+        Book([bad], standings_of(entry, [Outcome(bad, {}, {})]), [audit]), tmp_path, command=HOSTILE,
+        command_note=HOSTILE, gallery_note=HOSTILE, examples=[example], facts=[(HOSTILE, HOSTILE)],
+        gallery=[{"index": 1, "kind": "broken", "words": HOSTILE, "pictures": [picture]}],
+        charts=[{"kind": "running", "title": HOSTILE, "rows": [{"game": HOSTILE}]}],
+    )  # fmt: skip
+    assert len(pages) == 3 and all(re.fullmatch(r"[a-z]+/[a-z0-9-]+\.html|index\.html", name) for name in pages)
+    for name, html in pages.items():
+        page = Page(html)
+        blocks = len(page.blocks)
+        assert page.tags.count("script") == 1 + blocks and "alert(1)</script>" not in html.replace("&lt;", "<!")
+        assert HOSTILE in page.text and "javascript:" not in html, name
+
+
+def test_pages_fetch_nothing_but_the_two_files_beside_them(tmp_path: Path) -> None:
+    for name, html in made(Book([line()]), tmp_path).items():
+        root = "" if name == "index.html" else "../"
+        page = Page(html)
+        assert sorted(page.fetches) == [f"{root}assets/site.css", f"{root}assets/site.js"]
+        assert f'http-equiv="Content-Security-Policy" content="{POLICY}"' in html.replace("&#39;", "'")
+        assert "style=" not in html
+    assert "unsafe" not in POLICY and "http" not in POLICY and "default-src 'none'" in POLICY
+
+
+def test_an_empty_database_says_what_to_run(tmp_path: Path) -> None:
+    pages = made(Book(), tmp_path)
+    assert list(pages) == ["index.html"] and "bench run --defense rmc --attack pgd-skip-delayed" in pages["index.html"]
+
+
+def test_which_runs_get_a_page() -> None:
+    book = Book([line(run=str(i), ranked=i > 0) for i in range(4)])
+    assert [one.run for one in site.pages_of(book, "all")] == ["0", "1", "2", "3"]
+    assert [one.run for one in site.pages_of(book, "ranked")] == ["1", "2", "3"]
+    assert [one.run for one in site.pages_of(book, "2")] == ["1", "2"]
+    for wrong in ("some", "-1", "1.5", ""):
+        with pytest.raises(BadValue, match="--runs is"):
+            site.pages_of(book, wrong)
+
+
+def test_file_names_of_any_names() -> None:
+    assert site.slug("rmc-plus") == "rmc-plus"
+    others = ["../../etc/passwd", "A", "a b", "..", "", "x" * 200, "con:1"]
+    assert len({site.slug(name) for name in others}) == len(others)
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9-]{0,60}", site.slug(name)) for name in others)
+
+
+# -- the commands -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_the_site_of_a_store(bench: Bench, store: Store, tmp_path: Path) -> None:
+    done = bench("leaderboard", "--out", "site", "--json")
+    found = json.loads(done.out)
+    assert done.code == 0 and found["runs"] == 11 and found["pages"] == 1 + 2 + 11
+    shown = next(one for one in load(store).runs if one.entry.variant == "k 128" and one.attack == "pgd")
+    html = (tmp_path / "site" / "runs" / f"{shown.run[:16]}.html").read_text()
+    page = Page(html)
+    assert page.tags.count("img") >= 6 * 3 and "neighbour 1 in D&#39;, label" in html
+    assert "the trained weights, not the adapted ones" in page.text
+    assert len(page.blocks["data"]["examples"]) == 6 and page.blocks["chart-1-data"][-1]["position"] == 6
+    assert "bench run --defense rmc --base regular --attack pgd --dataset digits -n 6 --seed 0" in page.text
+    assert bench("leaderboard", "--out", "few", "--runs", 2).out.endswith("5 pages)\n")
+    assert bench("leaderboard", "--runs", "some").code == 2
     (tmp_path / "file").touch()
     assert bench("leaderboard", "--out", "file").code == 2
     assert bench("leaderboard", "--db", "none.db", "--out", "empty").code == 0 and not Path("none.db").exists()
 
 
-def audit_line(**values: object) -> AuditLine:
-    share = (Share(12.5, 7.3, 20.4, "bootstrap"), "pgd-skip 80%, fpa 20%")
-    facts = {
-        "defense": "rmc", "base": "regular", "dataset": "digits", "norm": "linf", "eps": 0.2, "budget": "quick",
-        "n": 30, "clean": 95.0, "tiers": (share, share, (None, ""), share), "gain": Share(-1.5, -4.0, 1.0, "McNemar"),
-        "times": 1200.0, "flags": (("M3", "it optimises"),),
-    }  # fmt: skip
-    return AuditLine(**{**facts, **values})  # type: ignore[arg-type]
+@pytest.mark.parametrize("form", ["png", "svg", "html"])
+def test_pictures_without_a_browser(bench: Bench, store: Store, form: str) -> None:
+    heads = {"png": b"\x89PNG", "svg": b"<svg", "html": b"<!DOCTYPE html>"}
+    for kind in ("heatmap", "curve-delay", "pareto"):
+        done = bench("plot", kind, "--out", f"{kind}.{form}")
+        assert done.code == 0, done.err
+        assert Path(f"{kind}.{form}").read_bytes().lstrip()[:15].lower().startswith(heads[form].lower())
+    run = next(one.run for one in load(store).runs if one.entry.defense == "rmc" and one.attack == "pgd")
+    for kind in ("running", "neighbours"):
+        assert bench("plot", kind, "--run", run[:12], "--out", f"{kind}.{form}").code == 0
 
 
-def test_an_audit_shows_its_tiers_its_gain_and_its_flags() -> None:
-    page = render([row()], [audit_line(), audit_line(gain=None, times=None, clean=None)])
-    for text in ("aware-full", "pgd-skip 80%, fpa 20%", "-1.5", "+1.0", "1200", "M3", "it optimises"):
-        assert text in page
-    assert page.count("<table") == 2 and render([row()]).count("<table") == 1
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("heatmp", "--out", "x.png"), "Did you mean 'heatmap'"),
+        (("heatmap", "--out", "x.gif"), "ends in .png, .svg or .html"),
+        (("heatmap", "--out", "x.png", "--dataset", "mnist"), "no runs here of which heatmap"),
+        (("heatmap", "--out", "no/x.png"), "cannot be written"),
+        (("curve-known", "--out", "x.png"), "no runs here of which curve-known"),
+        (("running", "--out", "x.png"), "name it with --run"),
+        (("pareto", "--out", "x.png", "--tier", "all"), "No tier is called 'all'"),
+        (("heatmap", "--out", "x.png", "--eps", "big"), "--eps is 'big'"),
+    ],
+)
+def test_a_wrong_request_for_a_picture_is_one_line(
+    bench: Bench, store: Store, args: tuple[str, ...], message: str
+) -> None:
+    done = bench("plot", *args)
+    assert done.code == 2 and message in done.err and done.err.count("\n") == 1
 
 
-def test_names_in_an_audit_stay_text() -> None:
-    names = dict.fromkeys(("defense", "base", "dataset", "norm", "budget"), HOSTILE)
-    hostile = audit_line(**names, flags=((HOSTILE, HOSTILE),), tiers=((Share(1, 0, 2, HOSTILE), HOSTILE),) * 4)
-    page = Page(render([row()], [hostile]))
-    assert page.tags.count("script") == 1 and page.fetches == [] and HOSTILE in page.text
+def test_neighbours_of_an_example_that_has_none(bench: Bench, store: Store) -> None:
+    run = next(one.run for one in load(store).runs if one.entry.defense == "regular" and one.attack == "pgd")
+    done = bench("plot", "neighbours", "--run", run[:12], "--out", "x.png")
+    assert done.code == 2 and "has no neighbours of any example" in done.err
+
+
+# -- how to repeat a run, and what is shown of it ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("defense", "attack", "keys"),
+    [
+        ("regular", "pgd", {}),
+        ("rmc", "pgd-skip-delayed", {"threat.delay": 7, "game.p": 3, "game.trials": 2, "defense.k": 64}),
+        ("rmc-plus", "pgd-skip-partial", {"defense.delta": 0.5, "threat.known": 0.3}),
+        ("noise-vote", "eot:pgd-skip", {"attack.samples": 3, "base.seed": 4}),
+        ("webnn", "square", {"threat.queries": 17, "threat.queries_served": True, "dataset.train_size": 800}),
+        ("pgd-at", "cw-l2", {"attack.steps": 3}),
+        ("dent", "fpa", {"defense.batch_size": 3}),
+    ],
+)
+def test_the_command_of_a_run_gives_the_same_run(
+    bench: Bench, defense: str, attack: str, keys: dict[str, object]
+) -> None:
+    given = {key.replace(".", "__"): value for key, value in keys.items()}
+    spec = spec_of(defense, attack, n=5, **given)
+    text, note = command_of(spec, config.load(None), facts_of(None))
+    assert note == "" and text.startswith(f"bench run --defense {defense}")
+    import shlex
+
+    done = bench(*shlex.split(text)[1:], "--dry-run", "--json")
+    assert [row["run"] for row in done.runs] == [spec.key]
+
+
+def test_a_run_that_no_command_gives_says_so() -> None:
+    spec = spec_of("regular", "pgd", n=5)
+    left = RunSpec.from_dict({**spec.to_dict(), "chosen": [1, 3]})
+    assert command_of(left, config.load(None), facts_of(None)) == (
+        "", "This run attacked what others had left, as a step of an audit; repeat the audit: bench audit",
+    )  # fmt: skip
+    old = RunSpec.from_dict({**spec.to_dict(), "base": {**spec.to_dict()["base"], "source": "older"}})
+    text, note = command_of(old, config.load(None), facts_of(None))
+    assert text and "changed since" in note
+    gone = RunSpec.from_dict({**spec.to_dict(), "attack": {**spec.to_dict()["attack"], "name": "gone"}})
+    text, note = command_of(gone, config.load(None), facts_of(None))
+    assert text == "" and "No attack is called 'gone'" in note
+
+
+def test_the_gallery_shows_both_outcomes_and_violations_first() -> None:
+    from dataclasses import replace
+
+    rows = [replace(ROW, index=i, position=i, answer=int(i < 6), violation="far" if i == 9 else "") for i in range(10)]
+    assert [row.index for row in choose(rows, 5)] == [9, 0, 6, 1, 7]
+    assert [row.index for row in choose(rows[:6], 3)] == [0, 1, 2]
+
+
+def test_a_run_without_its_images_says_so(
+    bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "other"))
+    assert bench("leaderboard", "--out", "site").code == 0
+    page = next((tmp_path / "site" / "runs").glob("*.html")).read_text()
+    assert "The images of this run are not here" in page and "<img" not in page
+
+
+def test_pictures_of_large_images_stay_small() -> None:
+    from bench.gallery import Shown
+    from leaderboard.details import BYTES, _pictures
+
+    torch.manual_seed(0)
+    many = [Shown(ROW, torch.rand(3, 224, 224), torch.rand(3, 224, 224)) for _ in range(12)]
+    found = _pictures(many)
+    spent = sum(len(picture["src"]) for one in found for picture in one["pictures"])
+    assert 1 <= len(found) < 12 and spent <= BYTES
+    (small,) = _pictures([Shown(ROW, torch.zeros(1, 8, 8), torch.ones(1, 8, 8))])
+    assert all(picture["src"].startswith("data:image/png") for picture in small["pictures"])

@@ -23,7 +23,8 @@ COMMANDS = {
     "train": ("bench.cli.data:train", "Train a base and say how accurate it is."),
     "export": ("bench.cli.show:export", "Runs and examples as JSON, CSV or Parquet."),
     "report": ("bench.cli.report:report", "A suite's table beside the published figures."),
-    "leaderboard": ("bench.cli.leaderboard:leaderboard", "Render the leaderboard as one HTML page."),
+    "leaderboard": ("bench.cli.leaderboard:leaderboard", "Render the leaderboard as a site of HTML pages."),
+    "plot": ("bench.cli.leaderboard:plot", "Draw a picture of the leaderboard into a file."),
 }
 
 
