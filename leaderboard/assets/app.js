@@ -13,8 +13,8 @@ const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
 // ---- what cells show ------------------------------------------------------------------------------------------------
 
-const number = (digits) => (value, type) => {
-  if (value === null || value === undefined) return type === "display" ? "–" : type === "sort" ? -Infinity : "";
+const number = (digits, missing = -Infinity) => (value, type) => {
+  if (value === null || value === undefined) return type === "display" ? "–" : type === "sort" ? missing : "";
   if (type !== "display" || digits === null) return type === "display" ? esc(value) : value;
   return Math.abs(value) >= 100 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(digits)));
 };
@@ -39,7 +39,7 @@ const column = (title, data, render, more = {}) => ({ title, data, render, ...mo
 
 const COLUMNS = {
   ranking: [
-    column("Rank", "rank", number(null), { className: "number" }),
+    column("Rank", "rank", number(null, Infinity), { className: "number" }),
     column("Defense", null, (_, type, row) => named(row, type), { className: "name" }),
     column("Base", "base", text, { className: "name" }),
     column("Robust %", "robust", share, { className: "number" }),

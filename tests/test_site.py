@@ -1,0 +1,257 @@
+"""The site in a real browser: from a disk, with the network blocked, as people and screen readers use it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from bench import registry
+from leaderboard import site
+from leaderboard.details import _picture
+from leaderboard.ranking import Outcome, ranked, standings_of
+from leaderboard.rows import AuditLine, Book, Entry, RunLine, Share
+from tests.test_leaderboard import HOSTILE, NOW, line
+
+CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("needs a Chromium on the path")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def share(value: float) -> Share:
+    return Share(value, max(value - 8, 0), min(value + 8, 100), "Wilson")
+
+
+def runs_of(entry: Entry, number: int, accuracies: dict[str, float]) -> list[RunLine]:
+    """Runs of one entry by attack."""
+    tiers = {"pgd": "train-time", "fgsm": "train-time", "pgd-skip": "aware-full", "pgd-skip-delayed": "aware-realistic"}
+    return [
+        line(entry, run=f"{number:04x}{i:04x}{'ab' * 28}", attack=attack, tier=tiers[attack], robust=share(value),
+             clean=share(95), answer_s=0.01 * (number + 1), n=20,
+             coordinates={"eps": 0.2, **({"p": 4 + 4 * (i % 2), "delay": i} if "skip" in attack else {})})
+        for i, (attack, value) in enumerate(accuracies.items())
+    ]  # fmt: skip
+
+
+def book_of(entries: dict[Entry, dict[str, float]]) -> Book:
+    lines, standings = [], []
+    for number, (entry, accuracies) in enumerate(entries.items()):
+        own = runs_of(entry, number, accuracies)
+        lines += own
+        outcomes = []
+        for one in own:
+            assert one.robust is not None
+            right = {i: i < one.robust.value / 5 for i in range(20)}
+            outcomes.append(Outcome(one, right, dict.fromkeys(right, 0)))
+        standings += standings_of(entry, outcomes)
+    audit = AuditLine("rmc", "regular", "digits", "linf", 0.2, "quick", 30, 95.0, ((share(10), "pgd 100%"),) * 4,
+                      share(1), 1200.0, (("M3", "it optimises while it answers"),))  # fmt: skip
+    return Book(lines, ranked(standings), [audit])
+
+
+NAMES = {
+    Entry("1", "regular", "regular", "digits", 0): {"pgd": 0, "fgsm": 10, "pgd-skip": 0},
+    Entry("2", "pgd-at", "pgd-at", "digits", 0): {"pgd": 70, "fgsm": 75, "pgd-skip": 70},
+    Entry("3", "rmc", "regular", "digits", 0, "k 64"): {"pgd": 95, "pgd-skip": 0, "pgd-skip-delayed": 5},
+    Entry("4", "rmc", "regular", "mnist", 0): {"pgd": 99},
+    Entry("5", HOSTILE, "regular", "digits", 0, HOSTILE): {"pgd": 50, "pgd-skip": 5},
+    Entry("6", "x" * 300, "regular", "digits", 0): {"pgd": 40},
+    Entry("7", "\u05d0\u05d1\u05d2 \u202e evil", "regular", "digits", 0): {"pgd": 30},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    registry.load_all()
+    root = tmp_path_factory.mktemp("site")
+    example = {
+        "game": 0, "position": 0, "label": 1, "clean": 1, "distance": 0.1, "queries": 0, "passes": 40,
+    }  # fmt: skip
+    kinds = ["broken", "survived", "survived", "violation"]
+    examples = [
+        {**example, "index": i, "answer": i % 2, "kind": kind, "violation": HOSTILE if kind == "violation" else ""}
+        for i, kind in enumerate(kinds)
+    ]
+    dot = _picture(torch.zeros(1, 1, 1), "", "")["src"]
+    picture = {"src": dot, "alt": "clean point 3", "caption": "clean", "width": 1, "height": 1}
+    page = site.RunPage(
+        command="bench run --defense rmc --attack pgd", examples=examples, facts=[("commit", "abc"), (HOSTILE, "")],
+        gallery=[{"index": 3, "kind": "broken", "words": "label 1, answered 2", "pictures": [picture]}],
+        charts=[{"kind": "running", "title": "Robust accuracy over the stream",
+                 "rows": [{"game": "0", "position": i, "accuracy": 50.0} for i in range(9)]}],
+    )  # fmt: skip
+    site.write(book_of(NAMES), root, lambda one: page, "all", now=NOW)
+    return root
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def visit(browser: Browser, folder: Path) -> Iterator[Open]:
+    """Opens a page of the site with the network blocked; at the end nothing may have been said on the console."""
+    contexts, said = [], []
+
+    def go(place: str = "index.html", fragment: str = "", width: int = 1280, **options: Any) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        context.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file:") else
+                      (said.append(f"asked for {route.request.url}"), route.abort()))  # fmt: skip
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: (said.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        page.goto((folder / place).as_uri() + (f"#{fragment}" if fragment else ""))
+        page.wait_for_selector("table.dataTable tbody tr")
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+def column(page: Page, table: str, number: int) -> list[str]:
+    """Texts of one column as it stands."""
+    return [
+        cell.inner_text().split("\n")[0]
+        for cell in page.query_selector_all(f"#{table} tbody tr td:nth-child({number})")
+    ]
+
+
+def test_the_overview_ranks_the_fullest_board_by_the_strongest_tier(visit: Open) -> None:
+    page = visit()
+    assert [page.input_value(f"select[name={name}]") for name in ("dataset", "tier", "base")] == [
+        "digits",
+        "aware-full",
+        "all",
+    ]
+    assert column(page, "ranking", 1) == ["1", "2", "3", "3", "\u2013", "\u2013"]
+    assert column(page, "ranking", 2)[:2] == ["pgd-at", HOSTILE]
+    assert "no attack of the tier aware-full was played here" in page.inner_text("#ranking")
+    assert page.locator(".chart:visible canvas").count() >= 3
+
+
+def test_menus_change_the_board(visit: Open) -> None:
+    page = visit()
+    page.select_option("select[name=tier]", "train-time")
+    assert column(page, "ranking", 2)[:2] == ["rmc", "pgd-at"] and column(page, "ranking", 4)[0].startswith("95.0")
+    page.select_option("select[name=base]", "pgd-at")
+    assert column(page, "ranking", 2) == ["pgd-at"]
+    page.select_option("select[name=dataset]", "mnist")
+    assert page.input_value("select[name=base]") == "all" and column(page, "ranking", 2) == ["rmc"]
+
+
+def test_tables_sort_search_hide_and_export(visit: Open) -> None:
+    page = visit()
+    page.click("#ranking thead th:has-text('ms an answer')")
+    times = [float(text) for text in column(page, "ranking", 9)]
+    assert times == sorted(times) and len(times) == 6
+    page.fill("#ranking_wrapper .dt-search input", "pgd-at")
+    assert column(page, "ranking", 2) == ["pgd-at"]
+    page.click("#ranking_wrapper button:has-text('Columns')")
+    page.click(".dt-button-collection button:has-text('Broken by')")
+    page.keyboard.press("Escape")
+    assert page.locator("#ranking thead th:has-text('Broken by')").count() == 0
+    with page.expect_download() as download:
+        page.click("#ranking_wrapper button:has-text('CSV')")
+    text = Path(download.value.path()).read_text(encoding="utf-8-sig")
+    assert text.splitlines()[0].startswith('"Rank","Defense","Base","Robust %"') and '"pgd-at"' in text and "70" in text
+
+
+def test_an_address_brings_the_same_view(visit: Open) -> None:
+    page = visit()
+    page.select_option("select[name=tier]", "train-time")
+    page.click("#ranking thead th:has-text('Clean %')")
+    page.fill("#ranking_wrapper .dt-search input", "rmc")
+    page.wait_for_function("location.hash.includes('ranking.search=rmc')")
+    again = visit(fragment=page.evaluate("location.hash.slice(1)"))
+    assert again.input_value("select[name=tier]") == "train-time"
+    assert again.input_value("#ranking_wrapper .dt-search input") == "rmc" and column(again, "ranking", 2) == ["rmc"]
+    assert again.get_attribute("#ranking thead th:has-text('Clean %')", "aria-sort") == "ascending"
+    odd = visit(fragment="tier=nonsense&ranking.order=99.up&runs.hidden=99,x&dataset=%3Cscript%3E")
+    assert odd.input_value("select[name=tier]") == "aware-full" and len(column(odd, "ranking", 1)) == 6
+
+
+def test_hostile_names_stay_text(visit: Open) -> None:
+    page = visit()
+    assert HOSTILE in page.inner_text("#ranking") and page.locator("#ranking script").count() == 0
+    page.click("#ranking a:has-text('alert')")
+    page.wait_for_selector("table.dataTable tbody tr")
+    assert page.inner_text("h1") == HOSTILE and "/defenses/" in page.url
+    run = visit(f"runs/{'0004' + '0000' + 'ab' * 4}.html")
+    assert (
+        HOSTILE in run.inner_text("main")
+        and run.evaluate("document.scripts.length") == 1 + run.locator("script[type='application/json']").count()
+    )
+
+
+def test_a_run_page_filters_its_examples(visit: Open) -> None:
+    page = visit(f"runs/{'0002' + '0000' + 'ab' * 4}.html")
+    assert len(column(page, "examples", 1)) == 4
+    for kind, count in (("broken", 1), ("survived", 2), ("violation", 1), ("", 4)):
+        page.select_option("select[name=kind]", kind)
+        assert len(column(page, "examples", 1)) == count
+        assert not kind or set(column(page, "examples", 7)) == {kind}
+    assert page.locator("img[alt='clean point 3']").evaluate("image => image.naturalWidth") == 1
+    assert page.locator(".chart canvas").count() == 1
+
+
+def test_a_flag_explains_itself_to_mouse_and_keyboard(visit: Open) -> None:
+    page = visit()
+    flag = page.locator("button.flag", has_text="M3")
+    flag.hover()
+    assert page.inner_text(".tip") == "it optimises while it answers"
+    page.keyboard.press("Escape")
+    assert not page.is_visible(".tip")
+    flag.focus()
+    assert page.is_visible(".tip") and flag.get_attribute("aria-label") == "M3: it optimises while it answers"
+
+
+@pytest.mark.parametrize("place", ["index.html", "defenses/rmc.html", f"runs/{'0002' + '0000' + 'ab' * 4}.html"])
+def test_pages_fit_a_narrow_screen_in_both_schemes(visit: Open, place: str) -> None:
+    for scheme, dark in (("light", False), ("dark", True)):
+        page = visit(place, width=360, color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        ink = page.evaluate("getComputedStyle(document.body).color.match(/[0-9]+/g).map(Number)")
+        assert (min(ink) > 128) == dark
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("place", ["index.html", "defenses/rmc.html", f"runs/{'0002' + '0000' + 'ab' * 4}.html"])
+def test_axe_finds_nothing_serious(visit: Open, place: str, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(place, color_scheme=scheme, bypass_csp=True)
+    found = Axe().run(page, options={"preload": False}).response["violations"]
+    serious = {one["id"]: [node["html"][:200] for node in one["nodes"]][:3] for one in found
+               if one["impact"] in ("serious", "critical")}  # fmt: skip
+    assert serious == {}
+
+
+def test_two_thousand_runs_open_fast_and_stay_small(browser: Browser, tmp_path: Path) -> None:
+    entries = {
+        Entry(str(i), f"defense-{i}", "regular", f"data-{i % 2}", 0): {"pgd": i % 100, "fgsm": 50, "pgd-skip": i % 50,
+                                                                         "pgd-skip-delayed": 20}
+        for i in range(500)
+    }  # fmt: skip
+    (written, *_) = site.write(book_of(entries), tmp_path, lambda one: site.RunPage(), "0", now=NOW)
+    assert written.stat().st_size < 5_000_000
+    page = browser.new_page()
+    page.goto(written.as_uri())
+    page.wait_for_selector("#ranking tbody tr td:nth-child(2) a")
+    assert len(column(page, "ranking", 1)) == 25  # a page of the table, not all of it
+    page.close()
