@@ -2,14 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test instruments lint format speed clean
+.PHONY: setup run test instruments lint format speed docs clean
 
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	touch $@
 
 run: setup           ## RMC attacked by PGD-Skip-Delayed on the embedded digits, and the page that shows it
@@ -35,5 +35,8 @@ format: setup
 speed: setup         ## ratios, not seconds: see benchmarks/
 	$(BIN)/python -m benchmarks.speed
 
+docs: setup          ## the documents as a site, in site/
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -1,0 +1,66 @@
+"""Pages that are made from the code: one for every defense and attack, and the reference."""
+
+import ast
+import inspect
+import sys
+from pathlib import Path
+
+import mkdocs_gen_files
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bench import registry
+from bench.config import load
+
+PUBLIC = (
+    "bench.contracts", "bench.threat", "bench.oracle", "bench.state", "bench.draws", "bench.params", "bench.bases",
+    "bench.registry", "bench.game", "bench.judge", "bench.metrics", "bench.data.task", "bench.pgd", "bench.errors",
+)  # fmt: skip
+
+
+def module_text(cls: type) -> str:
+    """The head of the module that a class comes from."""
+    source = inspect.getsource(sys.modules[cls.__module__])
+    return ast.get_docstring(ast.parse(source)) or ""
+
+
+def page(entry: registry.Entry, section: str) -> str:
+    """What a name is, its paper, its parameters with their defaults, and what its module says."""
+    cls = entry.load()
+    lines = [f"# {entry.name}", "", entry.summary[:1].upper() + entry.summary[1:] + ".", ""]
+    if entry.paper:
+        lines += [f"Paper: <{entry.paper}>", ""]
+    if section == "attack":
+        found = entry.resolved()
+        known = ", ".join(f"{name} = {value}" for name, value in (found.preset or {}).items())
+        lines += [f"Threat model: {known or 'as asked for'}. Protocol: `{found.protocol}`.", ""]
+    else:
+        lines += [f"Kind: {cls.kind}{', randomised' if cls.randomised else ''}.", ""]
+    fields = cls.Params.model_fields
+    if fields:
+        prefix = "base" if entry.base else section
+        lines += ["| parameter | default |", "|---|---|"]
+        lines += [f"| `{prefix}.{name}` | `{field.default}` |" for name, field in fields.items()]
+        lines += ["", "Defaults of the class; `bench.toml` and the recipe may set others.", ""]
+        lines += ["```text", inspect.cleandoc(cls.Params.__doc__ or ""), "```", ""]
+    return "\n".join([*lines, "## How it works", "", "```text", module_text(cls), "```", ""])
+
+
+registry.load_all()
+load(None)
+for section, names in (("defense", registry.defenses), ("attack", registry.attacks)):
+    index = [f"# {section.capitalize()}s", "", "| name | what |", "|---|---|"]
+    for entry in names:
+        with mkdocs_gen_files.open(f"{section}s/{entry.name}.md", "w") as file:
+            file.write(page(entry, section))
+        index.append(f"| [{entry.name}]({section}s/{entry.name}.md) | {entry.summary} |")
+    with mkdocs_gen_files.open(f"{section}s.md", "w") as file:
+        file.write("\n".join(index) + "\n")
+
+with mkdocs_gen_files.open("reference/command-line.md", "w") as file:
+    file.write(
+        "# Command line\n\n::: mkdocs-click\n    :module: bench.cli.main\n    :command: cli\n"
+        "    :prog_name: bench\n    :depth: 1\n"
+    )
+with mkdocs_gen_files.open("reference/python.md", "w") as file:
+    file.write("# Python\n\n" + "\n".join(f"::: {name}\n" for name in PUBLIC))
