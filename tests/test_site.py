@@ -186,6 +186,14 @@ def test_an_address_brings_the_same_view(visit: Open) -> None:
     assert odd.input_value("select[name=tier]") == "aware-full" and len(column(odd, "ranking", 1)) == 6
 
 
+def test_the_threat_card_stands_beside_every_number(visit: Open) -> None:
+    page = visit()
+    card = page.locator("#runs tbody tr td details").first
+    assert not card.evaluate("card => card.open")
+    card.locator("summary").click()
+    assert card.inner_text().split("\n") == ["linf 0.2, p 40", "words"]
+
+
 def test_hostile_names_stay_text(visit: Open) -> None:
     page = visit()
     assert HOSTILE in page.inner_text("#ranking") and page.locator("#ranking script").count() == 0

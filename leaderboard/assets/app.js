@@ -58,7 +58,7 @@ const COLUMNS = {
     column("Base", "base", text, { className: "name" }),
     column("Attack", "attack", text, { className: "name" }),
     column("Board", "board", text, { className: "name" }),
-    column("Threat", "threat", (value, type, row) => (type === "display" ? `<span title="${esc(row.words)}">${esc(value)}</span>` : value), { className: "name" }),
+    column("Threat", "threat", (value, type, row) => (type === "display" ? `<details><summary>${esc(value)}</summary>${esc(row.words)}</details>` : type === "filter" ? `${value} ${row.words}` : value), { className: "name" }),
     column("Knows", "tier", text),
     column("n", "n", number(null), { className: "number" }),
     column("Clean %", "clean", share, { className: "number" }),
