@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from bench.results import describe
+from bench.describe import describe
 from bench.store import Store
 from bench.threat import Tier
 

@@ -84,7 +84,7 @@ def _suites(session: Session) -> list[dict[str, Any]]:
 
 
 def _runs(session: Session, db: str | None) -> list[dict[str, Any]]:
-    from bench.results import describe
+    from bench.describe import describe
 
     store = session.store(db)
     return [describe(store, record) for record in store.runs()]

@@ -47,8 +47,8 @@ def report(
     if form not in ("text", "markdown", "html"):
         raise BadValue(f"--format is {form!r}; give text, markdown or html.")
     session = open_session(config)
+    from bench.describe import describe
     from bench.report import lay_out, table_of, to_markdown
-    from bench.results import describe
 
     if suite not in session.config.suite:
         raise UnknownName("suite", suite, session.config.suite, "bench list suites")

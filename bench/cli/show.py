@@ -25,7 +25,7 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
     """One run (its key or a unique prefix), or one example of it."""
     store = open_session(config).store(db)
     record = store.resolve(run)
-    from bench.results import describe, examples
+    from bench.describe import describe, examples
 
     if example is not None:
         found = [row for row in examples(store, record) if row["index"] == example]
@@ -146,7 +146,7 @@ def export(
     if form == "parquet" and out is None:
         raise BadValue("Parquet is a binary format; give --out FILE.")
     store = open_session(config).store(db)
-    from bench.results import describe, examples
+    from bench.describe import describe, examples
 
     records = [store.resolve(run) for run in runs] if runs else store.runs()
     found = [{**describe(store, record), "examples": examples(store, record)} for record in records]
