@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import config_option, db_option, json_option, open_session, unused_data_option, write_text
+from bench.cli.options import config_option, db_option, json_option, unused_data_option, write_text
 from bench.errors import BadValue, UnknownName
+from bench.session import open_session
 
 if TYPE_CHECKING:
     from bench.report import Cell, Report

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from bench.cli.options import config_option, db_option, json_option, open_session, unused_data_option, write_text
+from bench.cli.options import config_option, db_option, json_option, unused_data_option, write_text
 from bench.errors import BadValue
+from bench.session import open_session
 
 
 @click.command()
