@@ -24,6 +24,24 @@ from bench.store import RunRecord, Store
 from bench.threat import ThreatModel
 
 
+def names_of(record: RunRecord) -> dict[str, Any]:
+    """What tells a run from others, from its record alone: the first columns of every table of examples."""
+    spec, threat = record.spec, record.spec["threat"]
+    return {
+        "run": record.key,
+        "status": record.status,
+        "defense": spec["defense"]["name"],
+        "base": spec["base"]["name"],
+        "attack": spec["attack"]["name"],
+        "dataset": spec["dataset"]["name"],
+        "norm": threat["norm"],
+        "eps": threat["eps"],
+        "n": spec["n"] if spec.get("chosen") is None else len(spec["chosen"]),
+        "seed": spec["seed"],
+        "protocol": spec["game"]["protocol"],
+    }
+
+
 def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     """What `bench run --json` prints for one run; JSON values only."""
     spec = record.spec
@@ -37,17 +55,7 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     robust = robust_accuracy(rows, static, protocol, right) if len(right) == len(rows) else None
     delays = answer_delays(store, record, rows)
     result = {
-        "run": record.key,
-        "status": record.status,
-        "defense": spec["defense"]["name"],
-        "base": spec["base"]["name"],
-        "attack": spec["attack"]["name"],
-        "dataset": spec["dataset"]["name"],
-        "norm": threat.norm,
-        "eps": threat.eps,
-        "n": spec["n"] if spec.get("chosen") is None else len(spec["chosen"]),
-        "seed": spec["seed"],
-        "protocol": protocol,
+        **names_of(record),
         "clean_accuracy": _estimate(clean_accuracy(rows, static, protocol, clean)),
         "robust_accuracy": _estimate(robust),
         "violations": sum(bool(row.violation) for row in rows),
@@ -80,11 +88,15 @@ def _estimate(estimate: Estimate | None) -> Any:
 
 def clean_answers(store: Store, record: RunRecord) -> dict[tuple[int, int], int]:
     """Clean answers by (game, index), from the paired `clean` run; a `clean` run is its own pair."""
-    spec = record.spec
-    if spec["game"]["protocol"] == "probe":
-        return {}
-    key = record.key if spec["attack"]["name"] == "clean" else record.clean_key
+    key = clean_run_of(record)
     return {} if key is None else {(row.game, row.index): row.answer for row in store.rows(key)}
+
+
+def clean_run_of(record: RunRecord) -> str | None:
+    """Key of the run whose answers are this one's clean answers; None where its own rows have them, or nobody."""
+    if record.spec["game"]["protocol"] == "probe":
+        return None
+    return record.key if record.spec["attack"]["name"] == "clean" else record.clean_key
 
 
 def seconds(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, float]:
@@ -205,3 +217,20 @@ def examples(store: Store, record: RunRecord) -> list[dict[str, Any]]:
     clean = clean_answers(store, record)
     norm = record.spec["threat"]["norm"]
     return [example(row, norm, clean) for row in store.rows(record.key)]
+
+
+def flat_rows(store: Store, record: RunRecord) -> list[dict[str, Any]]:
+    """All examples as lines of `bench export --format csv`: the run's names before the facts, nothing nested."""
+    names = names_of(record)
+    rows = []
+    for facts in examples(store, record):
+        row = dict(names)
+        for name, value in facts.items():
+            if name == "neighbours":
+                continue  # lists by set: only JSON has them
+            if isinstance(value, dict):
+                row.update({f"{name}_{part}": v for part, v in value.items()})
+            else:
+                row[name] = value
+        rows.append(row)
+    return rows

@@ -36,7 +36,7 @@ class Entry:
     protocol  attacks: the default protocol; None: likewise
     wraps     attacks: the name of the attack that it wraps when it is asked for alone; "": it wraps none
     inside    attacks: the entry of the attack inside a wrapper
-    source    hash of the source as it was registered, of a class that a program registered; else it is read on use
+    source    hash of the source as it was registered, of what a program registered; else it is read on use
     """
 
     name: str
@@ -139,8 +139,8 @@ class Registry:
                 f"rename one."
             )
         source = entry.source
-        if entry.origin == PROGRAM and isinstance(entry.target, type):
-            source = source or _source_now(entry.target.__module__)
+        if entry.origin == PROGRAM and not isinstance(entry.target, str):
+            source = source or _source_now(getattr(entry.target, "__module__", ""))
         self._entries[entry.name] = replace(entry, contract=self.contract, source=source)
 
     def __getitem__(self, name: str) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from bench.config import Config
     from bench.plan import Planned, Request
     from bench.runner import Listener
+    from bench.spec import RunSpec
     from bench.store import Store
     from bench.workbench import Settings
 
@@ -143,8 +145,33 @@ class Session:
         place = pick_device(device)
         url = self.db(db)
         settings = self.settings(url, folder, place, workers, how)
+        settings = _where_known(planned, settings, workers is not None or "workers" in how)
         known = Store.open(url, create=False)  # one that cannot be used is found out before anything is written
         return Prepared(planned, settings, url, known, suite, rerun)
+
+
+def _where_known(planned: list[Planned], settings: Settings, asked: bool) -> Settings:
+    """Settings that play in this process what only this process knows; asked: a number of workers was asked for."""
+    own = sorted({name for item in planned for name in _registered_here(item.spec)})
+    if not own or settings.workers == 1:
+        return settings
+    if asked:
+        raise BadValue(
+            f"This program registered {', '.join(own)} itself, so no worker process knows it; give workers=1, or write "
+            f"it to a file and give that as a plug-in."
+        )
+    return replace(settings, workers=1)
+
+
+def _registered_here(spec: RunSpec) -> Iterator[str]:
+    """Names in a run that this program registered itself."""
+    from bench import registry
+
+    used = [(registry.defenses, spec.defense.name), (registry.defenses, spec.base.name)]
+    used += [(registry.attacks, name) for name in spec.attack.name.split(":")]
+    used += [(registry.datasets, spec.dataset.name), (registry.models, spec.network.name)]
+    used += [] if spec.surrogate is None else [(registry.models, spec.surrogate.name)]
+    return (name for names, name in used if names.registered_here(name))
 
 
 def open_session(config: str | None, plugins: tuple[str, ...] = (), strict: bool = True) -> Session:
@@ -155,6 +182,14 @@ def open_session(config: str | None, plugins: tuple[str, ...] = (), strict: bool
     path = find(config)
     registry.load_all(path, plugins, strict)
     return Session(load(path), path, plugins)
+
+
+def reading_session(config: str | None) -> Session:
+    """A session for who only reads a database: no plug-in is loaded."""
+    from bench.config import find, load
+
+    path = find(config)
+    return Session(load(path), path)
 
 
 def take_runner(values: dict[str, Any]) -> dict[str, Any]:
