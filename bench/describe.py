@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -68,7 +68,7 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
         "threat_in_words": threat_card(spec),
         "threat_in_short": threat_tag(spec),
         "game": spec["game"],
-        "flags": flags(store, record, rows),
+        "flags": flags(store, record, rows, clean),
         "reason": record.reason,
     }
     if protocol == "probe" and robust is not None:
@@ -89,7 +89,10 @@ def _estimate(estimate: Estimate | None) -> Any:
 def clean_answers(store: Store, record: RunRecord) -> dict[tuple[int, int], int]:
     """Clean answers by (game, index), from the paired `clean` run; a `clean` run is its own pair."""
     key = clean_run_of(record)
-    return {} if key is None else {(row.game, row.index): row.answer for row in store.rows(key)}
+    if key is None:
+        return {}
+    ((_, rows),) = store.facts([key], ("game", "index", "answer"))
+    return {(game, index): answer for game, index, answer in rows}
 
 
 def clean_run_of(record: RunRecord) -> str | None:
@@ -124,8 +127,10 @@ def ledger(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, in
     return {**spent, "background_steps": sum(game.background_steps for game in store.games(record.key))}
 
 
-def flags(store: Store, record: RunRecord, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What a reader must know about the number, each with its figure."""
+def flags(
+    store: Store, record: RunRecord, rows: Sequence[Row], clean: Mapping[tuple[int, int], int]
+) -> list[dict[str, Any]]:
+    """What a reader must know about the number, each with its figure; clean: see `clean_answers`."""
     found = []
     broken = [row for row in rows if row.violation]
     if broken:
@@ -141,7 +146,7 @@ def flags(store: Store, record: RunRecord, rows: Sequence[Row]) -> list[dict[str
             f"is theirs and not that of a fair draw; not ranked."
         )
         found.append({"id": "survivors", "value": len(chosen), "message": message})
-    if rows and record.spec["game"]["protocol"] != "probe" and not clean_answers(store, record):
+    if rows and record.spec["game"]["protocol"] != "probe" and not clean:
         pair = None if record.clean_key is None else store.find(record.clean_key)
         state = "is not there" if pair is None else f"is {pair.status}{f': {pair.reason}' if pair.reason else ''}"
         message = f"There is no clean accuracy: the paired run {str(record.clean_key)[:8]} {state}."

@@ -1,4 +1,4 @@
-"""Stored examples as one pandas frame, read run by run and typed column by column. Only this module knows pandas."""
+"""Stored examples as one pandas frame, read run by run and typed column by column; pandas is imported on use."""
 
 from __future__ import annotations
 
