@@ -1,5 +1,6 @@
 """A harness that plays attacks against defenses and keeps the score.
 
+`bench.run("rmc", "pgd")` plays a run, as the command line does; `bench.load()` gives what is stored.
 `from bench import Attack, Defense, OnlineDefense, register_attack, register_defense, ...`: names are loaded on use, so
 that listing what exists imports nothing heavy.
 """
@@ -21,11 +22,15 @@ _HOME = {
         "shallow_fork",
     ),
     "bench.draws": ("Draws", "generator", "seed_of"),
+    "bench.errors": ("BenchError",),
+    "bench.library": ("load", "results", "run", "run_suite"),
+    "bench.metrics": ("Estimate",),
     "bench.models.frozen": ("frozen_copy",),
     "bench.models.network": ("Network",),
     "bench.oracle": ("Oracle",),
     "bench.params": ("Params",),
     "bench.registry": ("register_attack", "register_dataset", "register_defense", "register_model"),
+    "bench.result": ("Result", "Results"),
     "bench.state": ("State",),
     "bench.threat": ("ThreatModel",),
 }
@@ -33,6 +38,10 @@ _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = sorted(_WHERE)
 __version__ = "0.1.0"
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

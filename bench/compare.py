@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.describe import clean_answers, threat_tag
 from bench.errors import BadValue
 from bench.game import Row
 from bench.metrics import Difference, answered_right, at_budget, paired
-from bench.results import clean_answers, threat_tag
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel
 

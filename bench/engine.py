@@ -8,12 +8,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Protocol
 
 from bench.jobs import Done, Event, Failed, Job, Progress, perform
@@ -190,6 +192,20 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _no_script() -> Iterator[None]:
+    """A process that is started meanwhile does not run the caller's script: it needs nothing of it.
+
+    Else a script without `if __name__ == "__main__"` would begin anew in every worker, and wait there for itself.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
 class _Worker:
     """One process of the pool, and the job that it does."""
 
@@ -197,7 +213,7 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.job: Job | None = None
         self.process = context.Process(target=_work, args=(theirs, settings, os.getpid()), daemon=True)
-        with _environment(WORKER_ENVIRONMENT):
+        with _environment(WORKER_ENVIRONMENT), _no_script():
             self.process.start()
         theirs.close()
 

@@ -31,6 +31,17 @@ class Estimate:
     high: float
     method: str
 
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        """In percent, such as `12.5 % (7.3 to 20.4, Wilson)`."""
+        return f"{100 * self.value:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f}, {self.method})"
+
+    def __format__(self, form: str) -> str:
+        """`f"{estimate:.3f}"` is the value in that form, `f"{estimate}"` the text with its interval."""
+        return format(self.value, form) if form else str(self)
+
 
 def wilson(right: int, count: int, method: str = "Wilson") -> Estimate:
     """Share of `right` in `count` with Wilson's score interval."""

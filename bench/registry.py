@@ -1,8 +1,9 @@
 """Names are data: what exists is known without importing it, and what does not import breaks nothing else.
 
-Four doors, in this order: the built-ins (`defenses.BUILT_IN`, `attacks.BUILT_IN`, ...), the entry-point groups
-`bench.defenses` and `bench.attacks`, the files `defenses/*.py` and `attacks/*.py` beside the bench.toml in use, and
-`--plugin FILE`. Files register themselves by calling `register_defense` or `register_attack`.
+Five doors, in this order: the built-ins (`defenses.BUILT_IN`, `attacks.BUILT_IN`, ...), the entry-point groups
+`bench.defenses` and `bench.attacks`, the files `defenses/*.py` and `attacks/*.py` beside the bench.toml in use,
+`--plugin FILE`, and the program that uses this package as a library. Files and programs register what they have by
+calling `register_defense` or `register_attack`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
-from bench.errors import BrokenPlugin, UnknownName, one_line
+from bench.errors import BadValue, BrokenPlugin, UnknownName, one_line
+
+#: origin of what is registered outside of `load_all`: by the program that uses this package as a library
+PROGRAM = "this program"
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Entry:
     protocol  attacks: the default protocol; None: likewise
     wraps     attacks: the name of the attack that it wraps when it is asked for alone; "": it wraps none
     inside    attacks: the entry of the attack inside a wrapper
+    source    hash of the source as it was registered, of what a program registered; else it is read on use
     """
 
     name: str
@@ -47,6 +53,7 @@ class Entry:
     wraps: str = ""
     inside: Entry | None = None
     contract: str = ""
+    source: str = ""
 
     def load(self) -> Any:
         """The class, imported if need be; `BrokenPlugin` says why it cannot be, or what it lacks of its contract."""
@@ -96,7 +103,19 @@ class Entry:
             return hashlib.sha256(f"{own} {self.inside.source_hash()}".encode()).hexdigest()
         if isinstance(self.target, str):
             return module_hash(self.target.partition(":")[0])
-        return module_hash(self.target.__module__)
+        if self.origin == PROGRAM and not self.source:
+            raise BrokenPlugin(
+                f"{self.name!r} was registered by {PROGRAM}, but the source of {self.place} is in no file, so its runs "
+                f"could not be told from those of a later version; write it to a file and give that as a plug-in."
+            )
+        return self.source or module_hash(self.target.__module__)
+
+    @property
+    def place(self) -> str:
+        """The target as "module:Class"."""
+        if isinstance(self.target, str):
+            return self.target
+        return f"{getattr(self.target, '__module__', '')}:{getattr(self.target, '__qualname__', self.target)}"
 
 
 @lru_cache(maxsize=256)
@@ -106,7 +125,7 @@ def _around(wrapper: Any, inside: Any) -> Any:
 
 
 class Registry:
-    """Names of one kind of thing. A duplicate name is an error."""
+    """Names of one kind of thing. A duplicate name is an error, but a program may define what it registered anew."""
 
     def __init__(self, what: str, contract: str = "") -> None:
         self.what = what
@@ -115,12 +134,16 @@ class Registry:
 
     def add(self, entry: Entry) -> None:
         known = self._entries.get(entry.name)
-        if known is not None:
+        redefined = known is not None and known.origin == entry.origin == PROGRAM and known.place == entry.place
+        if known is not None and not redefined:
             raise BrokenPlugin(
                 f"The {self.what} {entry.name!r} is registered twice: by {known.origin} and by {entry.origin}; "
                 f"rename one."
             )
-        self._entries[entry.name] = replace(entry, contract=self.contract)
+        source = entry.source
+        if entry.origin == PROGRAM and not isinstance(entry.target, str):
+            source = source or _source_now(getattr(entry.target, "__module__", ""))
+        self._entries[entry.name] = replace(entry, contract=self.contract, source=source)
 
     def __getitem__(self, name: str) -> Entry:
         """The entry of this name; `WRAPPER:NAME` is a wrapper around another, and a wrapper alone has its default."""
@@ -145,6 +168,23 @@ class Registry:
     def load(self, name: str) -> Any:
         return self[name].load()
 
+    def name_of(self, target: type) -> str:
+        """The one name under which a class is registered."""
+        place = f"{target.__module__}:{target.__qualname__}"
+        names = [entry.name for entry in self if entry.target is target or entry.place == place]
+        if len(names) == 1:
+            return names[0]
+        if names:
+            raise BadValue(f"{target.__qualname__} is registered as {', '.join(names)}; give one of these names.")
+        raise BadValue(
+            f"{target.__qualname__} is not registered; call bench.register_{self.what}(NAME, {target.__qualname__}) "
+            f"before, or give a name of `bench list {self.what}s`."
+        )
+
+    def registered_here(self, name: str) -> bool:
+        """Whether this program registered it itself, so that no other process knows it."""
+        return name in self._entries and self._entries[name].origin == PROGRAM
+
     def clear(self) -> None:
         self._entries.clear()
 
@@ -153,11 +193,12 @@ defenses = Registry("defense", "Defense")
 attacks = Registry("attack", "Attack")
 datasets = Registry("dataset")
 models = Registry("model")
+ALL = (defenses, attacks, datasets, models)
 
 #: files and packages that could not be read, with the reason; shown by `bench list`
 broken_files: dict[str, str] = {}
 
-_origin = "built-in"
+_origin = PROGRAM
 
 
 def register_defense(
@@ -196,16 +237,27 @@ def register_model(name: str, target: Any, *, summary: str = "") -> None:
 
 
 def load_all(beside: Path | None = None, files: tuple[str, ...] = (), strict: bool = True) -> None:
-    """Fill the registries: built-ins, entry points, files beside `beside` (a bench.toml), then `files`.
+    """Fill the registries: built-ins, entry points, files beside `beside` (a bench.toml), `files`, and what this
+    program has registered before.
 
     strict: `BrokenPlugin` where one of `files`, which were asked for by name, does not load; else it is only listed.
     """
     global _origin
-    for registry in (defenses, attacks, datasets, models):
+    own = [(registry, entry) for registry in ALL for entry in registry if entry.origin == PROGRAM]
+    for registry in ALL:
         registry.clear()
     broken_files.clear()
-    _load_built_ins()
-    _load_entry_points()
+    _origin = "built-in"
+    try:
+        _load_built_ins()
+        _load_entry_points()
+        _load_files(beside, files, strict)
+    finally:
+        _origin = PROGRAM
+        _add_again(own)
+
+
+def _load_files(beside: Path | None, files: tuple[str, ...], strict: bool) -> None:
     if beside is not None:
         for group in ("defenses", "attacks"):
             for path in sorted((beside.parent / group).glob("*.py")):
@@ -216,12 +268,21 @@ def load_all(beside: Path | None = None, files: tuple[str, ...] = (), strict: bo
         if not path.is_file():
             raise BrokenPlugin(f"The plug-in file {name!r} does not exist; give --plugin the path of a Python file.")
         _load_file(path, strict)
-    _origin = "built-in"
+
+
+def _add_again(own: list[tuple[Registry, Entry]]) -> None:
+    """Add what this program registered; of a name that is taken this is said once, and then it is the other's."""
+    clashes = []
+    for registry, entry in own:
+        try:
+            registry.add(entry)
+        except BrokenPlugin as error:
+            clashes.append(error)
+    if clashes:
+        raise clashes[0]
 
 
 def _load_built_ins() -> None:
-    global _origin
-    _origin = "built-in"
     for package in ("defenses", "attacks"):
         importlib.import_module(package).register()
     from bench.data import BUILT_IN as data
@@ -255,15 +316,10 @@ def _load_file(path: Path, strict: bool) -> None:
     global _origin
     path = path.resolve()
     _origin = str(path)
-    name = f"{FILE_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     before = [dict(registry._entries) for registry in (defenses, attacks)]
     try:
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise BrokenPlugin(f"{path} is no Python file.")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
+        content = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()
+        run_file(f"{FILE_PREFIX}{path.stem}_{content[:8]}", path)  # an edited file is another module, hashed anew
     except (Exception, SystemExit) as error:  # a foreign file may raise anything; it must not take the others with it
         for registry, entries in zip((defenses, attacks), before, strict=True):
             registry._entries = entries
@@ -273,6 +329,30 @@ def _load_file(path: Path, strict: bool) -> None:
         broken_files[str(path)] = reason
     finally:
         _origin = "built-in"
+
+
+class _AsItIsNow(SourceFileLoader):
+    """Compiles what is in the file: bytecode is kept by second and size, which an edit may leave as they were."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+
+def run_file(name: str, path: Path) -> ModuleType:
+    """Run a Python file as the module `name`; what it raises comes through, and then there is no such module."""
+    if path.suffix != ".py":
+        raise BrokenPlugin(f"{path} is no Python file.")
+    spec = importlib.util.spec_from_file_location(name, path, loader=_AsItIsNow(name, str(path)))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it is run: dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 #: modules of the harness that shape images and networks, and so belong to whatever uses them
@@ -288,6 +368,20 @@ def module_hash(module: str) -> str:
     That is its own package, `attacks`, `defenses`, and `bench.pgd`, which shapes images; what the rest of the harness
     means is in `HARNESS_VERSION`. Nothing is imported: files are found by name, their import statements are read.
     """
+    return _source_hash(module, module.startswith(FILE_PREFIX))
+
+
+def _source_now(module: str) -> str:
+    """The hash of a module that this program has loaded; "" where it has no file (a notebook, standard input).
+
+    A file of its own has the hash that it has as a plug-in.
+    """
+    path = _source_path(module)
+    return "" if path is None or not path.is_file() else _source_hash(module, "." not in module)
+
+
+def _source_hash(module: str, alone: bool) -> str:
+    """The hash; alone: the module is one file, whose folder and name must not matter."""
     tops = {module.partition(".")[0], "attacks", "defenses"} - {"bench"}
     seen: dict[str, bytes] = {}
     queue = [module]
@@ -300,8 +394,8 @@ def module_hash(module: str) -> str:
         found = _imports(seen[name], name, path.name == "__init__.py")
         queue.extend(n for n in found if n.partition(".")[0] in tops or n.startswith(ALWAYS_HASHED))
     whole = hashlib.sha256()
-    for name in sorted(seen):
-        label = "plug-in" if name.startswith(FILE_PREFIX) else name  # a file's folder must not matter
+    for name in sorted(seen, key=lambda name: FILE_PREFIX if alone and name == module else name):
+        label = "plug-in" if alone and name == module else name
         whole.update(label.encode() + b"\0" + seen[name] + b"\0")
     return whole.hexdigest()
 

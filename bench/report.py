@@ -103,7 +103,7 @@ def lay_out(
     specs: Mapping[str, Any],
     common: Mapping[str, Any] | None = None,
 ) -> Report:
-    """The table filled with described runs (see `bench.results.describe`) and their specs by key, oldest first.
+    """The table filled with described runs (see `bench.describe.describe`) and their specs by key, oldest first.
 
     common: what every run has that stands in it.
     Where several runs fit a cell, the one of most examples stands there, of these the newest. Rows without any run are

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -69,6 +70,25 @@ def one_thread() -> None:
     torch.backends.cudnn.benchmark = False
     faiss.omp_set_num_threads(1)
     threadpool_limits(1)  # numpy's BLAS, which a plug-in may use
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """What `one_thread` sets is put back at the end, for callers who go on with work of their own."""
+    import faiss
+    from threadpoolctl import threadpool_limits
+
+    cudnn = torch.backends.cudnn
+    threads, faiss_threads = torch.get_num_threads(), faiss.omp_get_max_threads()
+    tf32, benchmark = cudnn.allow_tf32, cudnn.benchmark
+    pools = threadpool_limits(limits=None)  # changes nothing, and knows how it was
+    try:
+        yield
+    finally:
+        pools.restore_original_limits()
+        faiss.omp_set_num_threads(faiss_threads)
+        torch.set_num_threads(threads)
+        cudnn.allow_tf32, cudnn.benchmark = tf32, benchmark
 
 
 def environment(device: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.cache import digest
 from bench.compare import outcome_of
-from bench.results import describe
+from bench.describe import describe
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel, tier_of
 from leaderboard.ranking import Outcome, in_words, ranked, standings_of

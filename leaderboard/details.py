@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bench.describe import clean_answers
 from bench.gallery import Shown, gallery
 from bench.game import Row
 from bench.metrics import answered_right, by_game
-from bench.results import clean_answers
 from bench.store import RunRecord, Store
 from bench.workbench import Workbench
 from leaderboard import charts

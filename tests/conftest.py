@@ -44,8 +44,15 @@ def _clean_environment(
     if not {"mnist_dir", "cifar10_dir", "imagenet_dir"} & set(request.fixturenames):
         monkeypatch.delenv("BENCH_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    registry.load_all()
+    fresh_registry()
     yield
+    fresh_registry()
+
+
+def fresh_registry() -> None:
+    """The built-in names alone, without what a test registered."""
+    for names in registry.ALL:
+        names.clear()
     registry.load_all()
 
 

@@ -360,7 +360,7 @@ def test_help_is_there_for_every_command(bench: Bench) -> None:
 
 
 def test_an_interrupt_is_told_and_the_run_is_given_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.cli.progress import PlainListener
+    from bench.progress import PlainListener
 
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import importlib
+import sys
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 
 from bench import registry
-from bench.errors import BrokenPlugin, UnknownName
+from bench.errors import BadValue, BrokenPlugin, UnknownName
+from tests import planted
 
 SOUND = """
 from bench import register_defense, register_attack
@@ -80,6 +83,83 @@ def test_a_plug_in_that_is_asked_for_must_load(tmp_path: Path) -> None:
     good.write_text(SOUND)
     registry.load_all(None, (str(good),))
     assert "mine" in registry.defenses
+
+
+def test_an_edited_file_is_read_again_in_the_same_process(tmp_path: Path) -> None:
+    """Also within a second, and of the same length: bytecode that lies beside it would not tell."""
+    path = tmp_path / "level.py"
+    seen = []
+    for level in (1, 2):
+        path.write_text(f"{SOUND}LEVEL = {level}\nclass Mine(Counting):\n    level = LEVEL\n"
+                        "register_defense('level', Mine)\n")  # fmt: skip
+        registry.load_all(None, (str(path),))
+        seen.append((registry.defenses.load("level").level, registry.defenses["level"].source_hash()))
+    assert [level for level, _ in seen] == [1, 2] and seen[0][1] != seen[1][1]
+
+
+def test_what_a_program_registers_stays_and_may_be_defined_anew() -> None:
+    registry.register_defense("mine", planted.Counting, summary="first")
+    registry.load_all()
+    assert registry.defenses.load("mine") is planted.Counting and registry.defenses.registered_here("mine")
+    registry.register_defense("mine", planted.Counting, summary="again")  # its cell of a notebook, run again
+    registry.load_all()
+    assert registry.defenses["mine"].summary == "again" and not registry.defenses.registered_here("rmc")
+    with pytest.raises(BrokenPlugin, match="registered twice: by this program and by this program"):
+        registry.register_defense("mine", planted.Batched)
+
+
+def test_a_name_of_a_program_that_is_taken_is_said_once_and_costs_no_other() -> None:
+    for names in registry.ALL:
+        names.clear()  # a program registers before anything is loaded
+    registry.register_defense("rmc", planted.Counting)
+    registry.register_defense("mine", planted.Counting)
+    with pytest.raises(BrokenPlugin, match="'rmc' is registered twice: by built-in and by this program"):
+        registry.load_all()
+    registry.load_all()
+    assert isinstance(registry.defenses["rmc"].target, str) and "mine" in registry.defenses
+
+
+def test_a_class_of_a_program_has_the_hash_that_its_file_has_as_a_plug_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "own_defense.py"
+    path.write_text("from tests.planted import Counting\nimport attacks.pgd, defenses.rmc\n"
+                    "class Mine(Counting):\n    pass\n")  # fmt: skip
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry.register_defense("mine", importlib.import_module("own_defense").Mine)
+    own = registry.defenses["mine"].source_hash()
+    path.write_text(path.read_text() + "# edited, and not registered again: the class is the one from before\n")
+    registry.load_all()
+    assert registry.defenses["mine"].source_hash() == own
+    for names in registry.ALL:
+        names.clear()
+    text = path.read_text().replace(path.read_text().splitlines(keepends=True)[-1], "")
+    path.write_text(text + "from bench import register_defense\nregister_defense('mine', Mine)\n")
+    registry.load_all(None, (str(path),))
+    as_plugin = registry.defenses["mine"].source_hash()
+    registry.defenses.clear()
+    monkeypatch.delitem(sys.modules, "own_defense")
+    importlib.import_module("own_defense")
+    assert registry.defenses["mine"].origin == registry.PROGRAM
+    assert registry.defenses["mine"].source_hash() == as_plugin != own
+
+
+def test_a_class_without_a_file_has_no_key() -> None:
+    cls = type("Mine", (planted.Counting,), {"__module__": "no_such_module"})
+    registry.register_defense("mine", cls)
+    with pytest.raises(BrokenPlugin, match="write it to a file and give that as a plug-in"):
+        registry.defenses["mine"].source_hash()
+
+
+def test_a_class_is_found_by_the_one_name_that_it_has() -> None:
+    from attacks.pgd import PGD
+    from defenses.rmc import RMC
+
+    assert registry.defenses.name_of(RMC) == "rmc"
+    with pytest.raises(BadValue, match=r"PGD is registered as .*pgd, .*; give one of these names"):
+        registry.attacks.name_of(PGD)
+    with pytest.raises(BadValue, match=r"Counting is not registered; call bench.register_defense\(NAME, Counting\)"):
+        registry.defenses.name_of(planted.Counting)
 
 
 def test_entry_points_of_packages_are_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:

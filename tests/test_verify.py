@@ -212,9 +212,6 @@ def test_a_changed_plug_in_is_not_replayed(bench: Bench, tmp_path: Path) -> None
     key = done.runs[-1]["run"]
     assert json.loads(bench("verify", key, "--json", *options).out)["holds"]
     plugin.write_text(text + "# edited\n")
-    from bench.registry import module_hash
-
-    module_hash.cache_clear()
     found = json.loads(bench("verify", key, "--json", *options).out)
     assert "the defense mine has changed since" in found["left_out"]["0"] and found["bad"] == []
 

@@ -14,13 +14,12 @@ from bench.cli.options import (
     db_option,
     device_option,
     json_option,
-    open_session,
     parse_sets,
     plugin_option,
     set_option,
-    take_runner,
 )
 from bench.errors import BadValue, UnknownName
+from bench.session import open_session, take_runner
 
 if TYPE_CHECKING:
     from bench.audit import Audit

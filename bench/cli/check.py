@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import config_option, data_option, db_option, json_option, open_session, plugin_option
+from bench.cli.options import config_option, data_option, db_option, json_option, plugin_option
 from bench.errors import UnknownName
+from bench.session import open_session
 
 
 @click.command()

@@ -12,12 +12,12 @@ from bench.cli.options import (
     db_option,
     device_option,
     json_option,
-    open_session,
     parse_sets,
     plugin_option,
     set_option,
 )
 from bench.errors import BadValue, DataError, one_line
+from bench.session import open_session
 
 
 @click.command()

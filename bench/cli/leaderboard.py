@@ -15,11 +15,11 @@ from bench.cli.options import (
     data_option,
     db_option,
     json_option,
-    open_session,
     plugin_option,
     unused_data_option,
 )
 from bench.errors import BadValue, UnknownName
+from bench.session import open_session
 
 if TYPE_CHECKING:
     from leaderboard.rows import Book

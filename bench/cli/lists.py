@@ -7,16 +7,9 @@ from typing import Any
 
 import click
 
-from bench.cli.options import (
-    Session,
-    config_option,
-    db_option,
-    json_option,
-    open_session,
-    plugin_option,
-    unused_data_option,
-)
+from bench.cli.options import config_option, db_option, json_option, plugin_option, unused_data_option
 from bench.errors import BenchError, UnknownName, one_line
+from bench.session import Session, open_session
 
 KINDS = ("defenses", "attacks", "datasets", "models", "suites", "runs")
 
@@ -84,7 +77,7 @@ def _suites(session: Session) -> list[dict[str, Any]]:
 
 
 def _runs(session: Session, db: str | None) -> list[dict[str, Any]]:
-    from bench.results import describe
+    from bench.describe import describe
 
     store = session.store(db)
     return [describe(store, record) for record in store.runs()]

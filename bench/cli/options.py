@@ -1,21 +1,14 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from bench.errors import BadValue, StoreError
-
-if TYPE_CHECKING:
-    from bench.config import Config
-    from bench.store import Store
-    from bench.workbench import Settings
+from bench.errors import BadValue
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -64,78 +57,6 @@ def write_text(out: str, text: str) -> None:
         Path(out).write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise BadValue(f"{out!r} cannot be written: {error.strerror}; give --out another.") from None
-
-
-@dataclass(frozen=True)
-class Session:
-    """A configuration with its plug-ins loaded."""
-
-    config: Config
-    path: Path | None
-    plugins: tuple[str, ...]
-
-    def db(self, given: str | None) -> str:
-        return given or self.config.store.db
-
-    def store(self, given: str | None) -> Store:
-        """The store, which must exist already."""
-        from bench.store import Store
-
-        url = self.db(given)
-        store = Store.open(url, create=False)
-        if store is None:
-            raise StoreError(
-                f"There is no database at {url}; run something first, such as: bench run --defense rmc --attack pgd"
-            )
-        return store
-
-    def settings(
-        self,
-        db: str,
-        data_dir: Path | None,
-        device: str,
-        workers: int | None = None,
-        runner: dict[str, Any] | None = None,
-    ) -> Settings:
-        """How runs are executed here."""
-        from pydantic import ValidationError
-
-        from bench.config import RunnerSection, validation_error
-        from bench.store.store import files_of
-        from bench.workbench import Settings
-
-        values = {**self.config.runner.model_dump(), **(runner or {})}
-        if workers is not None:
-            values["workers"] = workers
-        try:
-            section = RunnerSection(**values)
-        except ValidationError as error:
-            raise validation_error(error, RunnerSection, "[runner]") from None
-        return Settings(
-            cache_root=files_of(db),
-            data_dir=data_dir,
-            device=device,
-            config=self.path,
-            plugins=self.plugins,
-            chunk=section.chunk,
-            checkpoint_s=section.checkpoint_s,
-            workers=section.workers or (1 if device == "cuda" else os.cpu_count() or 1),
-        )
-
-
-def open_session(config: str | None, plugins: tuple[str, ...] = (), strict: bool = True) -> Session:
-    """Find and read the configuration, and load the names of all plug-ins (see `registry.load_all` for strict)."""
-    from bench import registry
-    from bench.config import find, load
-
-    path = find(config)
-    registry.load_all(path, plugins, strict)
-    return Session(load(path), path, plugins)
-
-
-def take_runner(values: dict[str, str]) -> dict[str, str]:
-    """The keys of `values` that say how runs are executed (runner.*), taken out of it."""
-    return {key.partition(".")[2]: values.pop(key) for key in list(values) if key.startswith("runner.")}
 
 
 def parse_sets(sets: tuple[str, ...]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TextIO
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from bench.progress import PlainListener, Tally, title
 from bench.runner import Listener, expected_rows
 from bench.spec import RunSpec
 
@@ -18,68 +18,6 @@ from bench.spec import RunSpec
 def make_listener(stream: TextIO) -> PlainListener | BarListener:
     """The listener that fits the stream."""
     return BarListener(stream) if stream.isatty() else PlainListener(stream)
-
-
-class _Tally:
-    """Rows and right answers of a run as far as this process has seen them."""
-
-    def __init__(self, start: int, total: int) -> None:
-        self.start, self.total = start, total
-        self.rows = self.right = 0
-
-    def text(self) -> str:
-        return f"accuracy {self.right / self.rows:.1%}" if self.rows else ""
-
-
-def title(spec: RunSpec) -> str:
-    """A run in a few words."""
-    return f"{spec.defense.name} / {spec.attack.name} / {spec.dataset.name} / eps {spec.threat.eps:.3g}"
-
-
-class PlainListener(Listener, AbstractContextManager["PlainListener"]):
-    """Lines with the time since the start; at most one of a kind a second and run while it goes on."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._begin = time.monotonic()
-        self._tallies: dict[str, _Tally] = {}
-        self._said: dict[tuple[str, str], float] = {}
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    def _line(self, spec: RunSpec, text: str) -> None:
-        passed = time.monotonic() - self._begin
-        self._stream.write(f"[{passed:7.1f} s] {spec.key[:8]} {title(spec)}: {text}\n")
-        self._stream.flush()
-
-    def _seldom(self, spec: RunSpec, text: str, kind: str = "progress") -> None:
-        """A line, unless one of this kind and run was written less than a second ago."""
-        now = time.monotonic()
-        if now - self._said.get((spec.key, kind), 0.0) >= 1.0:
-            self._said[spec.key, kind] = now
-            self._line(spec, text)
-
-    def started(self, spec: RunSpec, rows: int) -> None:
-        self._tallies[spec.key] = _Tally(rows, expected_rows(spec))
-        self._line(spec, f"goes on after {rows} rows" if rows else "started")
-
-    def progress(self, spec: RunSpec, text: str) -> None:
-        self._seldom(spec, text)
-
-    def chunk(self, spec: RunSpec, rows: int, right: int) -> None:
-        tally = self._tallies[spec.key]
-        tally.rows, tally.right = tally.rows + rows, tally.right + right
-        self._seldom(spec, f"{tally.start + tally.rows}/{tally.total} rows, {tally.text()}", "rows")
-
-    def waiting(self, spec: RunSpec) -> None:
-        if (spec.key, "waiting") not in self._said:
-            self._seldom(spec, "another process does it; waiting", "waiting")
-
-    def finished(self, spec: RunSpec, status: str, reason: str) -> None:
-        self._line(spec, f"{status}{f': {reason}' if reason else ''}")
 
 
 class BarListener(Listener, AbstractContextManager["BarListener"]):
@@ -96,7 +34,7 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
             console=console,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._tallies: dict[str, _Tally] = {}
+        self._tallies: dict[str, Tally] = {}
 
     def __enter__(self) -> BarListener:
         self._bars.start()
@@ -113,7 +51,7 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
         return self._tasks[spec.key]
 
     def started(self, spec: RunSpec, rows: int) -> None:
-        self._tallies[spec.key] = _Tally(rows, expected_rows(spec))
+        self._tallies[spec.key] = Tally(rows, expected_rows(spec))
         self._bars.update(self._task(spec), completed=rows)
 
     def progress(self, spec: RunSpec, text: str) -> None:

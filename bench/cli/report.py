@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import config_option, db_option, json_option, open_session, unused_data_option, write_text
+from bench.cli.options import config_option, db_option, json_option, unused_data_option, write_text
 from bench.errors import BadValue, UnknownName
+from bench.session import open_session
 
 if TYPE_CHECKING:
     from bench.report import Cell, Report
@@ -47,8 +48,8 @@ def report(
     if form not in ("text", "markdown", "html"):
         raise BadValue(f"--format is {form!r}; give text, markdown or html.")
     session = open_session(config)
+    from bench.describe import describe
     from bench.report import lay_out, table_of, to_markdown
-    from bench.results import describe
 
     if suite not in session.config.suite:
         raise UnknownName("suite", suite, session.config.suite, "bench list suites")

@@ -14,13 +14,11 @@ from bench.cli.options import (
     db_option,
     device_option,
     json_option,
-    open_session,
     parse_sets,
     plugin_option,
     set_option,
-    take_runner,
 )
-from bench.errors import BadValue
+from bench.session import open_session
 
 
 @click.command()
@@ -77,44 +75,19 @@ def run(
     """
     session = open_session(config, plugins)
     values = parse_sets(sets)
-    how = take_runner(values)
-    from bench.data.files import data_dir as data_folder
-    from bench.plan import Request, plan, suite_requests
-    from bench.threat import ThreatModel, parse_number
-    from bench.workbench import facts_of, pick_device
+    from bench.plan import Request
 
-    if rerun not in ("missing", "failed", "all"):
-        raise BadValue(f"--rerun is {rerun!r}; give missing, failed or all.")
-    for radius in radii:
-        ThreatModel(eps=parse_number("--eps", radius))
-    if norm:
-        ThreatModel(norm=norm)  # type: ignore[arg-type]
     request = Request(defenses, attacks, bases, datasets, radii, norm, seeds, n, repeats, values)
-    if suite is None and not (defenses and attacks):
-        raise BadValue("Give --defense and --attack, or --suite; see: bench list")
-    requests = [request] if suite is None else suite_requests(suite, session.config.suite, request)
-    folder = data_folder(data_dir)
-    planned = plan(requests, session.config, facts_of(folder))
-    place = pick_device(device)
-    url = session.db(db)
-    settings = session.settings(url, folder, place, workers, how)
-
-    from bench.store import Store
-
-    existing = Store.open(url, create=False)  # a database that cannot be used is found out before anything is written
+    prepared = session.prepare(request, suite, db=db, data_dir=data_dir, device=device, workers=workers, rerun=rerun)
     if dry_run:
-        _print_plan(planned, existing, as_json)
+        _print_plan(prepared.planned, prepared.known, as_json)
         return 0
-    store = Store.open(url)
-    assert store is not None
-    if suite is not None:
-        store.add_to_suite(suite, [item.spec.key for item in planned])
+    store = prepared.begin()
     from bench.cli.progress import make_listener
-    from bench.runner import run_all
 
     with make_listener(sys.stderr) as listener:
-        run_all(planned, store, settings, rerun, listener)
-    return _report(planned, store, as_json)
+        prepared.play(store, listener)
+    return _report(prepared.planned, store, as_json)
 
 
 def _print_plan(planned: list[Any], store: Any, as_json: bool) -> None:
@@ -159,7 +132,7 @@ def _short(column: str, value: Any) -> str:
 def _report(planned: list[Any], store: Any, as_json: bool) -> int:
     """Print the runs of the request, each once; 1 if one of them has failed."""
     from bench.cli.tables import print_results
-    from bench.results import describe
+    from bench.describe import describe
 
     results = [describe(store, store.find(item.spec.key)) for item in planned]
     if as_json:

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from bench.cli.options import config_option, db_option, json_option, open_session, unused_data_option, write_text
+from bench.cli.options import config_option, db_option, json_option, unused_data_option, write_text
 from bench.errors import BadValue
+from bench.session import open_session
 
 
 @click.command()
@@ -25,7 +26,7 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
     """One run (its key or a unique prefix), or one example of it."""
     store = open_session(config).store(db)
     record = store.resolve(run)
-    from bench.results import describe, examples
+    from bench.describe import describe, examples
 
     if example is not None:
         found = [row for row in examples(store, record) if row["index"] == example]
@@ -146,14 +147,18 @@ def export(
     if form == "parquet" and out is None:
         raise BadValue("Parquet is a binary format; give --out FILE.")
     store = open_session(config).store(db)
-    from bench.results import describe, examples
+    from bench.describe import describe, examples, flat_rows
 
     records = [store.resolve(run) for run in runs] if runs else store.runs()
-    found = [{**describe(store, record), "examples": examples(store, record)} for record in records]
-    if form == "parquet":
-        _write_parquet(found, str(out))
-        return 0
-    text = json.dumps(found, indent=1) + "\n" if form == "json" else _csv(found)
+    if form == "json":
+        found = [{**describe(store, record), "examples": examples(store, record)} for record in records]
+        text = json.dumps(found, indent=1) + "\n"
+    else:
+        rows = [row for record in records for row in flat_rows(store, record)]
+        if form == "parquet":
+            _write_parquet(rows, str(out))
+            return 0
+        text = _csv(rows)
     if out is None:
         sys.stdout.write(text)
     else:
@@ -161,28 +166,7 @@ def export(
     return 0
 
 
-RUN_COLUMNS = ("run", "status", "defense", "base", "attack", "dataset", "norm", "eps", "n", "seed", "protocol")
-
-
-def _flat(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One flat dict per example, with its run's columns before its own."""
-    rows = []
-    for run in runs:
-        for example in run["examples"]:
-            row = {name: run[name] for name in RUN_COLUMNS}
-            for name, value in example.items():
-                if name == "neighbours":
-                    continue  # lists by set: only JSON has them
-                if isinstance(value, dict):
-                    row.update({f"{name}_{part}": v for part, v in value.items()})
-                else:
-                    row[name] = value
-            rows.append(row)
-    return rows
-
-
-def _csv(runs: list[dict[str, Any]]) -> str:
-    rows = _flat(runs)
+def _csv(rows: list[dict[str, Any]]) -> str:
     buffer = io.StringIO()
     if rows:
         writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
@@ -191,7 +175,7 @@ def _csv(runs: list[dict[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def _write_parquet(runs: list[dict[str, Any]], out: str) -> None:
+def _write_parquet(rows: list[dict[str, Any]], out: str) -> None:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -200,6 +184,6 @@ def _write_parquet(runs: list[dict[str, Any]], out: str) -> None:
             "Parquet needs pyarrow; install it with: pip install 'adversarial-game-bench[parquet]'"
         ) from None
     try:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(_flat(runs)), out)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out)
     except OSError as error:
         raise BadValue(f"{out!r} cannot be written: {error}; give --out another.") from None

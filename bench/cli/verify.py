@@ -13,10 +13,10 @@ from bench.cli.options import (
     db_option,
     device_option,
     json_option,
-    open_session,
     plugin_option,
     unused_data_option,
 )
+from bench.session import open_session
 
 #: rows that are named in a table before the rest is only counted
 SHOWN = 20

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -171,14 +170,9 @@ def _function(model: str) -> Callable[..., Any]:
     path, function = _file_and_function(model)
     name = f"bench_model_{path.stem}_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None  # the name ends in .py
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # before it is run: dataclasses look their module up there
         try:
-            spec.loader.exec_module(module)
+            registry.run_file(name, path)
         except (Exception, SystemExit) as error:  # a foreign file may raise anything while it is imported
-            del sys.modules[name]
             raise BadValue(
                 f"base.model {model!r} does not import: {type(error).__name__}: {one_line(error)}"
             ) from error

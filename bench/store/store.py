@@ -7,14 +7,14 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import CursorResult, Engine, delete, func, insert, select, update
+from sqlalchemy import CursorResult, Engine, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
@@ -302,10 +302,12 @@ class Store:
                 raise UnknownName("run", prefix, [], "bench list runs")
             return _record(found[0])
 
-    def runs(self) -> list[RunRecord]:
-        """All runs, in the order of their beginning."""
+    def runs(self, **among: Iterable[str]) -> list[RunRecord]:
+        """All runs, in the order of their beginning; `defense=["rmc"]`: those whose column has one of these values."""
+        wanted = [getattr(RunRow, column).in_(list(values)) for column, values in among.items()]
         with Session(self._engine) as session:
-            return [_record(run) for run in session.scalars(select(RunRow).order_by(RunRow.created, RunRow.key))]
+            found = session.scalars(select(RunRow).where(*wanted).order_by(RunRow.created, RunRow.key))
+            return [_record(run) for run in found]
 
     def rows(self, key: str) -> list[Row]:
         """The rows of a run by game and position."""
@@ -316,6 +318,14 @@ class Store:
                 select(*columns).where(ExampleRow.run == key).order_by(ExampleRow.game, ExampleRow.position)
             )
             return [_row(dict(zip(names, values, strict=True))) for values in found]
+
+    def facts(self, keys: Iterable[str], names: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
+        """The rows of many runs as bare tuples of these columns, run by run, in each by game and position."""
+        wanted = select(*(getattr(ExampleRow, name) for name in names))
+        wanted = wanted.where(ExampleRow.run == bindparam("key")).order_by(ExampleRow.game, ExampleRow.position)
+        with self._engine.connect() as connection:
+            for key in keys:
+                yield key, list(connection.execute(wanted, {"key": key}).all())
 
     def games(self, key: str) -> list[GameRecord]:
         """The games of a run that have rows or seconds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,6 +24,24 @@ from bench.store import RunRecord, Store
 from bench.threat import ThreatModel
 
 
+def names_of(record: RunRecord) -> dict[str, Any]:
+    """What tells a run from others, from its record alone: the first columns of every table of examples."""
+    spec, threat = record.spec, record.spec["threat"]
+    return {
+        "run": record.key,
+        "status": record.status,
+        "defense": spec["defense"]["name"],
+        "base": spec["base"]["name"],
+        "attack": spec["attack"]["name"],
+        "dataset": spec["dataset"]["name"],
+        "norm": threat["norm"],
+        "eps": threat["eps"],
+        "n": spec["n"] if spec.get("chosen") is None else len(spec["chosen"]),
+        "seed": spec["seed"],
+        "protocol": spec["game"]["protocol"],
+    }
+
+
 def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     """What `bench run --json` prints for one run; JSON values only."""
     spec = record.spec
@@ -37,17 +55,7 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     robust = robust_accuracy(rows, static, protocol, right) if len(right) == len(rows) else None
     delays = answer_delays(store, record, rows)
     result = {
-        "run": record.key,
-        "status": record.status,
-        "defense": spec["defense"]["name"],
-        "base": spec["base"]["name"],
-        "attack": spec["attack"]["name"],
-        "dataset": spec["dataset"]["name"],
-        "norm": threat.norm,
-        "eps": threat.eps,
-        "n": spec["n"] if spec.get("chosen") is None else len(spec["chosen"]),
-        "seed": spec["seed"],
-        "protocol": protocol,
+        **names_of(record),
         "clean_accuracy": _estimate(clean_accuracy(rows, static, protocol, clean)),
         "robust_accuracy": _estimate(robust),
         "violations": sum(bool(row.violation) for row in rows),
@@ -60,7 +68,7 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
         "threat_in_words": threat_card(spec),
         "threat_in_short": threat_tag(spec),
         "game": spec["game"],
-        "flags": flags(store, record, rows),
+        "flags": flags(store, record, rows, clean),
         "reason": record.reason,
     }
     if protocol == "probe" and robust is not None:
@@ -80,11 +88,18 @@ def _estimate(estimate: Estimate | None) -> Any:
 
 def clean_answers(store: Store, record: RunRecord) -> dict[tuple[int, int], int]:
     """Clean answers by (game, index), from the paired `clean` run; a `clean` run is its own pair."""
-    spec = record.spec
-    if spec["game"]["protocol"] == "probe":
+    key = clean_run_of(record)
+    if key is None:
         return {}
-    key = record.key if spec["attack"]["name"] == "clean" else record.clean_key
-    return {} if key is None else {(row.game, row.index): row.answer for row in store.rows(key)}
+    ((_, rows),) = store.facts([key], ("game", "index", "answer"))
+    return {(game, index): answer for game, index, answer in rows}
+
+
+def clean_run_of(record: RunRecord) -> str | None:
+    """Key of the run whose answers are this one's clean answers; None where its own rows have them, or nobody."""
+    if record.spec["game"]["protocol"] == "probe":
+        return None
+    return record.key if record.spec["attack"]["name"] == "clean" else record.clean_key
 
 
 def seconds(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, float]:
@@ -112,8 +127,10 @@ def ledger(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, in
     return {**spent, "background_steps": sum(game.background_steps for game in store.games(record.key))}
 
 
-def flags(store: Store, record: RunRecord, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What a reader must know about the number, each with its figure."""
+def flags(
+    store: Store, record: RunRecord, rows: Sequence[Row], clean: Mapping[tuple[int, int], int]
+) -> list[dict[str, Any]]:
+    """What a reader must know about the number, each with its figure; clean: see `clean_answers`."""
     found = []
     broken = [row for row in rows if row.violation]
     if broken:
@@ -129,7 +146,7 @@ def flags(store: Store, record: RunRecord, rows: Sequence[Row]) -> list[dict[str
             f"is theirs and not that of a fair draw; not ranked."
         )
         found.append({"id": "survivors", "value": len(chosen), "message": message})
-    if rows and record.spec["game"]["protocol"] != "probe" and not clean_answers(store, record):
+    if rows and record.spec["game"]["protocol"] != "probe" and not clean:
         pair = None if record.clean_key is None else store.find(record.clean_key)
         state = "is not there" if pair is None else f"is {pair.status}{f': {pair.reason}' if pair.reason else ''}"
         message = f"There is no clean accuracy: the paired run {str(record.clean_key)[:8]} {state}."
@@ -205,3 +222,20 @@ def examples(store: Store, record: RunRecord) -> list[dict[str, Any]]:
     clean = clean_answers(store, record)
     norm = record.spec["threat"]["norm"]
     return [example(row, norm, clean) for row in store.rows(record.key)]
+
+
+def flat_rows(store: Store, record: RunRecord) -> list[dict[str, Any]]:
+    """All examples as lines of `bench export --format csv`: the run's names before the facts, nothing nested."""
+    names = names_of(record)
+    rows = []
+    for facts in examples(store, record):
+        row = dict(names)
+        for name, value in facts.items():
+            if name == "neighbours":
+                continue  # lists by set: only JSON has them
+            if isinstance(value, dict):
+                row.update({f"{name}_{part}": v for part, v in value.items()})
+            else:
+                row[name] = value
+        rows.append(row)
+    return rows

@@ -1,0 +1,270 @@
+"""What a program calls: `bench.run`, `bench.run_suite`, `bench.load` and `bench.results`.
+
+A call plans, plays and keeps what the command line would: the same keys, the same rows, the same database. A wrong
+request raises the `BenchError` whose text the command line would print; options that it names are the arguments here.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from bench import registry
+from bench.errors import BadValue, UnknownName
+from bench.frames import frame_of
+from bench.plan import Request
+from bench.progress import PlainListener
+from bench.result import Result, Results
+from bench.session import open_session, reading_session
+from bench.store import RunRecord, Store
+from bench.workbench import threads_kept
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+#: what may be given alone or as several, which are crossed
+Name = str | type
+Names = Name | Iterable[Name] | None
+Number = float | str
+File = str | PathLike[str]
+
+STATUSES = ("RUNNING", "DONE", "SKIPPED", "FAILED")
+
+
+def run(
+    defense: Names,
+    attack: Names,
+    *,
+    base: Names = None,
+    dataset: str | Iterable[str] | None = None,
+    n: int | None = None,
+    seed: int | Iterable[int] | None = None,
+    eps: Number | Iterable[Number] | None = None,
+    norm: str | None = None,
+    repeats: int | None = None,
+    sets: Mapping[str, Any] | None = None,
+    db: File | None = None,
+    data_dir: File | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    rerun: str = "missing",
+    plugins: File | Iterable[File] = (),
+    config: File | None = None,
+    progress: bool = False,
+) -> Result | Results:
+    """Play one run, or find it where it was played before: what `bench run` does, with its defaults.
+
+    >>> import bench
+    >>> result = bench.run("regular", "pgd", n=20, sets={"base.epochs": 5, "attack.steps": 5}, workers=1)
+    >>> result.status, result.dataset, result.eps
+    ('DONE', 'digits', 0.2)
+    >>> 0 <= result.robust_accuracy.low <= float(result.robust_accuracy) <= result.robust_accuracy.high <= 1
+    True
+
+    Of defense, attack, base, dataset, seed and eps several may be given: they are crossed, and the answer is `Results`
+    instead of a `Result`. A run that fails raises nothing: its status is FAILED, and it has a reason.
+
+    defense   a name of `bench list defenses`, or a class that is registered under one name
+    attack    likewise
+    base      the network under a runtime defense; None: that of bench.toml, as for all that is None here
+    dataset   a name of `bench list datasets`
+    n         attacked examples, the first of a seeded order; at least 1
+    seed      of examples, backgrounds and noise
+    eps       radius in units of [0, 1] pixels: a number, or a fraction such as "8/255"
+    norm      linf, l2 or l0
+    repeats   games over permuted streams; at least 1
+    sets      values by dotted key, as --set gives them: {"defense.k": 256, "threat.delay": 10}
+    db        the database: a path or an SQLAlchemy URL
+    data_dir  folder with the datasets; None: $BENCH_DATA
+    device    auto, cpu or cuda
+    workers   processes of one thread each; 1: in this process, where a debugger works; 0: one per core; None: as
+              bench.toml says, which is 0 unless changed. Any number gives the same rows. Workers do not run your
+              script again, so it needs no `if __name__ == "__main__"`. What your program registered itself is known in
+              this process alone: such runs are played here, and more than one worker is refused
+    rerun     which known runs to play again: missing (those not finished), failed or all
+    plugins   Python files with plug-ins, beside those of bench.toml; read anew by each call
+    config    a bench.toml; None: the one in the working directory
+    progress  lines on standard error while runs are played
+
+    Raises a `BenchError` of some kind (see `bench.errors`) if the request is wrong; then nothing has been written. An
+    interrupt keeps what was done: the same call goes on from there.
+    """
+    asked = {"defense": defense, "attack": attack, "base": base, "dataset": dataset, "seed": seed, "eps": eps}
+    found = _play(
+        None, {**asked, "n": n, "norm": norm, "repeats": repeats, "sets": sets}, db=db, data_dir=data_dir,
+        device=device, workers=workers, rerun=rerun, plugins=plugins, config=config, progress=progress,
+    )  # fmt: skip
+    return found if any(_several(value) for value in asked.values()) else found[0]
+
+
+def run_suite(
+    suite: str,
+    *,
+    defense: Names = None,
+    attack: Names = None,
+    base: Names = None,
+    dataset: str | Iterable[str] | None = None,
+    n: int | None = None,
+    seed: int | Iterable[int] | None = None,
+    eps: Number | Iterable[Number] | None = None,
+    norm: str | None = None,
+    repeats: int | None = None,
+    sets: Mapping[str, Any] | None = None,
+    db: File | None = None,
+    data_dir: File | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    rerun: str = "missing",
+    plugins: File | Iterable[File] = (),
+    config: File | None = None,
+    progress: bool = False,
+) -> Results:
+    """Play the runs of a suite of bench.toml, or find them: what `bench run --suite` does.
+
+    The arguments are those of `run`, and are laid over what the cells of the suite say. The runs are noted as the
+    suite's, for `bench report`. Raises as `run` does.
+    """
+    asked = {"defense": defense, "attack": attack, "base": base, "dataset": dataset, "seed": seed, "eps": eps}
+    return _play(
+        suite, {**asked, "n": n, "norm": norm, "repeats": repeats, "sets": sets}, db=db, data_dir=data_dir,
+        device=device, workers=workers, rerun=rerun, plugins=plugins, config=config, progress=progress,
+    )  # fmt: skip
+
+
+def load(
+    db: File | None = None,
+    *,
+    defense: str | Iterable[str] | None = None,
+    attack: str | Iterable[str] | None = None,
+    dataset: str | Iterable[str] | None = None,
+    status: str | Iterable[str] | None = None,
+    config: File | None = None,
+) -> DataFrame:
+    """All stored examples of a database as one pandas frame: a line per example, of runs in the order they were begun.
+
+    The columns are those of `bench export --format csv`: the run's names (run, status, defense, base, attack, dataset,
+    norm, eps, n, seed, protocol), then the facts (index, trial, position, label, clean_answer, attacked_answer,
+    distance, ...). Whole numbers are int64 and texts str; clean_answer is Int64, believed and fooled_inside boolean,
+    and all three are <NA> where nothing is known; distance is in the run's norm, NaN where an image had none. Runs that
+    are not DONE stand there with the rows that they have: see status.
+
+    defense, attack, dataset, status  only runs with this name, or one of these
+    db, config                        as for `run`
+
+    Raises `StoreError` where there is no database, `BadValue` where pandas is not installed.
+    """
+    store, records = _stored(db, config, defense=defense, attack=attack, dataset=dataset, status=status)
+    return frame_of(store, records)
+
+
+def results(
+    db: File | None = None,
+    *,
+    defense: str | Iterable[str] | None = None,
+    attack: str | Iterable[str] | None = None,
+    dataset: str | Iterable[str] | None = None,
+    status: str | Iterable[str] | None = None,
+    config: File | None = None,
+) -> Results:
+    """The stored runs of a database, in the order in which they were begun; arguments and errors as for `load`.
+
+    Nothing is read of a run's examples before it is asked for.
+    """
+    store, records = _stored(db, config, defense=defense, attack=attack, dataset=dataset, status=status)
+    return Results(store, [Result(store, record) for record in records])
+
+
+def _stored(db: File | None, config: File | None, **among: str | Iterable[str] | None) -> tuple[Store, list[RunRecord]]:
+    wanted = {column: list(_each(values)) for column, values in among.items() if values is not None}
+    for status in wanted.get("status", ()):
+        if status not in STATUSES:
+            raise UnknownName("status", status, STATUSES)
+    store = reading_session(_path(config)).store(_path(db))
+    return store, store.runs(**wanted)
+
+
+def _play(
+    suite: str | None,
+    asked: Mapping[str, Any],
+    *,
+    db: File | None,
+    data_dir: File | None,
+    device: str,
+    workers: int | None,
+    rerun: str,
+    plugins: File | Iterable[File],
+    config: File | None,
+    progress: bool,
+) -> Results:
+    """The runs of a request, each once, brought to an end."""
+    session = open_session(_path(config), tuple(str(file) for file in _each(plugins)))
+    prepared = session.prepare(
+        _request(**asked), suite, db=_path(db), data_dir=_path(data_dir), device=device,
+        workers=_whole("workers", workers), rerun=rerun,
+    )  # fmt: skip
+    store = prepared.begin()
+    with threads_kept():
+        prepared.play(store, PlainListener(sys.stderr) if progress else None)
+    found = Results(store, [Result(store, store.resolve(item.spec.key)) for item in prepared.planned])
+    for result in found:
+        result.to_dict()  # read now: a later call may play the same run anew
+    return found
+
+
+def _request(
+    defense: Any,
+    attack: Any,
+    base: Any,
+    dataset: Any,
+    seed: Any,
+    eps: Any,
+    n: int | None,
+    norm: str | None,
+    repeats: int | None,
+    sets: Mapping[str, Any] | None,
+) -> Request:
+    """A request in the planner's words; the names of classes are those of the registries."""
+    if sets is not None and not isinstance(sets, Mapping):
+        raise BadValue(f"sets is {sets!r}; give values by dotted key, such as {{'defense.k': 512}}.")
+    return Request(
+        defenses=_names(registry.defenses, defense),
+        attacks=_names(registry.attacks, attack),
+        bases=_names(registry.defenses, base),
+        datasets=_each(dataset),
+        eps=_each(eps),
+        norm=norm or "",
+        seeds=tuple(_whole("seed", value) for value in _each(seed)),
+        n=_whole("n", n),
+        repeats=_whole("repeats", repeats),
+        sets=dict(sets or {}),
+    )
+
+
+def _several(value: Any) -> bool:
+    """Whether an argument holds several values, be it none or one; a text and a class are one."""
+    return isinstance(value, Iterable) and not isinstance(value, str | type)
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    """The values of an argument, which is one or several; None: none."""
+    return () if value is None else tuple(value) if _several(value) else (value,)
+
+
+def _names(known: registry.Registry, value: Names) -> tuple[str, ...]:
+    return tuple(known.name_of(name) if isinstance(name, type) else name for name in _each(value))
+
+
+def _whole(name: str, value: Any) -> Any:
+    """A whole number, or None as it is; `BadValue` for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise BadValue(f"{name} is {value!r}; give a whole number.")
+    return operator.index(value)
+
+
+def _path(value: File | None) -> str | None:
+    return None if value is None else str(value)
