@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from bench.cli.options import config_option, data_option, db_option, json_option, open_session, plugin_option
-from bench.errors import UnknownName
 
 
 @click.command()
@@ -42,10 +41,7 @@ def check(
         if Path(path).stem.replace("_", "-") == name.replace("_", "-"):
             click.echo(f"bench: {path} does not load: {reason}", err=True)
             return 1
-    if name not in registry.defenses and name not in registry.attacks:
-        names = [entry.name for entry in (*registry.defenses, *registry.attacks)]
-        raise UnknownName("defense or attack", name, names, "bench list")
-    kind = "defense" if name in registry.defenses else "attack"
+    kind = registry.kind_of(name)
     from bench.checks import run_checks
     from bench.data.files import data_dir as data_folder
     from bench.workbench import Workbench, one_thread

@@ -19,6 +19,8 @@ COMMANDS = {
     "verify": ("bench.cli.verify:verify", "Stored images and labels, then the games once more, row by row."),
     "compare": ("bench.cli.verify:compare", "Two runs over the same inputs, by a paired test."),
     "check": ("bench.cli.check:check", "The contract, run against one plug-in."),
+    "init": ("bench.cli.new:init", "Write a bench.toml with all defaults into this folder."),
+    "new": ("bench.cli.new:new", "Write a working example of a defense or an attack, with its test."),
     "data": ("bench.cli.data:data", "Datasets: where they lie, fetched and verified."),
     "train": ("bench.cli.data:train", "Train a base and say how accurate it is."),
     "export": ("bench.cli.show:export", "Runs and examples as JSON, CSV or Parquet."),
