@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +32,19 @@ def table_text(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     with console.capture() as captured:
         console.print(table)
     return captured.get()
+
+
+def hanging(text: str, indent: int) -> str:
+    """A line for a terminal, broken between words where it is too long, with `indent` spaces before what follows.
+
+    In a pipe it stays one line, for who searches it, unless COLUMNS says how wide it may be.
+    """
+    columns = os.environ.get("COLUMNS", "")
+    if not (columns.isdigit() or sys.stdout.isatty()):
+        return text
+    width = max(shutil.get_terminal_size().columns, indent + 20)
+    lines = textwrap.wrap(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def share(estimate: dict[str, Any] | None) -> str:
