@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli.complete import one_of
 from bench.cli.options import config_option, db_option, json_option, open_session, unused_data_option
 from bench.errors import BadValue, UnknownName
 
@@ -21,7 +22,9 @@ ACTIONS = ("size", "prune")
 
 
 @click.command()
-@click.argument("action", required=False, default="size", metavar="[size|prune]")
+@click.argument(
+    "action", required=False, default="size", metavar="[size|prune]", shell_complete=one_of("size", "prune")
+)
 @click.option("--dry-run", is_flag=True, help="prune: say what would go, and remove nothing.")
 @click.option("--older-than", type=float, metavar="DAYS", help="prune: only what was not written for so long.")
 @click.option("--kind", metavar="KIND", default="", help="prune: only this kind, also where it is dear to make again.")

@@ -9,14 +9,21 @@ from pathlib import Path
 
 import click
 
+from bench.cli.complete import names
 from bench.cli.options import config_option, data_option, db_option, json_option, open_session, plugin_option
 
 
 @click.command()
-@click.argument("name")
-@click.option("--dataset", metavar="NAME", default="digits", help="What to check it on.")
+@click.argument("name", shell_complete=names("defense", "attack"))
 @click.option(
-    "--base", metavar="NAME", default="regular", help="The network under a defense, or that an attack attacks."
+    "--dataset", metavar="NAME", default="digits", help="What to check it on.", shell_complete=names("dataset")
+)
+@click.option(
+    "--base",
+    metavar="NAME",
+    default="regular",
+    help="The network under a defense, or that an attack attacks.",
+    shell_complete=names("defense"),
 )
 @json_option
 @db_option

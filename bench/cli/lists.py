@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bench.cli.complete import one_of
 from bench.cli.options import (
     Session,
     config_option,
@@ -22,7 +23,7 @@ KINDS = ("defenses", "attacks", "datasets", "models", "suites", "runs")
 
 
 @click.command(name="list")
-@click.argument("kind", required=False, metavar=f"[{'|'.join(KINDS)}]")
+@click.argument("kind", required=False, metavar=f"[{'|'.join(KINDS)}]", shell_complete=one_of(*KINDS))
 @click.option("--check", is_flag=True, help="Import every plug-in and say which are broken.")
 @json_option
 @db_option

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from bench.errors import BenchError, one_line
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "run": ("bench.cli.run:run", "Play attacks against defenses and keep the score."),
@@ -28,6 +31,7 @@ COMMANDS = {
     "export": ("bench.cli.show:export", "Runs and examples as JSON, CSV or Parquet."),
     "report": ("bench.cli.report:report", "A suite's table beside the published figures."),
     "leaderboard": ("bench.cli.leaderboard:leaderboard", "Render the leaderboard as one HTML page."),
+    "completion": ("bench.cli.complete:completion", "The script that completes names in bash, zsh or fish."),
 }
 
 
@@ -47,11 +51,18 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             from bench.errors import UnknownName
 
             raise UnknownName("command", args[0], COMMANDS, "bench --help")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands and their texts, without importing any."""
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

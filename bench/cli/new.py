@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from bench.cli.complete import one_of
 from bench.cli.options import config_option
 from bench.errors import BadValue
 
@@ -30,9 +31,14 @@ def init(force: bool) -> int:
 
 
 @click.command()
-@click.argument("what", metavar="defense|attack")
+@click.argument("what", metavar="defense|attack", shell_complete=one_of("defense", "attack"))
 @click.argument("name")
-@click.option("--kind", metavar="static|online", help="Of a defense: whether its answers depend on earlier points.")
+@click.option(
+    "--kind",
+    metavar="static|online",
+    help="Of a defense: whether its answers depend on earlier points.",
+    shell_complete=one_of("static", "online"),
+)
 @config_option
 def new(what: str, name: str, kind: str | None, config: str | None) -> int:
     """Write a working example of a defense or an attack, and its test, into this folder.

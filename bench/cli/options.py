@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bench.cli.complete import files, folders, one_of
 from bench.errors import BadValue, StoreError
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def db_option(function: Function) -> Function:
-    return click.option("--db", metavar="URL", help="Database: a path or an SQLAlchemy URL.")(function)
+    return click.option("--db", metavar="URL", help="Database: a path or an SQLAlchemy URL.", shell_complete=files)(
+        function
+    )
 
 
 def json_option(function: Function) -> Function:
@@ -29,11 +32,15 @@ def json_option(function: Function) -> Function:
 
 
 def config_option(function: Function) -> Function:
-    return click.option("--config", metavar="FILE", help="A bench.toml; default: the one in this folder.")(function)
+    return click.option(
+        "--config", metavar="FILE", help="A bench.toml; default: the one in this folder.", shell_complete=files
+    )(function)
 
 
 def data_option(function: Function) -> Function:
-    return click.option("--data-dir", metavar="DIR", help="Folder with the datasets; default: $BENCH_DATA.")(function)
+    return click.option(
+        "--data-dir", metavar="DIR", help="Folder with the datasets; default: $BENCH_DATA.", shell_complete=folders
+    )(function)
 
 
 def unused_data_option(function: Function) -> Function:
@@ -43,9 +50,9 @@ def unused_data_option(function: Function) -> Function:
 
 
 def plugin_option(function: Function) -> Function:
-    return click.option("--plugin", "plugins", metavar="FILE", multiple=True, help="A Python file with plug-ins.")(
-        function
-    )
+    return click.option(
+        "--plugin", "plugins", metavar="FILE", multiple=True, help="A Python file with plug-ins.", shell_complete=files
+    )(function)
 
 
 def set_option(function: Function) -> Function:
@@ -55,7 +62,13 @@ def set_option(function: Function) -> Function:
 
 
 def device_option(function: Function) -> Function:
-    return click.option("--device", metavar="auto|cpu|cuda", default="auto", help="Where tensors live.")(function)
+    return click.option(
+        "--device",
+        metavar="auto|cpu|cuda",
+        default="auto",
+        help="Where tensors live.",
+        shell_complete=one_of("auto", "cpu", "cuda"),
+    )(function)
 
 
 def write_text(out: str, text: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli.complete import names, one_of
 from bench.cli.options import config_option, db_option, json_option, open_session, unused_data_option, write_text
 from bench.errors import BadValue, UnknownName
 
@@ -16,10 +17,18 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("suite")
-@click.option("--format", "form", metavar="text|markdown|html", help="Default: text, for a terminal.")
+@click.argument("suite", shell_complete=names("suite"))
+@click.option(
+    "--format",
+    "form",
+    metavar="text|markdown|html",
+    help="Default: text, for a terminal.",
+    shell_complete=one_of("text", "markdown", "html"),
+)
 @click.option("--out", metavar="FILE", help="Default: standard output.")
-@click.option("--table", metavar="SUITE", help="Lay the runs out in the table of another suite.")
+@click.option(
+    "--table", metavar="SUITE", help="Lay the runs out in the table of another suite.", shell_complete=names("table")
+)
 @click.option("-n", "n", type=int, metavar="N", help="Only runs of N examples.")
 @json_option
 @db_option

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from bench.cli.complete import one_of
 from bench.cli.options import config_option, db_option, json_option, open_session, unused_data_option, write_text
 from bench.errors import BadValue
 
@@ -128,7 +129,13 @@ def _text(value: Any) -> str:
 
 @click.command()
 @click.argument("runs", nargs=-1)
-@click.option("--format", "form", metavar="csv|json|parquet", help="Default: json, runs with their examples.")
+@click.option(
+    "--format",
+    "form",
+    metavar="csv|json|parquet",
+    help="Default: json, runs with their examples.",
+    shell_complete=one_of("csv", "json", "parquet"),
+)
 @click.option("--out", metavar="FILE", help="Default: standard output.")
 @json_option
 @db_option
