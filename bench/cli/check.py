@@ -64,7 +64,9 @@ def check(
         checks = [asdict(result) for result in results]
         click.echo(json.dumps({"name": name, "kind": kind, "dataset": dataset, "passed": not failed, "checks": checks}))
         return int(failed > 0)
+    from bench.cli.tables import hanging
+
     for result in results:
-        click.echo(f"  {'ok  ' if result.passed else 'FAIL'}  {result.name}: {result.message}")
+        click.echo(hanging(f"  {'ok  ' if result.passed else 'FAIL'}  {result.name}: {result.message}", 8))
     click.echo(f"{name}: {len(results) - failed} checks hold" + (f", {failed} do not" if failed else ""))
     return int(failed > 0)

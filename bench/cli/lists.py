@@ -97,10 +97,12 @@ def _print(name: str, rows: list[dict[str, Any]]) -> None:
 
         print_results(rows)
         return
-    width = max((len(row["name"]) for row in rows), default=0)
+    from bench.cli.tables import hanging
+
+    width = min(max((len(row["name"]) for row in rows), default=0), 40)
     click.echo(f"{name}:")
     for row in rows:
         text = f"BROKEN: {row['broken']}" if row.get("broken") else row["summary"]
         origin = row.get("origin", "built-in")
         where = "" if origin in ("built-in", row["name"]) else f"  ({origin})"
-        click.echo(f"  {row['name']:<{min(width, 40)}}  {text}{where}")
+        click.echo(hanging(f"  {row['name']:<{width}}  {text}{where}".rstrip(), width + 4))

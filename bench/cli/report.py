@@ -92,7 +92,7 @@ def _as_json(cell: Cell) -> dict[str, Any]:
 
 
 def _as_text(made: Report) -> str:
-    from bench.cli.tables import table_text
+    from bench.cli.tables import hanging, table_text
     from bench.report import in_words, short
 
     rows, before = [], ""
@@ -104,4 +104,5 @@ def _as_text(made: Report) -> str:
         rows.append([title, cell.column, str(cell.n), short(cell), budget, paper, difference, cell.verdict])
         before = cell.row
     columns = ("", "column", "n", "ours %", "at budget", "paper", "diff", "verdict")
-    return table_text(made.source or made.suite, columns, rows) + f"{made.about}\n{in_words(made)}\n"
+    table = table_text(made.source or made.suite, columns, rows, names=("", "column"))
+    return table + "".join(f"{hanging(line, 0)}\n" for line in (made.about, in_words(made)))

@@ -49,8 +49,8 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
 
     if example is not None:
         for row in found:
-            facts = {name: _text(value) for name, value in row.items() if name != "neighbours"}
-            print_table(f"example {example}", ("fact", "value"), [[k, v] for k, v in facts.items()])
+            told = [[_label(name), _text(value)] for name, value in row.items() if name != "neighbours"]
+            print_table(f"example {example}", ("fact", "value"), told)
             _print_neighbours(row["neighbours"], row["label"])
         return 0
     facts = {
@@ -67,9 +67,9 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
         "violations": str(shown["violations"]),
         "seconds": ", ".join(f"{k} {v:.2f}" for k, v in shown["seconds"].items()),
         "ledger": ", ".join(f"{k} {v}" for k, v in shown["ledger"].items()),
-        "parameters": json.dumps(record.spec["defense"]["params"]),
-        "attack parameters": json.dumps(record.spec["attack"]["params"]),
-        "made with": json.dumps(record.provenance.get("environment", {})),
+        "parameters": _text(record.spec["defense"]["params"]),
+        "attack parameters": _text(record.spec["attack"]["params"]),
+        "made with": _text(record.provenance.get("environment", {})),
         "commit": str(record.provenance.get("commit", "")),
     }
     for flag in shown["flags"]:
@@ -123,8 +123,20 @@ def _print_neighbours(neighbours: dict[str, list[int]] | None, label: int) -> No
     print_table("labels of the neighbours of what was served", ("label", *(f"in {name}" for name in names)), rows)
 
 
+def _label(name: str) -> str:
+    """A fact's name for people; short enough for a sha256 beside it in 80 columns."""
+    return "adapting steps" if name == "adaptation_steps" else name.replace("_", " ")
+
+
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """A fact's value for people: nothing is `-`, numbers have six digits; --json has all of them."""
+    if value in (None, "", {}):
+        return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @click.command()
