@@ -149,7 +149,7 @@ def run(
     from bench.cli.progress import make_listener
     from bench.runner import run_all
 
-    with make_listener(sys.stderr) as listener:
+    with make_listener(sys.stderr, planned) as listener:
         run_all(planned, store, settings, rerun, listener)
     return _report(planned, store, as_json)
 
@@ -183,7 +183,10 @@ def _print_plan(planned: list[Any], store: Any, as_json: bool) -> None:
 
     columns = ("run", "status", "defense", "base", "attack", "dataset", "eps", "n", "protocol")
     print_table(
-        f"{len(rows)} runs planned, nothing run", columns, [[_short(c, row[c]) for c in columns] for row in rows]
+        f"{len(rows)} runs planned, nothing run",
+        columns,
+        [[_short(c, row[c]) for c in columns] for row in rows],
+        names=("defense", "base", "attack"),
     )
 
 
