@@ -106,7 +106,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    from bench.installation import ROOT, asked, differing, tested, unmet
+    from bench.installation import ROOT, asked, differing, shaping, tested, unmet
 
     needed = asked().packages
     missing = list(unmet(needed))
@@ -119,8 +119,9 @@ def _packages() -> Iterator[Finding]:
     if others:
         todo = f"pip install -c {ROOT / 'constraints.txt'} ..., where rows must be the same bit for bit"
         yield Finding("note", "packages", f"other versions than the tested ones: {', '.join(others)}", todo)
-    elif tested():
-        yield Finding("ok", "versions", "those of constraints.txt, which were tested")
+    known = "as tested" if tested() and not others else "which were tested is not known here" if not tested() else ""
+    versions = [f"{name} {version}" for name, version in shaping().items()]
+    yield Finding("ok", "versions", f"{', '.join(versions)}{f' ({known})' if known else ''}")
 
 
 def _device(patient: Patient) -> Iterator[Finding]:
@@ -219,7 +220,7 @@ def _database(patient: Patient) -> Iterator[Finding]:
         return
     counts = ", ".join(f"{number} {status}" for status, number in sorted(found.runs.items()))
     total = sum(found.runs.values())
-    yield Finding("ok", "database", f"{place}: schema {found.schema}, {total} runs{f' ({counts})' if counts else ''}")
+    yield Finding("ok", "database", f"{place}: schema {found.schema}, runs: {total}{f' ({counts})' if counts else ''}")
     if found.schema != found.newest:
         yield Finding("note", "database", f"the next command that opens it brings its schema to {found.newest}")
     if found.played:

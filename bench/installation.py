@@ -13,6 +13,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 NAME = "adversarial-game-bench"
+#: packages with another version of which rows may differ in their last bits, or in more
+SHAPING = ("torch", "numpy", "faiss-cpu", "foolbox", "adversarial-robustness-toolbox", "pyautoattack", "pillow")
 #: where a checkout has its pyproject.toml and constraints.txt; an installed package has neither
 ROOT = Path(__file__).parent.parent
 
@@ -68,6 +70,12 @@ def unmet(requirements: list[Requirement]) -> Iterator[tuple[Requirement, str]]:
             yield requirement, "not installed"
         elif not requirement.specifier.contains(version, prereleases=True):
             yield requirement, f"{version} is installed"
+
+
+def shaping() -> dict[str, Version]:
+    """Installed versions of the packages that shape rows."""
+    found = {name: installed(Requirement(name)) for name in SHAPING}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 def tested() -> dict[str, Version]:

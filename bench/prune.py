@@ -125,12 +125,14 @@ def prune(
     old = [one for one in artefacts(root) if one.modified <= before and one.path.parent not in linked]
     done.notes += [f"{folder} is a link, and left alone" for folder in linked]
     if needs.played:
-        done.notes.append(f"{len(needs.played)} runs are being played: only what dead processes left is removed")
+        done.notes.append(f"runs are being played ({len(needs.played)}): only what dead processes left is removed")
     for one in old:
         if kind in ("", one.kind) and one.kind != "images" and _useless(one, needs, shared, kind):
             _remove(one, done, dry_run)
     if needs.resumes and kind == "":
-        done.notes.append(f"{len(needs.resumes)} states stay, from which interrupted runs go on (--kind states)")
+        done.notes.append(
+            f"states stay from which interrupted runs go on ({len(needs.resumes)}); --kind states removes them too"
+        )
     if kind not in ("", "images") or needs.played:
         return done
     if shared:

@@ -149,7 +149,7 @@ def test_runs_that_nobody_plays_any_more_are_named(bench: Bench, tmp_path: Path)
     store.claim(spec, None, PROVENANCE, "missing")
     store.commit(spec.key, rows(0, 1), "f" * 64, Resume(1, 1, ""), Meter(), 0.0)
     alive = look(bench, "--db", "bench.db")
-    assert "1 runs (1 RUNNING)" in alive.text("database") and "being played now: 1" in alive.text("runs")
+    assert "runs: 1 (1 RUNNING)" in alive.text("database") and "being played now: 1" in alive.text("runs")
     pretend(store, pid=2**22 + 1)
     store.close()
     before = {path.name: path.read_bytes() for path in tmp_path.glob("bench.db*")}
@@ -229,8 +229,12 @@ def test_what_is_not_installed_is_told_with_what_installs_it(bench: Bench, monke
 
 
 def test_versions_that_were_not_tested_are_a_note(bench: Bench, monkeypatch: Any) -> None:
+    assert f"torch {torch.__version__}" in look(bench).text("versions")
+    monkeypatch.setattr(installation, "tested", lambda: {})
+    assert "not known here" in look(bench).text("versions")
     monkeypatch.setattr(installation, "tested", lambda: {"torch": Version("1.0"), "numpy": Version("1.0")})
     told = look(bench)
+    assert "tested" not in told.text("versions")
     assert told.code == 0 and told.findings["packages"][-1]["level"] == "note"
     assert "torch" in told.text("packages") and "(tested: 1.0)" in told.text("packages")
 
