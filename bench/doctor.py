@@ -51,6 +51,8 @@ class Patient:
     db: str | None
     data_dir: str | None
     config: Config
+    #: whether `config` is what a run would use; the defaults stand in for one that cannot be read
+    readable: bool = False
 
     @property
     def url(self) -> str:
@@ -142,12 +144,13 @@ def _configuration(patient: Patient) -> Iterator[Finding]:
     from bench.config import load
 
     file = patient.config_file
+    patient.readable = file is None
     if file is None:
         yield Finding(
             "ok", "configuration", "no bench.toml here, so the built-in defaults hold (bench init writes one)"
         )
         return
-    patient.config = load(file)
+    patient.config, patient.readable = load(file), True
     yield Finding("ok", "configuration", str(file))
 
 
@@ -267,6 +270,9 @@ def _not_writable(path: Path) -> Path | None:
 
 def _run(patient: Patient) -> Iterator[Finding]:
     """Planning reads all of the configuration, the plug-ins' parameters and the data."""
+    if not patient.readable:
+        yield Finding("note", "a run on digits", "was not planned: the configuration cannot be read")
+        return
     from bench.data.files import data_dir
     from bench.plan import Request, plan
     from bench.workbench import facts_of

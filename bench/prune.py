@@ -121,8 +121,9 @@ def prune(
         raise BadValue(f"Images cannot be pruned: other databases may refer to those in {root} ({shared}).")
     done, before = Pruned(), time.time() - older_than_s
     needs = Needs() if store is None else store.needs()
-    linked = sorted({one.path.parent for one in artefacts(root) if one.path.parent.is_symlink()})
-    old = [one for one in artefacts(root) if one.modified <= before and one.path.parent not in linked]
+    there = list(artefacts(root))
+    linked = sorted({one.path.parent for one in there if one.path.parent.is_symlink()})
+    old = [one for one in there if one.modified <= before and one.path.parent not in linked]
     done.notes += [f"{folder} is a link, and left alone" for folder in linked]
     if needs.played:
         done.notes.append(f"runs are being played ({len(needs.played)}): only what dead processes left is removed")
@@ -171,6 +172,8 @@ def _is_abandoned(part: Artefact) -> bool:
         began = psutil.Process(int(match["pid"])).create_time()
     except psutil.NoSuchProcess:
         return True
+    except psutil.AccessDenied:  # it is there, and somebody else's
+        return False
     return began > part.modified  # its number went to another process since
 
 

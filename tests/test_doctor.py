@@ -230,7 +230,7 @@ def test_what_is_not_installed_is_told_with_what_installs_it(bench: Bench, monke
 
 def test_versions_that_were_not_tested_are_a_note(bench: Bench, monkeypatch: Any) -> None:
     assert f"torch {torch.__version__}" in look(bench).text("versions")
-    monkeypatch.setattr(installation, "tested", lambda: {})
+    monkeypatch.setattr(installation, "tested", dict)
     assert "not known here" in look(bench).text("versions")
     monkeypatch.setattr(installation, "tested", lambda: {"torch": Version("1.0"), "numpy": Version("1.0")})
     told = look(bench)
