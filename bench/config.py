@@ -12,6 +12,13 @@ from bench.errors import BadValue, UnknownName, one_line
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 
+#: what stands above a user's own copy of the defaults, in place of the head of defaults.toml
+HEAD = """\
+# A copy of the defaults of the harness, with what each means. Edit it: keys that stand here override the defaults,
+# --set KEY=VALUE overrides both. Unknown keys are refused. Keys that you delete keep their default.
+# It is read in its own folder, and elsewhere with --config FILE; defenses/*.py and attacks/*.py beside it are plug-ins.
+"""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -136,6 +143,12 @@ def find(given: str | None) -> Path | None:
         return path
     path = Path("bench.toml")
     return path if path.is_file() else None
+
+
+def starter() -> str:
+    """The text of a new bench.toml: all defaults and what each means, under `HEAD`."""
+    _, gap, rest = DEFAULTS.read_text(encoding="utf-8").partition("\n\n")
+    return HEAD + gap[1:] + rest
 
 
 def load(path: Path | None) -> Config:

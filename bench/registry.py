@@ -1,9 +1,9 @@
 """Names are data: what exists is known without importing it, and what does not import breaks nothing else.
 
-Five doors, in this order: the built-ins (`defenses.BUILT_IN`, `attacks.BUILT_IN`, ...), the entry-point groups
-`bench.defenses` and `bench.attacks`, the files `defenses/*.py` and `attacks/*.py` beside the bench.toml in use,
-`--plugin FILE`, and the program that uses this package as a library. Files and programs register what they have by
-calling `register_defense` or `register_attack`.
+Five doors, in this order: the built-ins (`defenses.register`, `attacks.register`, ...), the entry-point groups
+`bench.defenses` and `bench.attacks`, the files `defenses/*.py` and `attacks/*.py` beside the bench.toml in use (in the
+working directory where there is none), `--plugin FILE`, and the program that uses this package as a library. Files and
+programs register what they have by calling `register_defense` or `register_attack`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -124,6 +125,15 @@ def _around(wrapper: Any, inside: Any) -> Any:
     return wrapper.around(inside)
 
 
+#: what a name may be: typed on a command line, and apart from the colon of WRAPPER:NAME
+NAME_RULE = "a name is of letters, digits, '-', '_', '.' and '+', begins with a letter or a digit, and has 100 at most"
+
+
+def is_name(name: object) -> bool:
+    """Whether a plug-in can be called so: see `NAME_RULE`."""
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", name) is not None
+
+
 class Registry:
     """Names of one kind of thing. A duplicate name is an error, but a program may define what it registered anew."""
 
@@ -133,6 +143,8 @@ class Registry:
         self._entries: dict[str, Entry] = {}
 
     def add(self, entry: Entry) -> None:
+        if not is_name(entry.name):
+            raise BrokenPlugin(f"{entry.origin} registers a {self.what} as {entry.name!r}; {NAME_RULE}.")
         known = self._entries.get(entry.name)
         redefined = known is not None and known.origin == entry.origin == PROGRAM and known.place == entry.place
         if known is not None and not redefined:
@@ -195,6 +207,9 @@ datasets = Registry("dataset")
 models = Registry("model")
 ALL = (defenses, attacks, datasets, models)
 
+#: packages of the built-ins, and the folders of a user's own files
+PACKAGES = ("defenses", "attacks")
+
 #: files and packages that could not be read, with the reason; shown by `bench list`
 broken_files: dict[str, str] = {}
 
@@ -236,14 +251,33 @@ def register_model(name: str, target: Any, *, summary: str = "") -> None:
     models.add(Entry(name, target, 1, summary, _origin))
 
 
+def kind_of(name: str) -> str:
+    """`defense` or `attack`, by what is registered under the name; `UnknownName` where nothing is."""
+    for registry in (defenses, attacks):
+        if name in registry:
+            return registry.what
+    raise UnknownName("defense or attack", name, [e.name for e in (*defenses, *attacks)], "bench list")
+
+
 def load_all(beside: Path | None = None, files: tuple[str, ...] = (), strict: bool = True) -> None:
-    """Fill the registries: built-ins, entry points, files beside `beside` (a bench.toml), `files`, and what this
-    program has registered before.
+    """Fill the registries: built-ins, entry points, files beside `beside` (a bench.toml; None: in the working
+    directory), `files`, and what this program has registered before. A file that is named twice is loaded once.
 
     strict: `BrokenPlugin` where one of `files`, which were asked for by name, does not load; else it is only listed.
     """
     global _origin
     own = [(registry, entry) for registry in ALL for entry in registry if entry.origin == PROGRAM]
+    try:
+        load_installed()
+        _load_files(beside, files, strict)
+    finally:
+        _origin = PROGRAM
+        _add_again(own)
+
+
+def load_installed() -> None:
+    """Fill the registries with the built-ins and the entry points alone: no file of a user is imported."""
+    global _origin
     for registry in ALL:
         registry.clear()
     broken_files.clear()
@@ -251,23 +285,35 @@ def load_all(beside: Path | None = None, files: tuple[str, ...] = (), strict: bo
     try:
         _load_built_ins()
         _load_entry_points()
-        _load_files(beside, files, strict)
     finally:
         _origin = PROGRAM
-        _add_again(own)
 
 
 def _load_files(beside: Path | None, files: tuple[str, ...], strict: bool) -> None:
-    if beside is not None:
-        for group in ("defenses", "attacks"):
-            for path in sorted((beside.parent / group).glob("*.py")):
-                if _registers(path):
-                    _load_file(path, strict=False)
-    for name in files:
-        path = Path(name)
+    asked = [Path(name) for name in files]
+    for path in asked:
         if not path.is_file():
-            raise BrokenPlugin(f"The plug-in file {name!r} does not exist; give --plugin the path of a Python file.")
+            raise BrokenPlugin(
+                f"The plug-in file {str(path)!r} does not exist; give --plugin the path of a Python file."
+            )
+    named = list(dict.fromkeys(path.resolve() for path in asked))
+    for path in files_beside(beside):
+        if path.resolve() not in named:
+            _load_file(path, strict=False)
+    for path in named:
         _load_file(path, strict)
+
+
+def folder_beside(beside: Path | None) -> Path:
+    """Where the user's own `defenses` and `attacks` lie: beside a bench.toml; None: in the working directory."""
+    return Path() if beside is None else beside.parent
+
+
+def files_beside(beside: Path | None) -> list[Path]:
+    """The user's own plug-in files, by name (see `folder_beside`)."""
+    folder = folder_beside(beside)
+    found = [path for group in PACKAGES for path in sorted((folder / group).glob("*.py"))]
+    return [path for path in found if _registers(path)]
 
 
 def _add_again(own: list[tuple[Registry, Entry]]) -> None:
@@ -283,8 +329,8 @@ def _add_again(own: list[tuple[Registry, Entry]]) -> None:
 
 
 def _load_built_ins() -> None:
-    for package in ("defenses", "attacks"):
-        importlib.import_module(package).register()
+    for package in PACKAGES:
+        _built_in(package).register()
     from bench.data import BUILT_IN as data
     from bench.models import BUILT_IN as networks
 
@@ -292,6 +338,23 @@ def _load_built_ins() -> None:
         register_dataset(name, target)
     for name, (target, summary) in networks.items():
         register_model(name, target, summary=summary)
+
+
+def _built_in(package: str) -> ModuleType:
+    """Our own package of this name, which lies beside `bench`.
+
+    With `python -m` the working directory comes first where Python looks for modules, and a user's folder of plug-ins
+    is called the same.
+    """
+    home = Path(__file__).parent.parent / package / "__init__.py"
+    loaded = sys.modules.get(package)
+    if loaded is None or getattr(loaded, "__file__", None) != str(home):
+        spec = importlib.util.spec_from_file_location(package, home, submodule_search_locations=[str(home.parent)])
+        assert spec is not None and spec.loader is not None
+        loaded = importlib.util.module_from_spec(spec)
+        sys.modules[package] = loaded
+        spec.loader.exec_module(loaded)
+    return loaded
 
 
 def _load_entry_points() -> None:
@@ -308,7 +371,12 @@ def _load_entry_points() -> None:
 
 def _registers(path: Path) -> bool:
     """Whether a file beside bench.toml is a plug-in: one that registers nothing need not be imported."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+    if not path.is_file():
+        return False
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True  # loading it says why it cannot be read
     return path.name != "__init__.py" and ("register_defense(" in text or "register_attack(" in text)
 
 

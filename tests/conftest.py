@@ -41,6 +41,7 @@ def _clean_environment(
 ) -> Iterator[None]:
     """Every test works in an empty folder of its own, with the shared cache and without anybody's data folder."""
     monkeypatch.setenv("BENCH_CACHE", str(cache_root))
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it, and tables and lists keep to it
     if not {"mnist_dir", "cifar10_dir", "imagenet_dir"} & set(request.fixturenames):
         monkeypatch.delenv("BENCH_DATA", raising=False)
     monkeypatch.chdir(tmp_path)

@@ -32,9 +32,13 @@ PLUGIN = """
 from bench import register_attack, register_defense
 from tests import planted
 register_defense("raising", planted.RaisingDefense)
-class Hostile(planted.Wrapped):
+class Sound(planted.Wrapped):
     pass
-register_defense("<script>alert('x')</script>", Hostile)
+class Hostile(planted.Wrapped):
+    def answer(self, x):
+        raise RuntimeError("<script>alert('x')</script>")
+register_defense("sound", Sound)
+register_defense("hostile", Hostile)
 register_attack("declining", planted.Declining)
 """
 
@@ -231,11 +235,10 @@ def test_an_attack_of_minimal_norm_has_its_accuracy_uncut() -> None:
 
 
 def test_a_notebook_shows_text_and_runs_nothing(plugin: Path) -> None:
-    hostile = "<script>alert('x')</script>"
-    found = play([hostile, "raising"], "clean", plugins=plugin)
-    for shown in (found._repr_html_(), found[0]._repr_html_(), found[1]._repr_html_()):
+    found = play(["sound", "raising", "hostile"], "clean", plugins=plugin)
+    for shown in (found._repr_html_(), *(one._repr_html_() for one in found)):
         assert "<script" not in shown and "'x'" not in shown and "://" not in shown and "color:#" not in shown
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in found._repr_html_()
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in found[2]._repr_html_()
     assert "no answer today" in found[1]._repr_html_() and "Wilson" in found[0]._repr_html_()
     many = lib.Results(found._store, [found[0]] * 60)
     assert many._repr_html_().count("<tr>") == 51 and "and 10 more" in many._repr_html_()
@@ -334,9 +337,9 @@ def test_a_class_stands_for_its_name(bench: Bench) -> None:
 
 
 def test_an_edited_plug_in_is_another_run(plugin: Path) -> None:
-    first = play("<script>alert('x')</script>", "clean", plugins=plugin)
+    first = play("sound", "clean", plugins=plugin)
     plugin.write_text(PLUGIN + "# edited\n")
-    assert play("<script>alert('x')</script>", "clean", plugins=plugin).run != first.run
+    assert play("sound", "clean", plugins=plugin).run != first.run
 
 
 def test_the_threads_of_the_caller_are_given_back() -> None:

@@ -49,6 +49,36 @@ def test_files_beside_the_configuration_are_plug_ins(tmp_path: Path) -> None:
     assert registry.defenses["mine"].origin.endswith("mine.py")
 
 
+def test_without_a_configuration_the_files_of_the_working_directory_are_plug_ins(tmp_path: Path) -> None:
+    beside(tmp_path, "defenses", "mine.py", SOUND).unlink()
+    (tmp_path / "defenses" / "folder.py").mkdir()
+    registry.load_all()
+    assert "mine" in registry.defenses and "asker" in registry.attacks and registry.broken_files == {}
+    registry.load_installed()
+    assert "mine" not in registry.defenses and "rmc" in registry.defenses
+    (tmp_path / "elsewhere").mkdir()
+    registry.load_all(beside(tmp_path / "elsewhere", "attacks", "none.py", ""))
+    assert "mine" not in registry.defenses  # a bench.toml elsewhere has folders of its own
+
+
+def test_a_file_that_two_doors_lead_to_is_loaded_once(tmp_path: Path) -> None:
+    toml = beside(tmp_path, "defenses", "mine.py", SOUND)
+    registry.load_all(toml, ("defenses/mine.py", str(tmp_path / "defenses" / "mine.py")))
+    assert "mine" in registry.defenses and registry.broken_files == {}
+
+
+@pytest.mark.parametrize("name", ["", "a b", "eot:mine", "../mine", "-mine", "x" * 101, 3, None])
+def test_a_name_that_no_command_line_could_hold_is_refused(name: object) -> None:
+    with pytest.raises(BrokenPlugin, match="begins with a letter or a digit"):
+        registry.register_defense(name, "tests.planted:Counting")  # type: ignore[arg-type]
+
+
+def test_kinds_go_by_name() -> None:
+    assert registry.kind_of("rmc") == "defense" and registry.kind_of("eot:pgd-skip") == "attack"
+    with pytest.raises(UnknownName, match=r"No defense or attack is called 'rmcc'. Did you mean 'rmc'\?"):
+        registry.kind_of("rmcc")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

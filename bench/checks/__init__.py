@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bench import registry
 from bench.checks.attack import ATTACK_CHECKS, AttackSubject
 from bench.checks.defense import DEFENSE_CHECKS, DefenseSubject
 from bench.checks.verdict import Check, Result, Violated
-from bench.config import Config
+from bench.config import Config, load
 from bench.errors import BenchError, one_line
 from bench.plan import Request, plan
-from bench.workbench import Workbench, facts_of
+from bench.workbench import Settings, Workbench, facts_of, one_thread
 
-__all__ = ["ATTACK_CHECKS", "DEFENSE_CHECKS", "Result", "run_checks"]
+__all__ = ["ATTACK_CHECKS", "DEFENSE_CHECKS", "Result", "check_file", "run_checks"]
 
 #: points that the checks serve; more where a batch is large, fewer where an attack meets a defense that answers slowly
 POINTS = 12
@@ -20,6 +22,24 @@ FEW_POINTS = 5
 #: success, and a runtime defense answers slowly
 QUERIES = 10
 AT_MOST = {"steps": 10, "rounds": 2, "draws": 200, "samples": 2, "square_queries": 50}
+
+
+def check_file(file: Path, name: str, cache: Path, dataset: str = "digits", base: str = "regular") -> list[Result]:
+    """What `bench check NAME` does, for a test that lies beside a plug-in: all checks of what `file` registers as
+    `name`.
+
+    file   in the folder `defenses` or `attacks`, beside which a bench.toml may lie
+    cache  a folder for what is trained, such as pytest's tmp_path
+    base   the network under a defense, or that an attack attacks
+
+    `BrokenPlugin` where the file does not load.
+    """
+    toml = file.parent.parent / "bench.toml"
+    registry.load_all(toml, (str(file),))
+    one_thread()
+    settings = Settings(cache, None, "cpu", toml, (str(file),), chunk=50, checkpoint_s=5.0, workers=1)
+    config = load(toml if toml.is_file() else None)
+    return run_checks(name, registry.kind_of(name), config, Workbench(settings), dataset, base)
 
 
 def run_checks(name: str, kind: str, config: Config, bench: Workbench, dataset: str, base: str) -> list[Result]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli.complete import names, one_of
 from bench.cli.options import (
     config_option,
     data_option,
@@ -26,10 +27,18 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("defense")
-@click.option("--base", metavar="NAME", default="", help="The base under a runtime defense.")
-@click.option("--dataset", metavar="NAME", default="")
-@click.option("--budget", metavar="quick|standard|full", default="standard", help="How many examples and how long.")
+@click.argument("defense", shell_complete=names("defense"))
+@click.option(
+    "--base", metavar="NAME", default="", help="The base under a runtime defense.", shell_complete=names("base")
+)
+@click.option("--dataset", metavar="NAME", default="", shell_complete=names("dataset"))
+@click.option(
+    "--budget",
+    metavar="quick|standard|full",
+    default="standard",
+    help="How many examples and how long.",
+    shell_complete=one_of("quick", "standard", "full"),
+)
 @click.option("-n", "n", type=int, metavar="N", help="At most N examples.")
 @click.option("--seed", type=int, metavar="S")
 @click.option("--workers", type=int, metavar="W", help="Processes; any number gives the same rows.")

@@ -9,16 +9,22 @@ from pathlib import Path
 
 import click
 
+from bench.cli.complete import names
 from bench.cli.options import config_option, data_option, db_option, json_option, plugin_option
-from bench.errors import UnknownName
 from bench.session import open_session
 
 
 @click.command()
-@click.argument("name")
-@click.option("--dataset", metavar="NAME", default="digits", help="What to check it on.")
+@click.argument("name", shell_complete=names("defense", "attack"))
 @click.option(
-    "--base", metavar="NAME", default="regular", help="The network under a defense, or that an attack attacks."
+    "--dataset", metavar="NAME", default="digits", help="What to check it on.", shell_complete=names("dataset")
+)
+@click.option(
+    "--base",
+    metavar="NAME",
+    default="regular",
+    help="The network under a defense, or that an attack attacks.",
+    shell_complete=names("defense"),
 )
 @json_option
 @db_option
@@ -43,10 +49,7 @@ def check(
         if Path(path).stem.replace("_", "-") == name.replace("_", "-"):
             click.echo(f"bench: {path} does not load: {reason}", err=True)
             return 1
-    if name not in registry.defenses and name not in registry.attacks:
-        names = [entry.name for entry in (*registry.defenses, *registry.attacks)]
-        raise UnknownName("defense or attack", name, names, "bench list")
-    kind = "defense" if name in registry.defenses else "attack"
+    kind = registry.kind_of(name)
     from bench.checks import run_checks
     from bench.data.files import data_dir as data_folder
     from bench.workbench import Workbench, one_thread
@@ -62,7 +65,9 @@ def check(
         checks = [asdict(result) for result in results]
         click.echo(json.dumps({"name": name, "kind": kind, "dataset": dataset, "passed": not failed, "checks": checks}))
         return int(failed > 0)
+    from bench.cli.tables import hanging
+
     for result in results:
-        click.echo(f"  {'ok  ' if result.passed else 'FAIL'}  {result.name}: {result.message}")
+        click.echo(hanging(f"  {'ok  ' if result.passed else 'FAIL'}  {result.name}: {result.message}", 8))
     click.echo(f"{name}: {len(results) - failed} checks hold" + (f", {failed} do not" if failed else ""))
     return int(failed > 0)

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from bench.cli.complete import names
 from bench.cli.options import (
     config_option,
     data_option,
@@ -21,7 +22,7 @@ from bench.session import open_session
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names("dataset"))
 @json_option
 @data_option
 @plugin_option
@@ -58,8 +59,8 @@ def data(name: str | None, as_json: bool, data_dir: str | None, plugins: tuple[s
 
 
 @click.command()
-@click.argument("base")
-@click.option("--dataset", metavar="NAME", help="Default: that of bench.toml.")
+@click.argument("base", shell_complete=names("base"))
+@click.option("--dataset", metavar="NAME", help="Default: that of bench.toml.", shell_complete=names("dataset"))
 @set_option
 @db_option
 @device_option

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bench.cli.complete import one_of
 from bench.cli.options import config_option, db_option, json_option, plugin_option, unused_data_option
 from bench.errors import BenchError, UnknownName, one_line
 from bench.session import Session, open_session
@@ -15,7 +16,7 @@ KINDS = ("defenses", "attacks", "datasets", "models", "suites", "runs")
 
 
 @click.command(name="list")
-@click.argument("kind", required=False, metavar=f"[{'|'.join(KINDS)}]")
+@click.argument("kind", required=False, metavar=f"[{'|'.join(KINDS)}]", shell_complete=one_of(*KINDS))
 @click.option("--check", is_flag=True, help="Import every plug-in and say which are broken.")
 @json_option
 @db_option
@@ -89,10 +90,12 @@ def _print(name: str, rows: list[dict[str, Any]]) -> None:
 
         print_results(rows)
         return
-    width = max((len(row["name"]) for row in rows), default=0)
+    from bench.cli.tables import hanging
+
+    width = min(max((len(row["name"]) for row in rows), default=0), 40)
     click.echo(f"{name}:")
     for row in rows:
         text = f"BROKEN: {row['broken']}" if row.get("broken") else row["summary"]
         origin = row.get("origin", "built-in")
         where = "" if origin in ("built-in", row["name"]) else f"  ({origin})"
-        click.echo(f"  {row['name']:<{min(width, 40)}}  {text}{where}")
+        click.echo(hanging(f"  {row['name']:<{width}}  {text}{where}".rstrip(), width + 4))

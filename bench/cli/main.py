@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from bench.errors import BenchError, one_line
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "run": ("bench.cli.run:run", "Play attacks against defenses and keep the score."),
@@ -19,12 +22,17 @@ COMMANDS = {
     "verify": ("bench.cli.verify:verify", "Stored images and labels, then the games once more, row by row."),
     "compare": ("bench.cli.verify:compare", "Two runs over the same inputs, by a paired test."),
     "check": ("bench.cli.check:check", "The contract, run against one plug-in."),
+    "init": ("bench.cli.new:init", "Write a bench.toml with all defaults into this folder."),
+    "new": ("bench.cli.new:new", "Write a working example of a defense or an attack, with its test."),
+    "doctor": ("bench.cli.doctor:doctor", "Whether runs can work here, and what to do where they cannot."),
     "data": ("bench.cli.data:data", "Datasets: where they lie, fetched and verified."),
     "train": ("bench.cli.data:train", "Train a base and say how accurate it is."),
+    "cache": ("bench.cli.cache:cache", "The files beside the database: how much, and what nothing needs any more."),
     "export": ("bench.cli.show:export", "Runs and examples as JSON, CSV or Parquet."),
     "report": ("bench.cli.report:report", "A suite's table beside the published figures."),
     "leaderboard": ("bench.cli.leaderboard:leaderboard", "Render the leaderboard as a site of HTML pages."),
     "plot": ("bench.cli.leaderboard:plot", "Draw a picture of the leaderboard into a file."),
+    "completion": ("bench.cli.complete:completion", "The script that completes names in bash, zsh or fish."),
 }
 
 
@@ -44,11 +52,18 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             from bench.errors import UnknownName
 
             raise UnknownName("command", args[0], COMMANDS, "bench --help")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands and their texts, without importing any."""
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

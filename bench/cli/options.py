@@ -8,13 +8,16 @@ from typing import Any, TypeVar
 
 import click
 
+from bench.cli.complete import files, folders, one_of
 from bench.errors import BadValue
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def db_option(function: Function) -> Function:
-    return click.option("--db", metavar="URL", help="Database: a path or an SQLAlchemy URL.")(function)
+    return click.option("--db", metavar="URL", help="Database: a path or an SQLAlchemy URL.", shell_complete=files)(
+        function
+    )
 
 
 def json_option(function: Function) -> Function:
@@ -22,11 +25,15 @@ def json_option(function: Function) -> Function:
 
 
 def config_option(function: Function) -> Function:
-    return click.option("--config", metavar="FILE", help="A bench.toml; default: the one in this folder.")(function)
+    return click.option(
+        "--config", metavar="FILE", help="A bench.toml; default: the one in this folder.", shell_complete=files
+    )(function)
 
 
 def data_option(function: Function) -> Function:
-    return click.option("--data-dir", metavar="DIR", help="Folder with the datasets; default: $BENCH_DATA.")(function)
+    return click.option(
+        "--data-dir", metavar="DIR", help="Folder with the datasets; default: $BENCH_DATA.", shell_complete=folders
+    )(function)
 
 
 def unused_data_option(function: Function) -> Function:
@@ -36,9 +43,9 @@ def unused_data_option(function: Function) -> Function:
 
 
 def plugin_option(function: Function) -> Function:
-    return click.option("--plugin", "plugins", metavar="FILE", multiple=True, help="A Python file with plug-ins.")(
-        function
-    )
+    return click.option(
+        "--plugin", "plugins", metavar="FILE", multiple=True, help="A Python file with plug-ins.", shell_complete=files
+    )(function)
 
 
 def set_option(function: Function) -> Function:
@@ -48,7 +55,13 @@ def set_option(function: Function) -> Function:
 
 
 def device_option(function: Function) -> Function:
-    return click.option("--device", metavar="auto|cpu|cuda", default="auto", help="Where tensors live.")(function)
+    return click.option(
+        "--device",
+        metavar="auto|cpu|cuda",
+        default="auto",
+        help="Where tensors live.",
+        shell_complete=one_of("auto", "cpu", "cuda"),
+    )(function)
 
 
 def write_text(out: str, text: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli.complete import names, one_of
 from bench.cli.options import config_option, db_option, json_option, unused_data_option, write_text
 from bench.errors import BadValue, UnknownName
 from bench.session import open_session
@@ -17,10 +18,18 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("suite")
-@click.option("--format", "form", metavar="text|markdown|html", help="Default: text, for a terminal.")
+@click.argument("suite", shell_complete=names("suite"))
+@click.option(
+    "--format",
+    "form",
+    metavar="text|markdown|html",
+    help="Default: text, for a terminal.",
+    shell_complete=one_of("text", "markdown", "html"),
+)
 @click.option("--out", metavar="FILE", help="Default: standard output.")
-@click.option("--table", metavar="SUITE", help="Lay the runs out in the table of another suite.")
+@click.option(
+    "--table", metavar="SUITE", help="Lay the runs out in the table of another suite.", shell_complete=names("table")
+)
 @click.option("-n", "n", type=int, metavar="N", help="Only runs of N examples.")
 @json_option
 @db_option
@@ -84,7 +93,7 @@ def _as_json(cell: Cell) -> dict[str, Any]:
 
 
 def _as_text(made: Report) -> str:
-    from bench.cli.tables import table_text
+    from bench.cli.tables import hanging, table_text
     from bench.report import in_words, short
 
     rows, before = [], ""
@@ -96,4 +105,5 @@ def _as_text(made: Report) -> str:
         rows.append([title, cell.column, str(cell.n), short(cell), budget, paper, difference, cell.verdict])
         before = cell.row
     columns = ("", "column", "n", "ours %", "at budget", "paper", "diff", "verdict")
-    return table_text(made.source or made.suite, columns, rows) + f"{made.about}\n{in_words(made)}\n"
+    table = table_text(made.source or made.suite, columns, rows, names=("", "column"))
+    return table + "".join(f"{hanging(line, 0)}\n" for line in (made.about, in_words(made)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from bench.cli.complete import names, one_of
 from bench.cli.options import (
     config_option,
     data_option,
@@ -22,19 +23,55 @@ from bench.session import open_session
 
 
 @click.command()
-@click.option("--defense", "defenses", metavar="NAME", multiple=True, help="A defense; may be repeated.")
-@click.option("--attack", "attacks", metavar="NAME", multiple=True, help="An attack; may be repeated.")
-@click.option("--base", "bases", metavar="NAME", multiple=True, help="The network under a runtime defense.")
-@click.option("--dataset", "datasets", metavar="NAME", multiple=True, help="A dataset; may be repeated.")
+@click.option(
+    "--defense",
+    "defenses",
+    metavar="NAME",
+    multiple=True,
+    help="A defense; may be repeated.",
+    shell_complete=names("defense"),
+)
+@click.option(
+    "--attack",
+    "attacks",
+    metavar="NAME",
+    multiple=True,
+    help="An attack; may be repeated.",
+    shell_complete=names("attack"),
+)
+@click.option(
+    "--base",
+    "bases",
+    metavar="NAME",
+    multiple=True,
+    help="The network under a runtime defense.",
+    shell_complete=names("base"),
+)
+@click.option(
+    "--dataset",
+    "datasets",
+    metavar="NAME",
+    multiple=True,
+    help="A dataset; may be repeated.",
+    shell_complete=names("dataset"),
+)
 @click.option("-n", "n", metavar="N", type=int, help="Attacked examples.")
 @click.option("--seed", "seeds", metavar="S", type=int, multiple=True, help="Seed of examples, backgrounds and noise.")
 @click.option("--eps", "radii", metavar="EPS", multiple=True, help="Radius in [0, 1] pixels: 0.3 or 8/255.")
-@click.option("--norm", metavar="linf|l2|l0", default="", help="Norm of the radius.")
-@click.option("--suite", metavar="NAME", help="A named set of runs from bench.toml.")
+@click.option(
+    "--norm", metavar="linf|l2|l0", default="", help="Norm of the radius.", shell_complete=one_of("linf", "l2", "l0")
+)
+@click.option("--suite", metavar="NAME", help="A named set of runs from bench.toml.", shell_complete=names("suite"))
 @set_option
 @db_option
 @device_option
-@click.option("--rerun", metavar="missing|failed|all", default="missing", help="Which known runs to play again.")
+@click.option(
+    "--rerun",
+    metavar="missing|failed|all",
+    default="missing",
+    help="Which known runs to play again.",
+    shell_complete=one_of("missing", "failed", "all"),
+)
 @click.option("--workers", metavar="W", type=click.IntRange(min=1), help="Processes of one thread each.")
 @click.option("--repeats", metavar="R", type=click.IntRange(min=1), help="Games over permuted streams.")
 @plugin_option
@@ -85,7 +122,7 @@ def run(
     store = prepared.begin()
     from bench.cli.progress import make_listener
 
-    with make_listener(sys.stderr) as listener:
+    with make_listener(sys.stderr, prepared.planned) as listener:
         prepared.play(store, listener)
     return _report(prepared.planned, store, as_json)
 
@@ -119,7 +156,10 @@ def _print_plan(planned: list[Any], store: Any, as_json: bool) -> None:
 
     columns = ("run", "status", "defense", "base", "attack", "dataset", "eps", "n", "protocol")
     print_table(
-        f"{len(rows)} runs planned, nothing run", columns, [[_short(c, row[c]) for c in columns] for row in rows]
+        f"{len(rows)} runs planned, nothing run",
+        columns,
+        [[_short(c, row[c]) for c in columns] for row in rows],
+        names=("defense", "base", "attack"),
     )
 
 

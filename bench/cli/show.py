@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from bench.cli.complete import one_of
 from bench.cli.options import config_option, db_option, json_option, unused_data_option, write_text
 from bench.errors import BadValue
 from bench.session import open_session
@@ -49,8 +50,8 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
 
     if example is not None:
         for row in found:
-            facts = {name: _text(value) for name, value in row.items() if name != "neighbours"}
-            print_table(f"example {example}", ("fact", "value"), [[k, v] for k, v in facts.items()])
+            told = [[_label(name), _text(value)] for name, value in row.items() if name != "neighbours"]
+            print_table(f"example {example}", ("fact", "value"), told)
             _print_neighbours(row["neighbours"], row["label"])
         return 0
     facts = {
@@ -67,9 +68,9 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
         "violations": str(shown["violations"]),
         "seconds": ", ".join(f"{k} {v:.2f}" for k, v in shown["seconds"].items()),
         "ledger": ", ".join(f"{k} {v}" for k, v in shown["ledger"].items()),
-        "parameters": json.dumps(record.spec["defense"]["params"]),
-        "attack parameters": json.dumps(record.spec["attack"]["params"]),
-        "made with": json.dumps(record.provenance.get("environment", {})),
+        "parameters": _text(record.spec["defense"]["params"]),
+        "attack parameters": _text(record.spec["attack"]["params"]),
+        "made with": _text(record.provenance.get("environment", {})),
         "commit": str(record.provenance.get("commit", "")),
     }
     for flag in shown["flags"]:
@@ -123,13 +124,31 @@ def _print_neighbours(neighbours: dict[str, list[int]] | None, label: int) -> No
     print_table("labels of the neighbours of what was served", ("label", *(f"in {name}" for name in names)), rows)
 
 
+def _label(name: str) -> str:
+    """A fact's name for people; short enough for a sha256 beside it in 80 columns."""
+    return "adapting steps" if name == "adaptation_steps" else name.replace("_", " ")
+
+
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """A fact's value for people: nothing is `-`, numbers have six digits; --json has all of them."""
+    if value in (None, "", {}):
+        return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @click.command()
 @click.argument("runs", nargs=-1)
-@click.option("--format", "form", metavar="csv|json|parquet", help="Default: json, runs with their examples.")
+@click.option(
+    "--format",
+    "form",
+    metavar="csv|json|parquet",
+    help="Default: json, runs with their examples.",
+    shell_complete=one_of("csv", "json", "parquet"),
+)
 @click.option("--out", metavar="FILE", help="Default: standard output.")
 @json_option
 @db_option

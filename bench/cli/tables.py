@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,22 +17,76 @@ from rich.markup import escape
 from rich.table import Table
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output."""
-    click.echo(table_text(title, columns, rows), nl=False)
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], names: Sequence[str] = ()) -> None:
+    """A table on standard output: see `table_text`."""
+    click.echo(table_text(title, columns, rows, names), nl=False)
 
 
-def table_text(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as wide as the terminal; names from plug-ins and the database are text, never markup."""
-    table = Table(title=escape(title) or None, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+def table_text(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], names: Sequence[str] = ()) -> str:
+    """A table as wide as the terminal; names from plug-ins and the database are text, never markup.
+
+    names: columns that hold names. Where the table is too wide these are broken, after a hyphen or a colon, and the
+    others, with numbers, stay whole; without any, cells are broken between words, the longest column first.
+    """
+    console = Console(soft_wrap=False)
+    if names:
+        rows = _narrowed(columns, rows, [columns.index(name) for name in names], console.width)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(escape(column), overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    console = Console(soft_wrap=False)
     with console.capture() as captured:
+        if title:
+            console.print(title, style="italic", markup=False, highlight=False)
         console.print(table)
-    return captured.get()
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def _narrowed(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], breakable: Sequence[int], width: int
+) -> list[list[str]]:
+    """The rows with line breaks in the breakable columns, so that all columns and a blank between them fit `width`."""
+    cells = [columns, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    least = {i: max(len(part) for row in cells for part in _parts(row[i])) for i in breakable}
+    while sum(widths) + len(widths) - 1 > width:
+        loose = [i for i in breakable if widths[i] > least[i]]
+        if not loose:
+            break  # a very narrow terminal: what is left over is folded anywhere
+        widths[max(loose, key=lambda i: widths[i])] -= 1
+    return [[_broken(cell, widths[i]) if i in least else cell for i, cell in enumerate(row)] for row in rows]
+
+
+def _parts(name: str) -> list[str]:
+    """The pieces of a name between which it may be broken; they end with their hyphen, colon or blank."""
+    return re.findall(r"[^-: ]*[-: ]|[^-: ]+", name) or [""]
+
+
+def _broken(name: str, width: int) -> str:
+    """The name in lines of at most `width`, where its pieces are no longer."""
+    lines = [""]
+    for part in _parts(name):
+        if len(lines[-1]) + len(part.rstrip()) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def hanging(text: str, indent: int) -> str:
+    """A line for a terminal, broken between words where it is too long, with `indent` spaces before what follows.
+
+    In a pipe it stays one line, for who searches it, unless COLUMNS says how wide it may be.
+    """
+    columns = os.environ.get("COLUMNS", "")
+    if len(text) <= indent or not (columns.isdigit() or sys.stdout.isatty()):
+        return text
+    width = max(shutil.get_terminal_size().columns, indent + 20)
+    head, rest = text[:indent], text[indent:]  # blanks in the head keep what follows in its column
+    lines = textwrap.wrap(
+        rest, width, initial_indent=head, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines)
 
 
 def share(estimate: dict[str, Any] | None) -> str:
@@ -63,7 +122,7 @@ def print_results(results: Sequence[dict[str, Any]]) -> None:
         task = f"{r['dataset']} {r['eps']:.3g}"
         clean = short_share(r["clean_accuracy"])
         rows.append([r["run"][:6], name, r["attack"], task, str(r["n"]), clean, robust, answer])
-    print_table("", columns, rows)
+    print_table("", columns, rows, names=("defense", "attack", "task, eps"))
     console = Console()
     for r in results:
         if r["reason"]:

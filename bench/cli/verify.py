@@ -61,8 +61,10 @@ def verify(
         f"game {d.game}, position {d.position}, example {d.index}: {d.fact} was {d.stored}, now {d.found}"
         for d in found.differences
     ]
+    from bench.cli.tables import hanging
+
     for line in lines[:SHOWN]:
-        click.echo(f"  {line}")
+        click.echo(hanging(f"  {line}", 2))
     if len(lines) > SHOWN:
         click.echo(f"  ... and {len(lines) - SHOWN} more; see --json")
     if found.holds:

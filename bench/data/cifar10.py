@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.files import locate_in_archive
+from bench.data.files import locate_in_archive, unpacked
 from bench.data.pickles import read_arrays
 from bench.data.task import Task, TaskFacts, TaskParams, build_task, content_hash, select
 from bench.errors import DataError
@@ -39,6 +39,7 @@ class Cifar10:
 
     Params = TaskParams
     summary = "CIFAR-10, 50,000 + 10,000 images of ten things, 3 x 32 x 32"
+    downloads = True
 
     @staticmethod
     def facts(params: TaskParams, data_dir: Path | None) -> TaskFacts:
@@ -52,6 +53,10 @@ class Cifar10:
         batches = [read_batch(path) for path in _paths(data_dir)]
         train = tuple(np.concatenate(parts) for parts in zip(*batches[:-1], strict=True))
         return build_task("cifar10", params, 255, 10, ORIGINAL, (train[0], train[1]), batches[-1])
+
+    @staticmethod
+    def files(data_dir: Path | None) -> list[Path]:
+        return [(data_dir or unpacked(FOLDER)) / FOLDER / name for name in FILES]
 
     @staticmethod
     def check(data_dir: Path | None) -> list[str]:

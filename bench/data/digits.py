@@ -26,6 +26,7 @@ class Digits:
 
     Params = TaskParams
     summary = "scikit-learn's 1797 handwritten 8 x 8 digits (embedded)"
+    downloads = False
 
     @staticmethod
     def facts(params: TaskParams, data_dir: Path | None) -> TaskFacts:
@@ -41,6 +42,10 @@ class Digits:
         return build_task(
             "digits", params, SCALE, 10, _original(), (images[train], labels[train]), (images[test], labels[test])
         )
+
+    @staticmethod
+    def files(data_dir: Path | None) -> list[Path]:
+        return []
 
     @staticmethod
     def check(data_dir: Path | None) -> list[str]:

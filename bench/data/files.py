@@ -51,7 +51,7 @@ def locate_in_archive(
     """Verified paths of the files (name: md5) of a dataset that is published as one archive of `folder_name`."""
     root = folder
     if root is None:
-        root = cache_dir() / folder_name
+        root = unpacked(folder_name)
         for name, known in files.items():  # a member that a killed extraction left unfinished is unpacked again
             path = root / folder_name / name
             if path.is_file() and _md5(str(path), path.stat().st_size, path.stat().st_mtime_ns) != known:
@@ -80,6 +80,11 @@ def cache_dir() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("bench")) / "data"
+
+
+def unpacked(folder_name: str) -> Path:
+    """Where a downloaded archive of `folder_name` is unpacked, in the user's own cache."""
+    return cache_dir() / folder_name
 
 
 def _download(dataset: str, name: str, md5: str, mirrors: Sequence[str], unpacked: Sequence[str] | None = None) -> Path:

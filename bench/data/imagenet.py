@@ -48,6 +48,7 @@ class ImageNet:
 
     Params = ImageNetParams
     summary = "ImageNet class folders of JPEG files, any subset of the classes, 3 x 224 x 224"
+    downloads = False
 
     @staticmethod
     def facts(params: ImageNetParams, data_dir: Path | None) -> TaskFacts:
@@ -61,6 +62,10 @@ class ImageNet:
         source = listing.train if chosen.source == "train" else listing.val
         test = np.arange(len(source)) if chosen.test is None else chosen.test
         return Task(facts, 255, *_images(listing.train, chosen.train), *_images(source, test))
+
+    @staticmethod
+    def files(data_dir: Path | None) -> list[Path]:
+        return [(data_dir or cache_dir()) / "imagenet" / split for split in ("train", "val")]
 
     @staticmethod
     def check(data_dir: Path | None) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.files import locate
+from bench.data.files import cache_dir, locate
 from bench.data.task import Task, TaskFacts, TaskParams, build_task, content_hash, select
 from bench.errors import DataError
 
@@ -39,6 +39,7 @@ class Mnist:
 
     Params = TaskParams
     summary = "MNIST, 60,000 + 10,000 handwritten 28 x 28 digits"
+    downloads = True
 
     @staticmethod
     def facts(params: TaskParams, data_dir: Path | None) -> TaskFacts:
@@ -53,6 +54,10 @@ class Mnist:
         train = (arrays[0][:, None], arrays[1].astype(np.int64))
         test = (arrays[2][:, None], arrays[3].astype(np.int64))
         return build_task("mnist", params, 255, 10, ORIGINAL, train, test)
+
+    @staticmethod
+    def files(data_dir: Path | None) -> list[Path]:
+        return [(data_dir or cache_dir()) / "mnist" / name for name in FILES]
 
     @staticmethod
     def check(data_dir: Path | None) -> list[str]:

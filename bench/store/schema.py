@@ -47,10 +47,10 @@ def connect(url: URL, create: bool) -> Engine | None:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"The folder of the database {file} cannot be made: {error.strerror}.") from None
-    engine = _engine(url)
+    engine = engine_of(url)
     try:
         with engine.connect() as connection:
-            if not _check(connection, url) and not create:
+            if revision(connection, url) is None and not create:
                 engine.dispose()
                 return None
             if create and file is not None:  # kept in the file; only once it is known to be ours
@@ -60,19 +60,25 @@ def connect(url: URL, create: bool) -> Engine | None:
             _upgrade(connection)  # also for a reader: one that an older version made lacks what is asked for
     except DBAPIError as error:
         engine.dispose()
-        raise StoreError(
-            f"{_shown(url)} cannot be used as a database: {one_line(error.orig or error)}. "
-            f"Give --db another file, or mend it."
-        ) from None
+        raise unusable(url, error) from None
     return engine
 
 
-def _engine(url: URL) -> Engine:
+def unusable(url: URL, error: DBAPIError) -> StoreError:
+    """What a driver says of a database that is none, is locked or is out of reach."""
+    return StoreError(
+        f"{shown(url)} cannot be used as a database: {one_line(error.orig or error)}. "
+        f"Give --db another file, or mend it."
+    )
+
+
+def engine_of(url: URL) -> Engine:
+    """An engine that has connected to nothing yet; `StoreError` where its driver is not installed."""
     try:
         engine = create_engine(url)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise StoreError(
-            f"No driver for {_shown(url)} is installed ({one_line(error)}); see the extra 'postgres'."
+            f"No driver for {shown(url)} is installed ({one_line(error)}); see the extra 'postgres'."
         ) from None
     if url.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _sqlite_settings)
@@ -87,36 +93,44 @@ def _sqlite_settings(connection: object, record: object) -> None:
     cursor.close()
 
 
-def _check(connection: Connection, url: URL) -> bool:
-    """Whether it is ours (False: empty). `StoreError` for somebody else's, and for one that a newer program made."""
+def revision(connection: Connection, url: URL) -> str | None:
+    """The revision of its schema (None: empty). `StoreError` for somebody else's, and for a newer program's."""
     current = MigrationContext.configure(connection).get_current_revision()
     tables = set(inspect(connection).get_table_names())
     if current is None and tables:
         raise StoreError(
-            f"{_shown(url)} is a database of something else (it has {sorted(tables)[0]!r}); give --db another."
+            f"{shown(url)} is a database of something else (it has {sorted(tables)[0]!r}); give --db another."
         )
-    known = {script.revision for script in ScriptDirectory.from_config(_config(connection)).walk_revisions()}
+    known = {script.revision for script in _scripts().walk_revisions()}
     if current is not None and current not in known:
         raise StoreError(
-            f"{_shown(url)} was made by a newer version of this program (schema {current}); "
+            f"{shown(url)} was made by a newer version of this program (schema {current}); "
             f"update the program, or give --db another database."
         )
-    return current is not None
+    return current
+
+
+def newest() -> str:
+    """The revision that this program brings a schema to."""
+    return str(_scripts().get_current_head())
 
 
 def _upgrade(connection: Connection) -> None:
     """Bring the schema to the newest revision; two processes may do so at once."""
-    script = ScriptDirectory.from_config(_config(connection))
-    if MigrationContext.configure(connection).get_current_revision() == script.get_current_head():
+    if MigrationContext.configure(connection).get_current_revision() == newest():
         return
     connection.rollback()
     connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.dialect.name == "sqlite" else "SELECT 1")
-    if MigrationContext.configure(connection).get_current_revision() != script.get_current_head():
+    if MigrationContext.configure(connection).get_current_revision() != newest():
         command.upgrade(_config(connection), "head")
     connection.commit()
 
 
-def _config(connection: Connection) -> Config:
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _config(connection: Connection | None = None) -> Config:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
@@ -124,5 +138,6 @@ def _config(connection: Connection) -> Config:
     return config
 
 
-def _shown(url: URL) -> str:
+def shown(url: URL) -> str:
+    """A URL without its password."""
     return url.render_as_string(hide_password=True)

@@ -8,6 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -22,7 +23,7 @@ from bench.errors import RunError, StoreError, UnknownName
 from bench.game import Meter, Row
 from bench.protocols import Resume
 from bench.spec import RunSpec
-from bench.store.schema import connect, file_of, parse_url
+from bench.store.schema import connect, file_of, parse_url, unusable
 from bench.store.tables import AuditRow, ExampleRow, GameRow, ImageRow, RunRow, SuiteRow
 
 #: seconds without a heartbeat after which a run on another host is taken for dead
@@ -88,6 +89,20 @@ class GameRecord:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a database needs of its folder.
+
+    images   names of the files that rows refer to
+    resumes  digests of states that unfinished games go on from
+    played   keys of runs that a live process holds
+    """
+
+    images: frozenset[str] = frozenset()
+    resumes: frozenset[str] = frozenset()
+    played: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Holder:
     """The process that holds a lease."""
 
@@ -100,7 +115,9 @@ class Holder:
         return Holder(socket.gethostname(), os.getpid(), psutil.Process().create_time())
 
     def alive(self, heartbeat: float) -> bool:
-        """Known for this host; on another, by its heartbeat."""
+        """Known for this host; on another, by its heartbeat. A lease that was given back has no process."""
+        if not self.pid:
+            return False
         if self.host != socket.gethostname():
             return time.time() - heartbeat < LEASE_S
         try:
@@ -140,7 +157,7 @@ class Store:
             return self._begin(spec, clean_key, provenance)
         holder = Holder(record.host, record.pid, record.process_start)
         if record.status == "RUNNING":
-            if record.pid and holder.alive(record.heartbeat):
+            if holder.alive(record.heartbeat):
                 return Claim.HELD
             fresh = rerun == "all"
         elif rerun == "all" or (rerun == "failed" and record.status == "FAILED"):
@@ -373,6 +390,29 @@ class Store:
             found = session.scalars(select(ImageRow).where(ImageRow.run == key).order_by(ImageRow.game, ImageRow.start))
             return [(image.game, image.start, image.count, image.file) for image in found]
 
+    def needs(self) -> Needs:
+        """What the database needs of its folder now."""
+        with Session(self._engine) as session:
+            images = frozenset(session.scalars(select(ImageRow.file).distinct()))
+            running = session.scalars(select(RunRow).where(RunRow.status == "RUNNING").order_by(RunRow.created)).all()
+            held = [run.key for run in running if Holder(run.host, run.pid, run.process_start).alive(run.heartbeat)]
+            unfinished = select(GameRow.digest).join(RunRow, RunRow.key == GameRow.run)
+            digests = session.scalars(unfinished.where(RunRow.status == "RUNNING", ~GameRow.done, GameRow.digest != ""))
+            return Needs(images, frozenset(digests), tuple(held))
+
+    @contextmanager
+    def standstill(self) -> Iterator[None]:
+        """Within: no run can begin and nothing is committed; whoever tries waits. Only for a SQLite file."""
+        with self._engine.connect() as connection:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except DBAPIError as error:
+                raise unusable(parse_url(self.url), error) from None
+            try:
+                yield
+            finally:
+                connection.rollback()
+
     def count_rows(self, key: str) -> int:
         with Session(self._engine) as session:
             return int(session.scalar(select(func.count()).where(ExampleRow.run == key)) or 0)
@@ -389,6 +429,28 @@ def files_of(url: str) -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("bench")) / "files"
+
+
+def shares_files(url: str) -> str:
+    """Why other databases may have files in the folder of this one; "" where it has the folder for itself."""
+    if os.environ.get("BENCH_CACHE"):
+        return "BENCH_CACHE names the folder"
+    file = file_of(parse_url(url))
+    if file is None:
+        return "it is the folder of all databases on servers"
+    if files_of(url).is_symlink():
+        return "the folder is a link"
+    if not file.parent.is_dir():
+        return ""
+    others = (path for path in sorted(file.parent.iterdir()) if path.stem == file.stem and path.name != file.name)
+    return next((f"{path.name} beside it has the same" for path in others if _is_sqlite(path)), "")
+
+
+def _is_sqlite(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
 
 
 def _same_environment(record: RunRecord, provenance: dict[str, Any]) -> None:

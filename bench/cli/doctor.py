@@ -1,0 +1,38 @@
+"""`bench doctor`: whether runs can work here, and what to do where they cannot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from bench.cli.options import config_option, data_option, db_option, json_option, plugin_option
+
+
+@click.command()
+@json_option
+@db_option
+@data_option
+@plugin_option
+@config_option
+def doctor(as_json: bool, db: str | None, data_dir: str | None, plugins: tuple[str, ...], config: str | None) -> int:
+    """Look at packages, device, data, database, files, configuration and plug-ins, and say what to do.
+
+    Nothing is made or changed by looking. Exit code 0 where a run on digits would work, 1 where it would not.
+    """
+    from bench.doctor import examine
+
+    findings = examine(config, plugins, db, data_dir)
+    problems = sum(finding.level == "problem" for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"ok": not problems, "findings": [asdict(finding) for finding in findings]}))
+        return int(problems > 0)
+    from bench.cli.tables import hanging
+
+    for finding in findings:
+        todo = f" -> {finding.todo}" if finding.todo else ""
+        click.echo(hanging(f"{finding.level:<7}  {finding.what}: {finding.message}{todo}", 9))
+    found = f"{problems} {'problem' if problems == 1 else 'problems'}" if problems else "no problem"
+    click.echo(f"{found}: a run on digits would {'not work' if problems else 'work'}")
+    return int(problems > 0)

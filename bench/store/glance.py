@@ -1,0 +1,70 @@
+"""A glance at a database changes nothing: no file is made, and an old schema stays as it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import DBAPIError
+
+from bench.store.schema import engine_of, file_of, newest, parse_url, revision, shown, unusable
+from bench.store.store import Holder
+from bench.store.tables import RunRow
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What a database is and holds.
+
+    place   its URL, without a password
+    file    of SQLite; None for a server
+    schema  the revision of its tables; None where there is no database, or an empty one
+    newest  the revision that this program brings it to
+    runs    how many there are of each status
+    played  keys of runs that a live process holds
+    left    keys of RUNNING runs that nobody holds any more
+    """
+
+    place: str
+    file: Path | None
+    schema: str | None
+    newest: str
+    runs: dict[str, int]
+    played: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+def glance_at(url: str) -> Glance:
+    """Look at the database behind a URL or a path; `StoreError` where it is none of ours or out of reach."""
+    parsed = parse_url(url)
+    file = file_of(parsed)
+    if file is not None and not file.exists():
+        return Glance(shown(parsed), file, None, newest(), {})
+    engine = engine_of(parsed)
+    try:
+        with engine.connect() as connection:
+            if file is not None:
+                connection.exec_driver_sql("PRAGMA query_only = ON")
+            schema = revision(connection, parsed)
+            runs, played, left = ({}, (), ()) if schema is None else _runs(connection)
+    except DBAPIError as error:
+        raise unusable(parsed, error) from None
+    finally:
+        engine.dispose()
+    return Glance(shown(parsed), file, schema, newest(), runs, played, left)
+
+
+def _runs(connection: Connection) -> tuple[dict[str, int], tuple[str, ...], tuple[str, ...]]:
+    """Runs by status, and the RUNNING ones that are held and that are not; the columns are in every revision."""
+    lease = (RunRow.host, RunRow.pid, RunRow.process_start)
+    found = connection.execute(select(RunRow.key, RunRow.status, RunRow.heartbeat, *lease).order_by(RunRow.created))
+    counts: Counter[str] = Counter()
+    played: list[str] = []
+    left: list[str] = []
+    for key, status, heartbeat, host, pid, process_start in found:
+        counts[status] += 1
+        if status == "RUNNING":
+            (played if Holder(host, pid, process_start).alive(heartbeat) else left).append(key)
+    return dict(counts), tuple(played), tuple(left)

@@ -1,0 +1,140 @@
+"""Progress of `bench run`: on a terminal of 80 columns, and in a pipe."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from bench.cli import progress
+from bench.cli.progress import MOST_LINES, BarListener, PlainListener, make_listener, short_title
+from bench.plan import Planned
+from bench.spec import RunSpec
+from tests.conftest import spec_of
+
+
+def cells(count: int, n: int = 20) -> list[RunSpec]:
+    """Runs that differ by their seed, with the longest names that there are."""
+    spec = spec_of("rmc-plus", "pgd-skip-delayed", n)
+    return [replace(spec, seed=seed) for seed in range(count)]
+
+
+def console() -> Console:
+    return Console(file=io.StringIO(), width=80, height=24, force_terminal=True, color_system=None)
+
+
+def screen(listener: BarListener) -> list[str]:
+    """The lines that stand on the terminal now; none may be longer than it is wide."""
+    paper = Console(file=io.StringIO(), width=80)
+    paper.print(listener.screen())
+    lines = paper.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert all(len(line) <= 80 for line in lines), lines
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def said(listener: BarListener) -> str:
+    """All that was printed, whatever lines it was broken into."""
+    return " ".join(listener._console.file.getvalue().split())  # type: ignore[attr-defined]
+
+
+def test_a_suite_has_a_line_for_all_and_one_for_each_run_with_news() -> None:
+    specs = cells(4)
+    listener = BarListener(console(), [Planned(spec, None) for spec in specs])
+    assert screen(listener)[0].startswith("0/4 runs") and "0/80 rows" in screen(listener)[0]
+    for spec in specs[:3]:
+        listener.started(spec, 0)
+    assert len(screen(listener)) == 1  # they wait for what one of them makes
+    listener.progress(specs[0], "augmented set: copy 1/1, image 1297 [and more]")
+    listener.chunk(specs[1], 10, 9)
+    whole, first, second = screen(listener)
+    assert "10/80 rows" in whole and "augmented set" in first and first.endswith("…") and " 0/20" in first
+    assert "90.0%" in second and "10/20" in second and second.startswith("rmc-plus / pgd-skip-delayed")
+    listener.chunk(specs[1], 10, 0)
+    assert "45.0%" in screen(listener)[2] and "20/80 rows" in screen(listener)[0]
+    listener.finished(specs[1], "DONE", "")
+    assert screen(listener)[0].startswith("1/4 runs") and len(screen(listener)) == 2
+    assert "DONE, accuracy 45.0%" in said(listener) and specs[1].key[:8] in said(listener)
+
+
+def test_the_time_left_is_that_of_what_is_played_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that are done, resumed, declined or another process's are no work that goes fast."""
+    now = [0.0]
+    specs = cells(6)
+    listener = BarListener(console(), [Planned(spec, None) for spec in specs])
+    monkeypatch.setattr(listener._whole, "get_time", lambda: now[0])
+    listener.finished(specs[0], "DONE", "")  # long ago
+    listener.finished(specs[1], "SKIPPED", "it has no l0 form")
+    listener.waiting(specs[2])
+    listener.started(specs[3], 15)
+    assert "0/45 rows" in screen(listener)[0] and "2/6 runs" in screen(listener)[0]
+    listener.started(specs[4], 0)
+    for _ in range(5):
+        now[0] += 10
+        listener.chunk(specs[3], 1, 1)
+    task = listener._whole.tasks[0]
+    assert task.completed == 5 and task.total == 45 and task.time_remaining == pytest.approx(400, rel=0.3)
+    assert "SKIPPED, it has no l0 form" in said(listener) and specs[0].key[:8] not in said(listener)
+    assert any("another process" in line for line in screen(listener))
+    assert any("20/20" in line and "100.0%" in line for line in screen(listener))  # it went on after 15 rows
+
+
+def test_many_runs_fit_the_height_too() -> None:
+    specs = cells(3 * MOST_LINES)
+    listener = BarListener(console(), [Planned(spec, None) for spec in specs])
+    for spec in specs:
+        listener.started(spec, 0)
+        listener.progress(spec, "fits")
+    assert len(screen(listener)) == 1 + MOST_LINES
+    listener.progress(specs[0], "comes back")
+    assert sum("comes back" in line for line in screen(listener)) == 1 and len(screen(listener)) == 1 + MOST_LINES
+    for spec in specs:
+        listener.finished(spec, "FAILED", "RuntimeError: [no] markup")
+    assert len(screen(listener)) == 1 and said(listener).count("RuntimeError: [no] markup") == len(specs)
+
+
+def test_one_run_needs_no_line_for_all_and_an_audit_none_either() -> None:
+    (spec,) = cells(1)
+    for listener in (BarListener(console(), [Planned(spec, None)]), BarListener(console())):
+        listener.started(spec, 5)
+        listener.progress(spec, "background 3/40")
+        (line,) = screen(listener)
+        assert "5/20" in line and "background 3/40" in line
+
+
+def test_it_is_drawn_while_it_goes_on_and_leaves_the_number_of_runs() -> None:
+    (spec, other) = cells(2)
+    with BarListener(console(), [Planned(spec, other)]) as listener:
+        listener.started(spec, 0)
+        listener.chunk(spec, 20, 20)
+        listener.finished(spec, "DONE", "")
+        listener.finished(other, "FAILED", "why")
+    assert "2/2 runs" in said(listener) and "FAILED, why" in said(listener) and "accuracy 100.0%" in said(listener)
+
+
+def test_titles_name_the_base_where_it_tells_runs_apart() -> None:
+    assert short_title(spec_of("rmc", "pgd", 3)) == "rmc / pgd / digits 0.2"
+    assert short_title(spec_of("regular", "pgd", 3)) == "regular / pgd / digits 0.2"
+    spec = spec_of("rmc", "pgd", 3)
+    assert short_title(replace(spec, base=replace(spec.base, name="pgd-at"))) == "rmc on pgd-at / pgd / digits 0.2"
+
+
+def test_a_pipe_gets_lines_and_a_terminal_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    (spec,) = cells(1)
+    plain = make_listener(stream, [Planned(spec, None)])
+    assert isinstance(plain, PlainListener)
+    monkeypatch.setattr(progress.time, "monotonic", iter(range(1, 100, 2)).__next__)
+    with plain:
+        plain.started(spec, 0)
+        plain.progress(spec, "background 1/40")
+        plain.chunk(spec, 10, 9)
+        plain.waiting(spec)
+        plain.finished(spec, "DONE", "")
+    lines = stream.getvalue().splitlines()
+    ends = ("started", "background 1/40", "10/20 rows, accuracy 90.0%", "another process does it; waiting", "DONE")
+    assert [line.split(": ", 1)[1] for line in lines] == list(ends)
+    assert all(" s] " in line and "rmc-plus / pgd-skip-delayed / digits / eps 0.2" in line for line in lines)
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    assert isinstance(make_listener(stream), BarListener)
