@@ -53,7 +53,7 @@ def _differences(spec: RunSpec, plain: RunSpec) -> dict[str, Any]:
         found["base.seed"] = spec.base_seed
     own, given = asdict(spec.threat), asdict(plain.threat)
     found |= {f"threat.{k}": v for k, v in own.items() if v != given[k] and k not in ("eps", "norm")}
-    own, given = asdict(spec.game), asdict(plain.game)
+    own, given = ({**asdict(one.game), "protocol": one.game.name} for one in (spec, plain))
     return found | {f"game.{k}": v for k, v in own.items() if v != given[k] and k in ("protocol", "p", "trials")}
 
 

@@ -38,7 +38,7 @@ def names_of(record: RunRecord) -> dict[str, Any]:
         "eps": threat["eps"],
         "n": spec["n"] if spec.get("chosen") is None else len(spec["chosen"]),
         "seed": spec["seed"],
-        "protocol": spec["game"]["protocol"],
+        "protocol": spec["game"].get("play") or spec["game"]["protocol"],
     }
 
 
@@ -167,6 +167,8 @@ def threat_tag(spec: dict[str, Any]) -> str:
         parts.append(f"delay {threat['delay']}")
     elif game["protocol"] == "replay":
         parts.append("replay")
+    if game.get("play"):
+        parts.append(str(game["play"]))
     if threat.get("surrogate"):
         parts.append(f"{threat['surrogate']} architecture")
     if threat["queries"]:
@@ -178,6 +180,8 @@ def threat_card(spec: dict[str, Any]) -> str:
     """The threat model and the game in words."""
     game = spec["game"]
     card = ThreatModel(**spec["threat"]).in_words()
+    if game.get("play"):
+        return f"{card}; played by the protocol {game['play']}, which is like {game['protocol']}"
     if game["protocol"] == "probe":
         return f"{card}; crafted after {game['p']} inputs, {game['trials']} games with backgrounds of their own"
     if game["protocol"] == "replay":

@@ -294,9 +294,9 @@ class _Resolver:
         values.update({k[5:]: v for k, v in self.sets.items() if k.startswith("game.")})
         if self.request.repeats is not None:
             values["repeats"] = self.request.repeats
-        protocol = str(values["protocol"])
-        if protocol not in PROTOCOLS:
-            raise UnknownName("protocol", protocol, PROTOCOLS)
+        entry = registry.protocols[str(values["protocol"])]
+        protocol = str(entry.protocol)
+        own = {} if entry.name == protocol else {"play": entry.name, "source": entry.source_hash()}
         self.keys.declare("game", ["protocol", *PROTOCOLS[protocol]])
         for key in {k for names in PROTOCOLS.values() for k in names} - set(PROTOCOLS[protocol]):
             self.keys.fixed.setdefault(f"game.{key}", set()).add(f"the protocol {protocol}")
@@ -307,7 +307,8 @@ class _Resolver:
             numbers["trials"] = max(1, min(numbers["trials"], n))
         if protocol == "probe" and self.request.repeats not in (None, 1):
             raise BadValue(f"--repeats has no meaning for {attack} in the protocol probe; set game.trials instead.")
-        return GameSpec(protocol=cast(Protocol, protocol), batch=batch, **numbers)
+        parts: dict[str, Any] = {**numbers, **own}
+        return GameSpec(protocol=cast(Protocol, protocol), batch=batch, **parts)
 
 
 def _clean_part() -> Part:

@@ -35,7 +35,7 @@ class Entry:
     paper     address of the paper that describes it, "" where there is none
     preset    attacks: fields of the threat model that define the attack; None: the class attribute of this name
     free      attacks: further threat fields that a request may set (norm and eps always may); None: likewise
-    protocol  attacks: the default protocol; None: likewise
+    protocol  attacks: the default protocol; None: likewise. Protocols: the built-in one that it is like
     wraps     attacks: the name of the attack that it wraps when it is asked for alone; "": it wraps none
     inside    attacks: the entry of the attack inside a wrapper
     source    hash of the source as it was registered, of what a program registered; else it is read on use
@@ -205,7 +205,15 @@ defenses = Registry("defense", "Defense")
 attacks = Registry("attack", "Attack")
 datasets = Registry("dataset")
 models = Registry("model")
-ALL = (defenses, attacks, datasets, models)
+protocols = Registry("protocol")
+ALL = (defenses, attacks, datasets, models, protocols)
+
+#: by name: where it is, and what it does
+BUILT_IN_PROTOCOLS = {
+    "stream": ("bench.protocols.stream:play_stream", "every point is attacked and served in order"),
+    "probe": ("bench.protocols.probe:play_probe", "victims are answered from one state, after a background"),
+    "replay": ("bench.protocols.stream:play_stream", "all is crafted beforehand and served once to a fresh defense"),
+}
 
 #: packages of the built-ins, and the folders of a user's own files
 PACKAGES = ("defenses", "attacks")
@@ -249,6 +257,15 @@ def register_dataset(name: str, target: Any, *, summary: str = "") -> None:
 def register_model(name: str, target: Any, *, summary: str = "") -> None:
     """Add a network: a `Network` class, or a function of `num_classes` and `image_shape` that returns one."""
     models.add(Entry(name, target, 1, summary, _origin))
+
+
+def register_protocol(name: str, target: Any, *, like: str, summary: str = "") -> None:
+    """Add a protocol. `target`: a function as `bench.protocols.Play`, or "module:function"; `like`: stream, probe or
+    replay, whose parameters it has, whose rules for threat models hold, and as whose rows its rows are summed up."""
+    if like not in BUILT_IN_PROTOCOLS:
+        known = ", ".join(BUILT_IN_PROTOCOLS)
+        raise BrokenPlugin(f"The protocol {name!r} is like {like!r}; it must be one of {known}.")
+    protocols.add(Entry(name, target, 1, summary, _origin, protocol=like))
 
 
 def kind_of(name: str) -> str:
@@ -338,6 +355,8 @@ def _load_built_ins() -> None:
         register_dataset(name, target)
     for name, (target, summary) in networks.items():
         register_model(name, target, summary=summary)
+    for name, (target, summary) in BUILT_IN_PROTOCOLS.items():
+        register_protocol(name, target, like=name, summary=summary)
 
 
 def _built_in(package: str) -> ModuleType:
@@ -377,7 +396,8 @@ def _registers(path: Path) -> bool:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return True  # loading it says why it cannot be read
-    return path.name != "__init__.py" and ("register_defense(" in text or "register_attack(" in text)
+    called = re.search(r"register_(defense|attack|dataset|model|protocol)\(", text)
+    return path.name != "__init__.py" and called is not None
 
 
 def _load_file(path: Path, strict: bool) -> None:

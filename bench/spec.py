@@ -50,6 +50,8 @@ class GameSpec:
     trials    probe: independent games that share the victims out
     repeats   stream, replay: games over permuted streams
     batch     the batch size of a `batch` defense, else 0
+    play      a registered protocol that plays the games in the place of `protocol`, which it is like; "": itself
+    source    the hash of that protocol's source
     """
 
     protocol: Protocol
@@ -57,6 +59,13 @@ class GameSpec:
     trials: int = 1
     repeats: int = 1
     batch: int = 0
+    play: str = ""
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name under which its protocol is registered."""
+        return self.play or self.protocol
 
     @property
     def games(self) -> int:
@@ -88,7 +97,10 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Every resolved parameter that applies, as JSON values."""
-        return {**asdict(self), "harness": HARNESS_VERSION}
+        values = {**asdict(self), "harness": HARNESS_VERSION}
+        if not self.game.play:  # what a built-in protocol has not is no part of its keys
+            values["game"] = {name: value for name, value in values["game"].items() if name not in ("play", "source")}
+        return values
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> RunSpec:
@@ -186,5 +198,5 @@ class RunSpec:
         if self.game.protocol == "probe" or self.attack.name == clean.name:
             return None
         threat = ThreatModel(norm="linf", eps=0.0, weights="none")
-        game = replace(self.game, protocol="stream")
+        game = replace(self.game, protocol="stream", play="", source="")
         return replace(self, attack=clean, attack_kind="budget", threat=threat, game=game, surrogate=None, chosen=None)

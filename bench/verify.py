@@ -133,6 +133,8 @@ def _changed(spec: RunSpec, record: RunRecord, bench: Workbench) -> str:
     for what, part in (("defense", spec.defense), ("base", spec.base)):
         now[what] = Part(part.name, 1, registry.defenses[part.name].source_hash())
     now["network"] = Part(*network_source(spec.network.name, str(spec.base.params.get("weights", ""))))
+    if spec.game.play and registry.protocols[spec.game.play].source_hash() != spec.game.source:
+        return f"the protocol {spec.game.play} has changed since"
     for what, part in now.items():
         if getattr(spec, what).source != part.source:
             commit = str(record.provenance.get("commit", ""))[:12]

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from bench.cli import progress
 from bench.cli.progress import MOST_LINES, BarListener, PlainListener, make_listener, short_title
 from bench.plan import Planned
 from bench.spec import RunSpec
@@ -125,7 +124,7 @@ def test_a_pipe_gets_lines_and_a_terminal_bars(monkeypatch: pytest.MonkeyPatch) 
     (spec,) = cells(1)
     plain = make_listener(stream, [Planned(spec, None)])
     assert isinstance(plain, PlainListener)
-    monkeypatch.setattr(progress.time, "monotonic", iter(range(1, 100, 2)).__next__)
+    monkeypatch.setattr("bench.progress.time.monotonic", iter(range(1, 100, 2)).__next__)
     with plain:
         plain.started(spec, 0)
         plain.progress(spec, "background 1/40")

@@ -12,7 +12,7 @@ from bench.cli.options import config_option, db_option, json_option, plugin_opti
 from bench.errors import BenchError, UnknownName, one_line
 from bench.session import Session, open_session
 
-KINDS = ("defenses", "attacks", "datasets", "models", "suites", "runs")
+KINDS = ("defenses", "attacks", "datasets", "models", "protocols", "suites", "runs")
 
 
 @click.command(name="list")
@@ -26,7 +26,7 @@ KINDS = ("defenses", "attacks", "datasets", "models", "suites", "runs")
 def list_things(
     kind: str | None, check: bool, as_json: bool, db: str | None, plugins: tuple[str, ...], config: str | None
 ) -> int:
-    """What exists: defenses, attacks, datasets, models, suites, runs (default: all but runs)."""
+    """What exists: defenses, attacks, datasets, models, protocols, suites, runs (default: all but runs)."""
     if kind is not None and kind not in KINDS:
         raise UnknownName("list", kind, KINDS)
     if kind in ("suites", "runs"):
@@ -54,6 +54,7 @@ def _names(
         "attacks": registry.attacks,
         "datasets": registry.datasets,
         "models": registry.models,
+        "protocols": registry.protocols,
     }
     found = {name: [_entry(entry, check) for entry in names] for name, names in kinds.items() if kind in (None, name)}
     for path, reason in registry.broken_files.items():

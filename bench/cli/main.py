@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "run": ("bench.cli.run:run", "Play attacks against defenses and keep the score."),
-    "list": ("bench.cli.lists:list_things", "What exists: defenses, attacks, datasets, models, suites, runs."),
+    "list": (
+        "bench.cli.lists:list_things",
+        "What exists: defenses, attacks, datasets, protocols, suites, runs.",
+    ),
     "show": ("bench.cli.show:show", "One run, or one example of it."),
     "audit": ("bench.cli.audit:audit", "The attack battery and the checks: is a defense's number to be believed?"),
     "verify": ("bench.cli.verify:verify", "Stored images and labels, then the games once more, row by row."),

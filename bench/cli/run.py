@@ -144,7 +144,7 @@ def _print_plan(planned: list[Any], store: Any, as_json: bool) -> None:
                 "eps": spec.threat.eps,
                 "n": spec.n,
                 "seed": spec.seed,
-                "protocol": spec.game.protocol,
+                "protocol": spec.game.name,
                 "spec": spec.to_dict(),
             }
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from bench import registry
 from bench.game import Chunk, Crafted, Meter
 from bench.spec import RunSpec
 from bench.workbench import Workbench
@@ -37,8 +38,5 @@ def play(
 
     given: images that were crafted before; None: the attack crafts them.
     """
-    from bench.protocols.probe import play_probe
-    from bench.protocols.stream import play_stream
-
-    protocols: dict[str, Play] = {"stream": play_stream, "replay": play_stream, "probe": play_probe}
-    return protocols[spec.game.protocol](bench, spec, game, resume, meter, given)
+    found: Play = registry.protocols.load(spec.game.name)
+    return found(bench, spec, game, resume, meter, given)
