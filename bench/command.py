@@ -11,6 +11,7 @@ from bench.config import Config
 from bench.data.task import TaskFacts, TaskParams
 from bench.errors import BenchError, one_line
 from bench.plan import Request, plan
+from bench.sections import PROTOCOLS
 from bench.spec import RunSpec
 
 #: parts of a run and the first half of the keys of their parameters
@@ -30,9 +31,10 @@ def command_of(spec: RunSpec, config: Config, facts: Callable[[str, TaskParams],
         plain = plan([request], config, facts)[0].spec
         sets = _differences(spec, plain)
         minimal = spec.attack_kind == "minimal" or spec.attack.name == "clean"
-        radius = () if minimal or spec.threat.eps == plain.threat.eps else (repr(spec.threat.eps),)
         norm = "" if minimal or spec.threat.norm == plain.threat.norm else spec.threat.norm
-        repeats = spec.game.repeats if spec.game.repeats > 1 else None
+        same = spec.threat.eps == plain.threat.eps and not norm  # another norm has another default radius
+        radius = () if minimal or same else (repr(spec.threat.eps),)
+        repeats = None if spec.game.repeats == plain.game.repeats else spec.game.repeats
         again = Request(*names, eps=radius, norm=norm, n=spec.n, seeds=(spec.seed,), repeats=repeats, sets=sets)
         key = plan([again], config, facts)[0].spec.key
     except BenchError as error:
@@ -54,7 +56,8 @@ def _differences(spec: RunSpec, plain: RunSpec) -> dict[str, Any]:
     own, given = asdict(spec.threat), asdict(plain.threat)
     found |= {f"threat.{k}": v for k, v in own.items() if v != given[k] and k not in ("eps", "norm")}
     own, given = ({**asdict(one.game), "protocol": one.game.name} for one in (spec, plain))
-    return found | {f"game.{k}": v for k, v in own.items() if v != given[k] and k in ("protocol", "p", "trials")}
+    keys = ("protocol", *(name for name in PROTOCOLS[spec.game.protocol] if name != "repeats"))
+    return found | {f"game.{name}": own[name] for name in keys if own[name] != given[name]}
 
 
 def _text(spec: RunSpec, radius: tuple[str, ...], norm: str, repeats: int | None, sets: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -218,7 +219,7 @@ def example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str,
 
 
 def _number(value: float) -> float | None:
-    return value if value == value else None
+    return value if math.isfinite(value) else None
 
 
 def examples(store: Store, record: RunRecord) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from bench import registry
 from bench.cache import Cache
 from bench.errors import BenchError, one_line
 from bench.game import Row
@@ -56,7 +57,10 @@ def gallery(
     except (BenchError, IndexError) as error:
         return [], f"The clean points of this run are not here: {one_line(error)}"
     x_adv = torch.stack([images[row.game, row.position] for row in chosen])
-    nearest, why = _nearest(spec, x_adv, bench)
+    try:
+        nearest, why = _nearest(spec, x_adv, bench)
+    except Exception as error:  # a foreign defense may raise anything; its run is shown all the same
+        nearest, why = [], f"Neighbours are not shown: {one_line(error)}"
     shown = [Shown(row, x[i].cpu(), x_adv[i], nearest[i] if nearest else {}) for i, row in enumerate(chosen)]
     return shown, why
 
@@ -75,6 +79,8 @@ def _nearest(spec: RunSpec, x_adv: Tensor, bench: Workbench) -> tuple[list[dict[
     """The neighbours of what was served, from what the cache holds: nothing long is made in order to look at it."""
     if spec.is_base:
         return [], ""
+    if registry.defenses[spec.defense.name].source_hash() != spec.defense.source:
+        return [], f"Neighbours are not shown: {spec.defense.name} has changed since this run."
     if not bench.has_base(spec) or bench.missing_pieces(spec):
         return [], "Neighbours are not shown: the base of this run, or its augmented set, is not here any more."
     return bench.fitted(spec).neighbour_images(x_adv.to(bench.device), NEIGHBOURS), ""

@@ -404,12 +404,12 @@ def _load_file(path: Path, strict: bool) -> None:
     global _origin
     path = path.resolve()
     _origin = str(path)
-    before = [dict(registry._entries) for registry in (defenses, attacks)]
+    before = [dict(registry._entries) for registry in ALL]
     try:
         content = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()
         run_file(f"{FILE_PREFIX}{path.stem}_{content[:8]}", path)  # an edited file is another module, hashed anew
     except (Exception, SystemExit) as error:  # a foreign file may raise anything; it must not take the others with it
-        for registry, entries in zip((defenses, attacks), before, strict=True):
+        for registry, entries in zip(ALL, before, strict=True):
             registry._entries = entries
         reason = one_line(error) if isinstance(error, BrokenPlugin) else f"{type(error).__name__}: {one_line(error)}"
         if strict:

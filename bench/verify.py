@@ -135,6 +135,8 @@ def _changed(spec: RunSpec, record: RunRecord, bench: Workbench) -> str:
     now["network"] = Part(*network_source(spec.network.name, str(spec.base.params.get("weights", ""))))
     if spec.game.play and registry.protocols[spec.game.play].source_hash() != spec.game.source:
         return f"the protocol {spec.game.play} has changed since"
+    if spec.threat.queries_served:  # then the attack plays again
+        now["attack"] = Part(spec.attack.name, 1, registry.attacks[spec.attack.name].source_hash())
     for what, part in now.items():
         if getattr(spec, what).source != part.source:
             commit = str(record.provenance.get("commit", ""))[:12]

@@ -45,6 +45,9 @@ def load(store: Store) -> Book:
 def _entries(records: Iterable[RunRecord]) -> dict[str, Entry]:
     """The entry of every run, with the parameters that tell those of the same names apart."""
     parts = {record.key: _parts(record.spec) for record in records}
+    sizes: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for values in parts.values():
+        sizes[values["names"][2], values["split"]].add(values["test_size"])
     named: dict[tuple[str, ...], dict[str, dict[str, Any]]] = defaultdict(dict)
     for values in parts.values():
         named[values["names"]][digest(values)] = values["params"]
@@ -52,6 +55,7 @@ def _entries(records: Iterable[RunRecord]) -> dict[str, Entry]:
     for key, values in parts.items():
         same, own = named[values["names"]], digest(values)
         defense, base, dataset = values["names"]
+        dataset += _points(values, len(sizes[dataset, values["split"]]) > 1)
         found[key] = Entry(own, defense, base, dataset, values["seed"], _variant(values["params"], same.values()))
     return found
 
@@ -68,8 +72,18 @@ def _parts(spec: Mapping[str, Any]) -> dict[str, Any]:
         "names": tuple(spec[part]["name"] for part in ("defense", "base", "dataset")),
         "params": params,
         "seed": spec["seed"],
+        "split": str(spec["dataset"]["params"].get("split", "test")),
+        "test_size": spec["test_size"],
         "sources": [spec[part]["source"] for part in ("defense", "base", "network", "dataset")],
     }
+
+
+def _points(values: Mapping[str, Any], several: bool) -> str:
+    """What tells the attacked points of a dataset from others of its name: numbers over other points are of another
+    board."""
+    told = [values["split"]] if values["split"] != "test" else []
+    told += [f"{values['test_size']} points"] if several else []
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _variant(params: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> str:
@@ -97,7 +111,9 @@ def _outcome(store: Store, record: RunRecord, line: RunLine) -> Outcome:
     right: dict[int, bool] = {}
     games: dict[int, int] = {}
     if record.status == "DONE":
-        for (game, index), ok in outcome_of(store, record, store.rows(record.key)).items():
+        rows = store.rows(record.key)
+        found = outcome_of(store, record, rows)
+        for (game, index), ok in found.items() if len(found) == len(rows) else ():  # a part would be no fair draw
             if index not in right:
                 right[index], games[index] = ok, game
     return Outcome(line, right, games)

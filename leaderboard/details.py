@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,7 +59,7 @@ def _example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str
         "clean": clean.get((row.game, row.index)) if row.clean_answer is None else row.clean_answer,
         "answer": row.answer,
         "kind": outcome(row),
-        "distance": None if distance != distance else round(float(distance), 6),
+        "distance": round(float(distance), 6) if math.isfinite(distance) else None,
         "queries": row.queries,
         "passes": row.forwards + row.backwards,
         "violation": row.violation,

@@ -52,7 +52,7 @@ def _standing(entry: Entry, board: tuple[str, str, float], tier: str, outcomes: 
         robust=robust,
         clean=largest.clean,
         n=count,
-        attacks=tuple(sorted({one.line.attack for one in done})) if fair else (),
+        attacks=_named(done, count) if fair else (),
         breakers=breakers,
         answer_s=_median(times),
         times_base=_median(bases),
@@ -61,20 +61,39 @@ def _standing(entry: Entry, board: tuple[str, str, float], tier: str, outcomes: 
     )
 
 
+def _named(done: Sequence[Outcome], count: int) -> tuple[str, ...]:
+    """The attacks that entered, those that saw fewer examples with how many."""
+    seen: dict[str, int] = defaultdict(int)
+    for one in done:
+        seen[one.line.attack] = max(seen[one.line.attack], len(one.right))
+    return tuple(name if n >= count else f"{name} ({n} of {count})" for name, n in sorted(seen.items()))
+
+
 def _worst_case(tier: str, done: Sequence[Outcome], fair: Sequence[Outcome]) -> tuple[Share | None, str, int]:
     """The worst case over the examples that an attack of the tier itself was played on."""
     examples = {index for one in fair for index in one.right}
-    steps = [(one.line.run, one.line.tier) for one in sorted(done, key=lambda one: one.line.run)]
+    steps = [(one.line.run, one.line.tier) for one in sorted(done, key=_effort)]  # put down to what costs least
     played = {one.line.run: Played({i: ok for i, ok in one.right.items() if i in examples}, ()) for one in done}
-    games = max(fair, key=lambda one: (len(set(one.game.values())), len(one.game))).game
-    clustered = len(set(games.values())) > 1 and examples <= games.keys()
-    verdict = tier_verdict(steps, played, tier, games if clustered else None)  # type: ignore[arg-type]
+    verdict = tier_verdict(steps, played, tier, _clusters(fair, examples))  # type: ignore[arg-type]
     assert verdict is not None
     names = {one.line.run: one.line.attack for one in done}
     shares: dict[str, float] = defaultdict(float)
     for run, part in verdict["breakers"].items():
         shares[names[run]] += part
     return share(verdict["robust_accuracy"]), in_words(shares), verdict["n"]
+
+
+def _effort(one: Outcome) -> tuple[float, str]:
+    """Passes and queries that the attack spent on an example; the run's key settles ties."""
+    return sum(one.line.spent.get(name, 0.0) for name in ("forwards", "backwards", "queries")), one.line.run
+
+
+def _clusters(fair: Sequence[Outcome], examples: set[int]) -> dict[int, int] | None:
+    """Which examples share a state, as the run with most games says; one that it has not is alone. None: none do."""
+    games = max(fair, key=lambda one: (len(set(one.game.values())), len(one.game))).game
+    if len(set(games.values())) < 2:
+        return None
+    return {index: games.get(index, -1 - index) for index in examples}
 
 
 def in_words(breakers: Mapping[str, float]) -> str:
@@ -88,9 +107,12 @@ def _why(tier: str, fair: Sequence[Outcome], broken: Sequence[RunLine], outcomes
         return f"images of {', '.join(sorted({line.attack for line in broken}))} broke the threat model (V1)"
     if fair:
         return ""
-    ended = [one.line for one in outcomes if one.line.tier == tier and one.line.status != "DONE"]
+    of_tier = [one for one in outcomes if one.line.tier == tier]
+    ended = [one.line for one in of_tier if one.line.status != "DONE"]
     if ended:
         return f"{ended[0].attack} {ended[0].status}: {ended[0].reason}"
+    if lacking := [one.line.attack for one in of_tier if not one.right]:
+        return f"{lacking[0]} has no clean answers for the examples that it moved beyond the budget"
     return f"no attack of the tier {tier} was played here"
 
 

@@ -103,6 +103,23 @@ def test_examples_that_no_attack_of_the_tier_saw_do_not_count() -> None:
     assert full.n == 2 and full.robust is not None and full.robust.value == 50.0
 
 
+def test_attacks_that_saw_fewer_examples_say_how_many() -> None:
+    few = outcome("00", line(run="1", attack="pgd-skip", tier="aware-full", n=2))
+    many = outcome("1111", line(run="2", attack="random-search", tier="aware-full"))
+    (full,) = [one for one in standings_of(RMC, [few, many]) if one.tier == "aware-full"]
+    assert full.attacks == ("pgd-skip (2 of 4)", "random-search") and full.n == 4
+
+
+def test_what_broke_an_example_is_what_costs_least_of_what_broke_it() -> None:
+    def spent(passes: float) -> dict[str, float]:
+        return {"forwards": passes, "backwards": passes, "queries": 0.0, "simulated": 0.0, "seconds": 0.1}
+
+    dear = outcome("0001", line(run="1", attack="autoattack", spent=spent(900.0)))
+    cheap = outcome("0111", line(run="2", attack="fgsm", spent=spent(1.0)))
+    (one,) = [s for s in standings_of(RMC, [dear, cheap]) if s.tier == "train-time"]
+    assert one.breakers == "autoattack 67%, fgsm 33%"
+
+
 def test_what_is_not_ranked_says_why() -> None:
     cheat = outcome("11", line(run="1", flags=(("V1", "2 proposals"),), ranked=False))
     (one,) = [s for s in standings_of(RMC, [cheat]) if s.tier == "train-time"]
@@ -110,6 +127,9 @@ def test_what_is_not_ranked_says_why() -> None:
     left = outcome("11", line(run="1", flags=(("survivors", "2 of 9"),), ranked=False))
     (one,) = [s for s in standings_of(RMC, [left]) if s.tier == "train-time"]
     assert "no attack of the tier train-time" in one.why and one.robust is None
+    lacking = Outcome(line(run="1", attack="cw-l2"), {}, {})
+    (one,) = [s for s in standings_of(RMC, [lacking]) if s.tier == "train-time"]
+    assert "cw-l2 has no clean answers" in one.why
     failed = Outcome(line(status="FAILED", reason="out of memory", robust=None, ranked=False), {}, {})
     (one,) = [s for s in standings_of(RMC, [failed]) if s.tier == "train-time"]
     assert one.why == "pgd FAILED: out of memory"
@@ -135,12 +155,14 @@ def test_ranks_go_by_the_worst_case_then_by_clean_accuracy() -> None:
 
 def test_games_that_share_a_state_widen_the_interval() -> None:
     run = line(run="1", attack="pgd-skip", tier="aware-full", n=20)
+    other = line(run="2", attack="gmsa-avg", tier="aware-full", n=24)  # breaks nothing, and saw four examples more
     answers = {i: i < 10 for i in range(20)}
     apart = standings_of(RMC, [Outcome(run, answers, dict.fromkeys(answers, 0))])
-    games = standings_of(RMC, [Outcome(run, answers, {i: i // 10 for i in answers})])
+    wide = Outcome(other, dict.fromkeys(range(24), True), dict.fromkeys(range(24), 0))
+    games = standings_of(RMC, [Outcome(run, answers, {i: i // 10 for i in answers}), wide])
     (alone,), (clustered,) = ([s.robust for s in found if s.tier == "aware-full"] for found in (apart, games))
     assert alone is not None and clustered is not None
-    assert "Wilson" in alone.method and "2 games" in clustered.method
+    assert "Wilson" in alone.method and "6 games" in clustered.method
     assert clustered.high - clustered.low > alone.high - alone.low
 
 
@@ -183,6 +205,36 @@ def test_the_book_of_a_store(store: Store) -> None:
         if one.entry.variant == "k 128" and one.attack != "clean":
             by_hand -= {row.index for row in rows[one.run] if row.answer != row.label}
     assert full.robust is not None and full.robust.value == pytest.approx(100 * len(by_hand) / 6)
+
+
+def test_other_points_are_another_board(bench: Bench) -> None:
+    base = ("--defense", "regular", "--attack", "fgsm", "-n", 6, "--workers", 1, *sets(base__epochs=8))
+    for more in ((), ("--set", "dataset.split=validation")):
+        assert bench("run", *base, *more).code == 0
+    store = Store.open(config.load(None).store.db)
+    assert store is not None
+    book = load(store)
+    boards = {one.board[0] for one in book.runs}
+    assert boards == {"digits", "digits (validation)"}
+    assert sorted(s.rank for s in book.standings if s.tier == "train-time" and s.rank) == [1, 1]
+    assert bench("plot", "heatmap", "--out", "x.svg", "--dataset", "digits").code == 0
+
+
+def test_a_site_survives_a_defense_that_is_gone_or_changed(bench: Bench, tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    text = "from bench import register_defense\nfrom defenses.rmc import RMC\nclass Mine(RMC):\n    pass\n"
+    plugin.write_text(text + "register_defense('mine', Mine)\n")
+    quick = sets(base__epochs=8, defense__epochs=1, defense__k=64, defense__bank_steps=3)
+    run = ("--defense", "mine", "--attack", "fgsm", "-n", 4, "--workers", 1, "--plugin", plugin, *quick)
+    assert bench("run", *run).code == 0
+    for number, (edit, options, said) in enumerate(
+        (("", ("--plugin", plugin), "neighbour 1 in D"), ("# edited\n", ("--plugin", plugin), "mine has changed since"),
+         ("", (), "No defense is called"))
+    ):  # fmt: skip
+        plugin.write_text(plugin.read_text() + edit)
+        assert bench("leaderboard", "--out", f"site{number}", *options).code == 0
+        pages = [path.read_text() for path in (tmp_path / f"site{number}" / "runs").glob("*.html")]
+        assert len(pages) == 2 and all(said in page for page in pages)
 
 
 def test_curves_are_of_runs_that_differ_in_one_thing(store: Store) -> None:
@@ -375,6 +427,8 @@ def test_neighbours_of_an_example_that_has_none(bench: Bench, store: Store) -> N
         ("webnn", "square", {"threat.queries": 17, "threat.queries_served": True, "dataset.train_size": 800}),
         ("pgd-at", "cw-l2", {"attack.steps": 3}),
         ("dent", "fpa", {"defense.batch_size": 3}),
+        ("regular", "pgd-skip", {"game.protocol": "stream"}),
+        ("rmc", "fgsm", {"game.protocol": "replay"}),
     ],
 )
 def test_the_command_of_a_run_gives_the_same_run(
@@ -388,6 +442,16 @@ def test_the_command_of_a_run_gives_the_same_run(
 
     done = bench(*shlex.split(text)[1:], "--dry-run", "--json")
     assert [row["run"] for row in done.runs] == [spec.key]
+
+
+def test_another_norm_has_its_radius_in_the_command(bench: Bench) -> None:
+    import shlex
+
+    args = ("--defense", "regular", "--attack", "pgd", "--norm", "l2", "--eps", "0.2", "-n", 5)
+    (planned,) = bench("run", *args, "--dry-run", "--json").runs
+    text, note = command_of(RunSpec.from_dict(planned["spec"]), config.load(None), facts_of(None))
+    assert note == "" and "--eps 0.2 --norm l2" in text
+    assert [row["run"] for row in bench(*shlex.split(text)[1:], "--dry-run", "--json").runs] == [planned["run"]]
 
 
 def test_a_run_that_no_command_gives_says_so() -> None:

@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from bench.audit.battery import Step
-from bench.contracts import probe
+from bench.contracts import Defense, probe
 from bench.spec import RunSpec
 from bench.workbench import Workbench
 
 #: answers that the checks of behaviour ask for, in points of one stream
 STREAMS = 12
+#: images in the pass that is timed
+MANY = 32
 
 
 @dataclass(frozen=True)
@@ -32,18 +35,22 @@ def pace(bench: Workbench, spec: RunSpec) -> Pace:
     together = max(spec.game.batch, 1)
     x, _ = bench.points(spec, (spec.indices * together)[: 2 * together])
     company = x[1:together] if together > 1 else None
-    proxy, many = defense.proxy(), bench.points(spec, spec.indices)[0]
-    labels = torch.zeros(len(many), dtype=torch.int64, device=many.device)
-
-    def gradient() -> None:
-        z = many.clone().requires_grad_(True)
-        torch.nn.functional.cross_entropy(proxy(z), labels).backward()
-
     return Pace(
         _timed(lambda: defense.predict(x[:together])) / together,
         _timed(lambda: probe(defense, x[:1], None, company)),
-        _timed(gradient) / len(many),
+        _gradient(defense, bench.points(spec, spec.indices[:MANY])[0]) if defense.differentiable else 0.0,
     )
+
+
+def _gradient(defense: Defense, x: Tensor) -> float:
+    """Seconds of a pass forwards and backwards through the proxy, for one image."""
+    proxy, labels = defense.proxy(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+
+    def work() -> None:
+        z = x.clone().requires_grad_(True)
+        torch.nn.functional.cross_entropy(proxy(z), labels).backward()
+
+    return _timed(work) / len(x)
 
 
 def _timed(work: Callable[[], object]) -> float:

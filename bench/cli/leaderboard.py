@@ -184,8 +184,8 @@ def _of_a_board(
     from leaderboard.rows import Book
 
     def fits(board: tuple[str, str, float]) -> bool:
-        asked = (dataset, norm, eps)
-        return all(wanted in (None, found) for wanted, found in zip(asked, board, strict=True))
+        named = dataset is None or board[0] == dataset or board[0].startswith(f"{dataset} (")
+        return named and norm in (None, board[1]) and eps in (None, board[2])
 
     lines = [line for line in book.runs if base in (None, line.entry.base) and line.attack != "clean"]
     standings = [one for one in book.standings if base in (None, one.entry.base) and one.tier == tier]

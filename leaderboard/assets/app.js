@@ -98,7 +98,7 @@ const table = (id, rows, order, more = {}) =>
     lengthMenu: [10, 25, 100, { label: "all", value: -1 }],
     layout: {
       topStart: "search",
-      topEnd: { buttons: [{ extend: "colvis", text: "Columns" }, { extend: "copyHtml5", text: "Copy" }, { extend: "csvHtml5", text: "CSV", title: null, filename: `${document.title.split(":")[0]} ${id}` }] },
+      topEnd: { buttons: [{ extend: "colvis", text: "Columns" }, { extend: "copyHtml5", text: "Copy", exportOptions: { orthogonal: "export" } }, { extend: "csvHtml5", text: "CSV", title: null, exportOptions: { orthogonal: "export" }, filename: `${document.title.split(":")[0]} ${id}` }] },
       bottomStart: ["pageLength", "info"],
       bottomEnd: "paging",
     },
