@@ -198,5 +198,7 @@ class RunSpec:
         if self.game.protocol == "probe" or self.attack.name == clean.name:
             return None
         threat = ThreatModel(norm="linf", eps=0.0, weights="none")
-        game = replace(self.game, protocol="stream", play="", source="")
+        game = (
+            self.game if self.game.protocol == "stream" else replace(self.game, protocol="stream", play="", source="")
+        )
         return replace(self, attack=clean, attack_kind="budget", threat=threat, game=game, surrogate=None, chosen=None)

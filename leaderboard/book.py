@@ -9,6 +9,7 @@ from typing import Any
 from bench.cache import digest
 from bench.compare import outcome_of
 from bench.describe import describe
+from bench.spec import placeless
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel, tier_of
 from leaderboard.ranking import Outcome, in_words, ranked, standings_of
@@ -31,7 +32,7 @@ def load(store: Store) -> Book:
     for entry, own in sorted(by_entry.items(), key=lambda item: item[0].defense != item[0].base):  # bases first
         described = [(record, describe(store, record)) for record in own]
         times = [result["answer_s"] for _, result in described if result["answer_s"] is not None]
-        base = _base_of(own[0].spec)
+        base = _base_of(_without_places(own[0].spec))
         if entry.defense == entry.base and times:
             paces[base] = sorted(times)[len(times) // 2]
         outcomes = [
@@ -44,19 +45,19 @@ def load(store: Store) -> Book:
 
 def _entries(records: Iterable[RunRecord]) -> dict[str, Entry]:
     """The entry of every run, with the parameters that tell those of the same names apart."""
-    parts = {record.key: _parts(record.spec) for record in records}
+    parts = {record.key: _parts(_without_places(record.spec)) for record in records}
     sizes: dict[tuple[str, str], set[int]] = defaultdict(set)
     for values in parts.values():
         sizes[values["names"][2], values["split"]].add(values["test_size"])
     named: dict[tuple[str, ...], dict[str, dict[str, Any]]] = defaultdict(dict)
     for values in parts.values():
-        named[values["names"]][digest(values)] = values["params"]
+        named[values["names"]][digest(values)] = values
     found = {}
     for key, values in parts.items():
         same, own = named[values["names"]], digest(values)
         defense, base, dataset = values["names"]
         dataset += _points(values, len(sizes[dataset, values["split"]]) > 1)
-        found[key] = Entry(own, defense, base, dataset, values["seed"], _variant(values["params"], same.values()))
+        found[key] = Entry(own, defense, base, dataset, values["seed"], _variant(values, same.values()))
     return found
 
 
@@ -86,17 +87,20 @@ def _points(values: Mapping[str, Any], several: bool) -> str:
     return f" ({', '.join(told)})" if told else ""
 
 
-def _variant(params: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> str:
-    """The parameters in which an entry differs from others of the same names: delta 0.5, k 128."""
-    told = sorted(
-        {
-            name
-            for other in others
-            for name in params.keys() | other.keys()
-            if params.get(name) != other.get(name) and name in params
-        }
-    )
-    return ", ".join(f"{name.removeprefix('defense.')} {params[name]}" for name in told)
+def _variant(values: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> str:
+    """In what an entry differs from others of the same names: delta 0.5, k 128; or its source, where nothing else."""
+    params, told, alike = values["params"], set(), False
+    for other in others:
+        differ = {name for name in params if params[name] != other["params"].get(name)}
+        told |= differ
+        alike |= not differ and other["sources"] != values["sources"]
+    words = [f"{name.removeprefix('defense.')} {params[name]}" for name in sorted(told)]
+    return ", ".join([*words, f"source {digest(values['sources'])[:6]}"] if alike else words)
+
+
+def _without_places(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's values with files by their names alone, as in its key: the same file in two folders is one entry."""
+    return {name: placeless(value) for name, value in spec.items()}
 
 
 def _base_of(spec: Mapping[str, Any]) -> str:
@@ -144,7 +148,7 @@ def _line(entry: Entry, record: RunRecord, result: dict[str, Any], pace: float |
         flags=tuple((flag["id"], flag["message"]) for flag in result["flags"]),
         ranked=done and not any(flag["id"] in ("V1", "survivors") for flag in result["flags"]),
         coordinates=coordinates,
-        family=_family(spec),
+        family=_family(_without_places(spec)),
         spent=_spent(result),
         times_base=None if answer_s is None or not pace else answer_s / pace,
     )

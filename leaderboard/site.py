@@ -137,8 +137,9 @@ def _boards(book: Book) -> list[dict[str, Any]]:
 
 
 def budget(board: tuple[str, str, float]) -> str:
-    """Norm and radius in words."""
-    return f"{board[1]} {board[2]:.4g}"
+    """Norm and radius in words; radii that differ differ."""
+    short = f"{board[2]:.4g}"
+    return f"{board[1]} {short if float(short) == board[2] else f'{board[2]:.6g}'}"
 
 
 def _share(value: Share | None) -> list[Any] | None:
@@ -229,14 +230,15 @@ def defense_page(name: str, book: Book, linked: Iterable[str], made: str) -> str
         [one for one in book.standings if one.entry.defense == name],
     )
     drawn = []
-    boards: list[tuple[str, str, float] | None] = [*sorted({line.board for line in own.runs if line.attack != "clean"})]
+    boards = sorted({line.board for line in own.runs if line.attack != "clean"})
     for kind in DEFENSE:
-        for board in boards if kind != "curve-eps" else [None]:
-            part = Book([line for line in own.runs if board is None or line.board == board])
+        parts = {board[:2]: "" for board in boards} if kind == "curve-eps" else {b: f" {b[2]:.4g}" for b in boards}
+        for board, radius in parts.items():
+            part = Book([line for line in own.runs if line.board[: len(board)] == board])
             rows = charts.KINDS[kind].records(part)
             if rows:
-                where = "" if board is None else f", {board[0]} {budget(board)}"
-                drawn.append({"kind": kind, "title": charts.KINDS[kind].title + where, "rows": rows})
+                title = f"{charts.KINDS[kind].title}, {board[0]} {board[1]}{radius}"
+                drawn.append({"kind": kind, "title": title, "rows": rows})
     tiers = {line.tier for line in own.runs if line.attack != "clean"}
     played = [one for one in own.standings if one.robust is not None or one.tier in tiers]
     return render(

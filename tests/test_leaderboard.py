@@ -220,6 +220,25 @@ def test_other_points_are_another_board(bench: Bench) -> None:
     assert bench("plot", "heatmap", "--out", "x.svg", "--dataset", "digits").code == 0
 
 
+def test_entries_are_told_apart_by_what_differs_and_by_nothing_else() -> None:
+    from leaderboard.book import _entries
+
+    class Record:
+        def __init__(self, key: str, **changes: Any) -> None:
+            values = json.loads(json.dumps(spec_of("rmc", "pgd").to_dict()))
+            for part, value in changes.items():
+                values[part] = {**values[part], **value}
+            self.key, self.spec = key, values
+
+    plain, other = Record("a"), Record("b", defense={"source": "other"})
+    found = _entries([plain, other])  # type: ignore[list-item]
+    assert found["a"].variant != found["b"].variant and found["a"].variant.startswith("source ")
+    params = plain.spec["base"]["params"]
+    here, there = (Record(key, base={"params": {**params, "weights": path}}) for key, path in
+                   (("a", "w.safetensors"), ("b", "/x/w.safetensors")))  # fmt: skip
+    assert len(set(_entries([here, there]).values())) == 1  # type: ignore[list-item]
+
+
 def test_a_site_survives_a_defense_that_is_gone_or_changed(bench: Bench, tmp_path: Path) -> None:
     plugin = tmp_path / "mine.py"
     text = "from bench import register_defense\nfrom defenses.rmc import RMC\nclass Mine(RMC):\n    pass\n"
