@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bench.compare import outcome_of
 from bench.describe import clean_answers
 from bench.gallery import Shown, gallery
 from bench.game import Row
-from bench.metrics import answered_right, by_game
+from bench.metrics import Outcomes, by_game
 from bench.store import RunRecord, Store
 from bench.workbench import Workbench
 from leaderboard import charts
@@ -36,20 +37,21 @@ def details(store: Store, line: RunLine, bench: Workbench, command: tuple[str, s
     assert record is not None
     rows = store.rows(line.run)
     clean = clean_answers(store, record)
+    right = outcome_of(store, record, rows)
     shown, note = gallery(store, record, rows, bench, EXAMPLES) if rows else ([], "")
     return RunPage(
         command=command[0],
         command_note=command[1],
-        gallery=_pictures(shown),
+        gallery=_pictures(shown, right),
         gallery_note=note,
-        charts=_charts(rows, shown),
-        examples=[_example(row, line.norm, clean) for row in rows[:TABLE]],
+        charts=_charts(rows, shown, right),
+        examples=[_example(row, line.norm, clean, right) for row in rows[:TABLE]],
         facts=_facts(record, line),
         cut=TABLE if len(rows) > TABLE else 0,
     )
 
 
-def _example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str, Any]:
+def _example(row: Row, norm: str, clean: dict[tuple[int, int], int], right: Outcomes) -> dict[str, Any]:
     distance = getattr(row, norm)
     return {
         "index": row.index,
@@ -58,7 +60,7 @@ def _example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str
         "label": row.label,
         "clean": clean.get((row.game, row.index)) if row.clean_answer is None else row.clean_answer,
         "answer": row.answer,
-        "kind": outcome(row),
+        "kind": outcome(row, right),
         "distance": round(float(distance), 6) if math.isfinite(distance) else None,
         "queries": row.queries,
         "passes": row.forwards + row.backwards,
@@ -66,22 +68,22 @@ def _example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str
     }
 
 
-def outcome(row: Row) -> str:
-    """violation, broken or survived."""
+def outcome(row: Row, right: Outcomes) -> str:
+    """violation, broken or survived: at the budget, for attacks of minimal norm."""
     if row.violation:
         return "violation"
-    return "survived" if row.answer == row.label else "broken"
+    return "survived" if right.get((row.game, row.index), row.answer == row.label) else "broken"
 
 
-def _charts(rows: Sequence[Row], shown: Sequence[Shown]) -> list[dict[str, Any]]:
+def _charts(rows: Sequence[Row], shown: Sequence[Shown], right: Outcomes) -> list[dict[str, Any]]:
     found = []
-    games = by_game(rows, answered_right(rows))
+    games = by_game(rows, right)
     if games:
         records = charts.running_records(dict(enumerate(games)))
         found.append({"kind": "running", "title": "Robust accuracy over the stream", "rows": records})
     with_neighbours = [one.row for one in shown if one.row.neighbours]
     for row in with_neighbours[:2]:
-        title = f"Labels of the neighbours of example {row.index} ({outcome(row)}, label {row.label})"
+        title = f"Labels of the neighbours of example {row.index} ({outcome(row, right)}, label {row.label})"
         records = charts.neighbour_records(row.neighbours or {}, row.label)
         found.append({"kind": "neighbours", "title": title, "rows": records})
     return found
@@ -108,7 +110,7 @@ def _facts(record: RunRecord, line: RunLine) -> list[tuple[str, str]]:
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def _pictures(shown: Sequence[Shown]) -> list[dict[str, Any]]:
+def _pictures(shown: Sequence[Shown], right: Outcomes) -> list[dict[str, Any]]:
     """The gallery, as far as its bytes go."""
     found: list[dict[str, Any]] = []
     spent = 0
@@ -131,7 +133,7 @@ def _pictures(shown: Sequence[Shown]) -> list[dict[str, Any]]:
         if spent > BYTES:
             break
         words = f"label {row.label}, answered {row.answer}" + (f"; {row.violation}" if row.violation else "")
-        found.append({"index": row.index, "kind": outcome(row), "words": words, "pictures": pictures})
+        found.append({"index": row.index, "kind": outcome(row, right), "words": words, "pictures": pictures})
     return found
 
 

@@ -504,14 +504,30 @@ def test_a_run_without_its_images_says_so(
     assert "The images of this run are not here" in page and "<img" not in page
 
 
+def test_a_page_of_a_minimal_attack_speaks_of_its_budget(bench: Bench, tmp_path: Path) -> None:
+    """Images that were moved farther than the budget count with the clean answer: headline, picture and table agree."""
+    far = sets(base__epochs=8, attack__steps=20, attack__binary_search_steps=1, attack__initial_const=1000.0,
+               attack__step_size=1.0)  # fmt: skip
+    assert bench("run", "--defense", "regular", "--attack", "cw-l2", "-n", 6, "--workers", 1, *far).code == 0
+    assert bench("leaderboard", "--out", "site").code == 0
+    store = Store.open(config.load(None).store.db)
+    assert store is not None
+    (one,) = [found for found in load(store).runs if found.attack == "cw-l2"]
+    blocks = Page((tmp_path / "site" / "runs" / f"{one.run[:16]}.html").read_text()).blocks
+    kinds = [row["kind"] for row in blocks["data"]["examples"]]
+    assert one.robust is not None and one.robust.value > 0
+    assert kinds.count("survived") / 6 == pytest.approx(one.robust.value / 100)
+    assert blocks["chart-1-data"][-1]["accuracy"] == pytest.approx(one.robust.value, abs=0.01)
+
+
 def test_pictures_of_large_images_stay_small() -> None:
     from bench.gallery import Shown
     from leaderboard.details import BYTES, _pictures
 
     torch.manual_seed(0)
     many = [Shown(ROW, torch.rand(3, 224, 224), torch.rand(3, 224, 224)) for _ in range(12)]
-    found = _pictures(many)
+    found = _pictures(many, {})
     spent = sum(len(picture["src"]) for one in found for picture in one["pictures"])
     assert 1 <= len(found) < 12 and spent <= BYTES
-    (small,) = _pictures([Shown(ROW, torch.zeros(1, 8, 8), torch.ones(1, 8, 8))])
+    (small,) = _pictures([Shown(ROW, torch.zeros(1, 8, 8), torch.ones(1, 8, 8))], {})
     assert all(picture["src"].startswith("data:image/png") for picture in small["pictures"])

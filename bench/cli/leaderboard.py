@@ -160,13 +160,14 @@ def plot(
 
 
 def _of_a_run(kind: str, store: Any, run: str, example: int | None) -> tuple[str, list[dict[str, Any]]]:
-    from bench.metrics import answered_right, by_game
+    from bench.compare import outcome_of
+    from bench.metrics import by_game
     from leaderboard import charts
 
     record = store.resolve(run)
     rows = store.rows(record.key)
     if kind == "running":
-        games = by_game(rows, answered_right(rows))
+        games = by_game(rows, outcome_of(store, record, rows))
         return f"run {record.key[:12]}", charts.running_records(dict(enumerate(games)))
     known = [row for row in rows if row.neighbours and example in (None, row.index)]
     if not known:

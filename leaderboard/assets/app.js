@@ -13,14 +13,14 @@ const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
 // ---- what cells show ------------------------------------------------------------------------------------------------
 
-const number = (digits, missing = -Infinity) => (value, type) => {
-  if (value === null || value === undefined) return type === "display" ? "–" : type === "sort" ? missing : "";
+const number = (digits) => (value, type) => {
+  if (value === null || value === undefined) return type === "display" ? "–" : type === "sort" ? null : "";
   if (type !== "display" || digits === null) return type === "display" ? esc(value) : value;
   return Math.abs(value) >= 100 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(digits)));
 };
 // [value, low, high, method]: sorted and exported by its value
 const share = (value, type) => {
-  if (!value) return type === "display" ? "–" : type === "sort" ? -1 : "";
+  if (!value) return type === "display" ? "–" : type === "sort" ? null : "";
   if (type !== "display") return value[0];
   const [middle, low, high] = value.map((part) => (typeof part === "number" ? part.toFixed(1) : part));
   return `<b>${middle}</b> <span class="interval" title="${esc(value[3])}">${low}&thinsp;to&thinsp;${high}</span>`;
@@ -35,11 +35,15 @@ const named = (row, type) => {
   const name = row.defense_page ? `<a href="${esc(row.defense_page)}">${esc(row.defense)}</a>` : esc(row.defense);
   return row.variant ? `${name}<span class="variant">${esc(row.variant)}</span>` : name;
 };
-const column = (title, data, render, more = {}) => ({ title, data, render, ...more });
+const column = (title, data, render, more = {}) => ({ title, data, render, ...(more.className === "number" ? { type: "figure" } : {}), ...more });
+// figures: what is missing comes last, whichever way a column is sorted
+const missingLast = (sign) => (a, b) => (a === b ? 0 : a === null ? 1 : b === null ? -1 : sign * (a - b));
+$.fn.dataTable.ext.type.order["figure-asc"] = missingLast(1);
+$.fn.dataTable.ext.type.order["figure-desc"] = missingLast(-1);
 
 const COLUMNS = {
   ranking: [
-    column("Rank", "rank", number(null, Infinity), { className: "number" }),
+    column("Rank", "rank", number(null), { className: "number" }),
     column("Defense", null, (_, type, row) => named(row, type), { className: "name" }),
     column("Base", "base", text, { className: "name" }),
     column("Robust %", "robust", share, { className: "number" }),
