@@ -51,7 +51,7 @@ def complete(*words: str) -> list[str]:
         (("data", "m"), {"mnist"}),
         (("report", "table1"), {"table1"}),
         (("report", "--table", "table1"), {"table1", "table1-cw-lost"}),
-        (("list", ""), {"defenses", "attacks", "datasets", "models", "suites", "runs"}),
+        (("list", ""), {"defenses", "attacks", "datasets", "models", "protocols", "suites", "runs"}),
         (("new", ""), {"defense", "attack"}),
         (("cache", "p"), {"prune"}),
         (("completion", ""), set(SHELLS)),
