@@ -26,21 +26,37 @@ def load(store: Store) -> Book:
     by_entry: dict[Entry, list[RunRecord]] = defaultdict(list)
     for record in records:
         by_entry[entries[record.key]].append(record)
-    paces: dict[str, float] = {}
+    paces: dict[tuple[str, str], float] = {}
     lines: list[RunLine] = []
     standings = []
     for entry, own in sorted(by_entry.items(), key=lambda item: item[0].defense != item[0].base):  # bases first
         described = [(record, describe(store, record)) for record in own]
-        times = [result["answer_s"] for _, result in described if result["answer_s"] is not None]
         base = _base_of(_without_places(own[0].spec))
-        if entry.defense == entry.base and times:
-            paces[base] = sorted(times)[len(times) // 2]
+        if entry.defense == entry.base:
+            for where, times in _times(described).items():
+                paces[base, where] = sorted(times)[len(times) // 2]
         outcomes = [
-            _outcome(store, record, _line(entry, record, result, paces.get(base))) for record, result in described
+            _outcome(store, record, _line(entry, record, result, paces.get((base, _place(record)))))
+            for record, result in described
         ]
         lines += [outcome.line for outcome in outcomes]
         standings += standings_of(entry, outcomes)
     return Book(sorted(lines, key=_order), ranked(standings), load_audits(store))
+
+
+def _times(described: Iterable[tuple[RunRecord, dict[str, Any]]]) -> dict[str, list[float]]:
+    """Seconds of an answer, by where they were measured."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for record, result in described:
+        if result["answer_s"] is not None:
+            found[_place(record)].append(result["answer_s"])
+    return found
+
+
+def _place(record: RunRecord) -> str:
+    """The machine and the kind of device that played a run: times of others are not to be held against its own."""
+    made = record.provenance
+    return digest([made.get("host"), made.get("processor"), made.get("environment", {}).get("device")])
 
 
 def _entries(records: Iterable[RunRecord]) -> dict[str, Entry]:
