@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -61,8 +62,23 @@ def _real(what: str, part: str) -> Path:
     """The folder of BENCH_DATA, where it holds `part`; else the test is skipped."""
     folder = os.environ.get("BENCH_DATA")
     if not folder or not (Path(folder) / part).exists():
+        # data sets are no part of the project and no test downloads them, so a machine may well have none
         pytest.skip(f"needs {what}: set BENCH_DATA to a folder with {part}")
     return Path(folder)
+
+
+def needed(*programs: str) -> str:
+    """The path of the first of these programs that is there.
+
+    A user's machine need not have any: there the test is skipped. `.ci/run` installs them, so in CI it fails instead.
+    """
+    for program in programs:
+        if path := shutil.which(program):
+            return path
+    text = f"needs {programs[0]}; install it (Debian: apt-get install {programs[0]})"
+    if os.environ.get("CI"):
+        pytest.fail(text)
+    pytest.skip(text)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from click.shell_completion import ShellComplete
 
 from bench.cli.complete import SHELLS
 from bench.cli.main import COMMANDS, cli
-from tests.conftest import Bench
+from tests.conftest import Bench, needed
 
 ROOT = Path(__file__).parent.parent
 
@@ -108,18 +107,14 @@ def test_the_script_calls_back(bench: Bench, shell: str) -> None:
 
 @pytest.mark.parametrize(("shell", "option"), [("bash", "-n"), ("zsh", "-n"), ("fish", "--no-execute")])
 def test_the_script_is_one_for_its_shell(bench: Bench, shell: str, option: str) -> None:
-    program = shutil.which(shell)
-    if program is None:
-        pytest.skip(f"needs {shell}")
+    program = needed(shell)
     script = bench("completion", shell).out
     done = subprocess.run([program, option], input=script, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
 
 
 def test_bash_completes_through_the_script(bench: Bench, tmp_path: Path) -> None:
-    bash = shutil.which("bash")
-    if bash is None:
-        pytest.skip("needs bash")
+    bash = needed("bash")
     (tmp_path / "bench").write_text(f'#!{bash}\nexec {sys.executable} -m bench.cli.main "$@"\n')
     (tmp_path / "bench").chmod(0o755)
     (tmp_path / "script").write_text(bench("completion", "bash").out)

@@ -62,7 +62,7 @@ def test_a_job_that_leaves_the_program_fails(workbench: Workbench, monkeypatch: 
 def test_workers_start_with_one_thread_whatever_the_shell_says(
     workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not Path("/proc/self/environ").exists():
+    if not Path("/proc/self/environ").exists():  # elsewhere no process can look at another's environment
         pytest.skip("needs /proc to see how a process was started")
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     engine = PoolEngine(workbench.settings, 1)
