@@ -147,6 +147,12 @@ def flags(
             f"is theirs and not that of a fair draw; not ranked."
         )
         found.append({"id": "survivors", "value": len(chosen), "message": message})
+    if record.spec["threat"]["randomness"] == "shared":
+        message = (
+            "The attacker's copy drew what the deployed defense draws, which no attacker of a tier knows: a measure "
+            "of the attack (S11), not of the defense; not ranked."
+        )
+        found.append({"id": "draws", "value": 1, "message": message})
     if rows and record.spec["game"]["protocol"] != "probe" and not clean:
         pair = None if record.clean_key is None else store.find(record.clean_key)
         state = "is not there" if pair is None else f"is {pair.status}{f': {pair.reason}' if pair.reason else ''}"

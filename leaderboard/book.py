@@ -12,7 +12,7 @@ from bench.describe import describe
 from bench.spec import placeless
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel, tier_of
-from leaderboard.ranking import Outcome, in_words, ranked, standings_of
+from leaderboard.ranking import UNRANKED, Outcome, in_words, ranked, standings_of
 from leaderboard.rows import TIERS, AuditLine, Book, Entry, RunLine, Share, share
 
 #: statuses of runs that have ended
@@ -162,7 +162,7 @@ def _line(entry: Entry, record: RunRecord, result: dict[str, Any], pace: float |
         answer_s=answer_s,
         seconds=result["seconds"]["total"],
         flags=tuple((flag["id"], flag["message"]) for flag in result["flags"]),
-        ranked=done and not any(flag["id"] in ("V1", "survivors") for flag in result["flags"]),
+        ranked=done and not any(flag["id"] in UNRANKED for flag in result["flags"]),
         coordinates=coordinates,
         family=_family(_without_places(spec)),
         spent=_spent(result),

@@ -63,8 +63,11 @@ def heatmap() -> alt.TopLevelMixin:
 
 
 def pareto() -> alt.TopLevelMixin:
-    """Robust accuracy in the worst case of a tier against the time of an answer, with the front of what is best."""
-    x = alt.X("ms:Q", scale=alt.Scale(type="log"), title="ms an answer (logarithmic)")
+    """Robust accuracy in the worst case of a tier against the time of an answer, with the front of what is best.
+
+    Time in answers of the base alone on the same machine: seconds of several machines cannot stand on one axis.
+    """
+    x = alt.X("times:Q", scale=alt.Scale(type="log"), title="time of an answer, times that of the base alone")
     y = alt.Y("robust:Q", scale=PERCENT, title="robust %, worst case")
     base = alt.Chart(ROWS).encode(x=x)
     line = base.transform_filter("datum.front").mark_line(strokeDash=[4, 3], color="#888", interpolate="step-after")
@@ -78,7 +81,7 @@ def pareto() -> alt.TopLevelMixin:
             alt.Tooltip("defense:N"),
             alt.Tooltip("robust:Q", format=".1f", title="robust %"),
             alt.Tooltip("interval:N", title="95 % interval"),
-            alt.Tooltip("ms:Q", format=".3g", title="ms an answer"),
+            alt.Tooltip("times:Q", format=".3g", title="times the base"),
             alt.Tooltip("clean:Q", format=".1f", title="clean %"),
         ],
     )
@@ -219,14 +222,14 @@ def heatmap_records(book: Book) -> Records:
 
 
 def pareto_records(book: Book) -> Records:
-    return [standing_facts(one) for one in book.standings if one.rank is not None and one.answer_s]
+    return [standing_facts(one) for one in book.standings if one.rank is not None and one.times_base]
 
 
 def standing_facts(standing: Standing) -> dict[str, Any]:
-    assert standing.robust is not None and standing.answer_s is not None
+    assert standing.robust is not None and standing.times_base is not None
     return {
         "defense": standing.entry.label,
-        "ms": 1000 * standing.answer_s,
+        "times": standing.times_base,
         "clean": None if standing.clean is None else round(standing.clean.value, 2),
         "front": standing.front,
         **_figures(standing.robust.value, standing.robust.low, standing.robust.high),

@@ -3,7 +3,8 @@
 Ranked by the worst case over the attacks of the tier, per example (an example stands only if it stood under all of
 them), then by clean accuracy. Who knows more may also do what needs less, so the tiers of aware attackers include the
 others. Shown but not ranked, with the reason: an entry against which no attack of the tier itself was played on a fair
-draw of examples, and one of whose attacks broke the threat model (V1).
+draw of examples, and one of whose attacks broke the threat model (V1). Attackers who know the defense's random draws
+belong to no tier.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from dataclasses import dataclass, replace
 from bench.audit.strength import Played
 from bench.audit.verdict import INCLUDES, tier_verdict
 from leaderboard.rows import TIERS, Entry, RunLine, Share, Standing, share
+
+#: flags of runs whose number must not be compared
+UNRANKED = ("V1", "survivors", "draws")
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ def standings_of(entry: Entry, outcomes: Sequence[Outcome]) -> list[Standing]:
     """The standing of one entry in every tier of every board on which it was attacked; ranks come later."""
     boards: dict[tuple[str, str, float], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        if outcome.line.attack != "clean":
+        if outcome.line.attack != "clean" and not _has(outcome.line, "draws"):
             boards[outcome.line.board].append(outcome)
     return [_standing(entry, board, tier, played) for board, played in boards.items() for tier in TIERS]
 
@@ -147,15 +151,15 @@ def _merit(standing: Standing) -> tuple[float, float]:
 
 
 def _on_front(standing: Standing, others: Sequence[Standing]) -> bool:
-    if standing.answer_s is None or standing.robust is None:
+    if standing.times_base is None or standing.robust is None:
         return False
     return not any(
         other.robust is not None
-        and other.answer_s is not None
+        and other.times_base is not None
         and not other.why
         and other.robust.value >= standing.robust.value
-        and other.answer_s <= standing.answer_s
-        and (other.robust.value, -other.answer_s) != (standing.robust.value, -standing.answer_s)
+        and other.times_base <= standing.times_base
+        and (other.robust.value, -other.times_base) != (standing.robust.value, -standing.times_base)
         for other in others
     )
 

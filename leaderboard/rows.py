@@ -88,7 +88,7 @@ class Standing:
     attacks   which entered the worst case; breakers: which of them broke how much, in words
     why       why it is not ranked; "" where it is
     rank      from 1; None where it is not ranked
-    front     no entry of the board and tier is at once as robust and as fast
+    front     no entry of the board and tier is at once as robust and as fast, in answers of the base
     """
 
     entry: Entry

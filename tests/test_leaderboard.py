@@ -138,18 +138,33 @@ def test_what_is_not_ranked_says_why() -> None:
     )
 
 
+def test_who_knows_the_draws_of_the_defense_belongs_to_no_tier() -> None:
+    fair = outcome("1110", line(tier="aware-full"))
+    knows = outcome("0000", line(run="b" * 64, tier="aware-full", attack="eot:pgd-skip", flags=(("draws", "words"),)))
+    (standing,) = [one for one in standings_of(RMC, [fair, knows]) if one.tier == "aware-full"]
+    assert standing.robust is not None and standing.robust.value == 75.0 and standing.attacks == ("pgd",)
+    assert standings_of(RMC, [knows]) == []
+
+
+def test_a_run_that_knows_the_draws_says_so(bench: Bench) -> None:
+    few = ("-n", 2, "--workers", 1, "--set", "base.epochs=1", "--set", "defense.samples=2", "--set", "attack.steps=2")
+    knows = ("--set", "threat.randomness=shared", "--json")
+    done = bench("run", "--defense", "noise-vote", "--attack", "eot:pgd-skip", *few, *knows)
+    assert [flag["id"] for flag in json.loads(done.out)["flags"]] == ["draws"], done.err
+
+
 def test_ranks_go_by_the_worst_case_then_by_clean_accuracy() -> None:
-    def standing(name: str, robust: float, clean: float, seconds: float, why: str = "") -> Standing:
+    def standing(name: str, robust: float, clean: float, times: float | None, why: str = "") -> Standing:
         entry = Entry(name, name, "regular", "digits", 0)
         shares = (Share(value, 0, 100, "Wilson") for value in (robust, clean))
-        return Standing(entry, ("digits", "linf", 0.2), "aware-full", *shares, 10, ("pgd",), "", seconds, None, (), why)
+        return Standing(entry, ("digits", "linf", 0.2), "aware-full", *shares, 10, ("pgd",), "", 0.01, times, (), why)
 
     made = [
         standing("a", 50, 90, 3.0), standing("b", 50, 95, 4.0), standing("c", 60, 10, 9.0), standing("d", 50, 90, 1.0),
-        standing("e", 99, 99, 0.1, "broke the threat model"),
+        standing("e", 99, 99, 0.1, "broke the threat model"), standing("f", 55, 9, None),  # whose base has no time
     ]  # fmt: skip
     found = {one.entry.defense: one for one in ranked(made)}
-    assert {name: one.rank for name, one in found.items()} == {"a": 3, "b": 2, "c": 1, "d": 3, "e": None}
+    assert {name: one.rank for name, one in found.items()} == {"a": 4, "b": 3, "c": 1, "d": 4, "e": None, "f": 2}
     assert {name for name, one in found.items() if one.front} == {"c", "d"}
 
 
@@ -275,9 +290,9 @@ def test_every_picture_is_valid_and_is_drawn(kind: str) -> None:
     build().to_dict(validate=True)
     value = {"robust": 50.0, "low": 40.0, "high": 60.0, "interval": "40.0 to 60.0", "n": 9}
     row = {
-        **value, "defense": "rmc", "attack": "pgd", "threat": "linf", "ms": 3.0, "front": True, "clean": 99.0, "x": 1,
-        "p": 2, "line": "rmc", "work": 5, "forwards": 1, "backwards": 1, "queries": 3, "seconds": 0.1, "set": "in D",
-        "label": 3, "count": 4, "true": "other", "game": "0", "position": 1, "accuracy": 50.0,
+        **value, "defense": "rmc", "attack": "pgd", "threat": "linf", "times": 3.0, "front": True, "clean": 99.0,
+        "x": 1, "p": 2, "line": "rmc", "work": 5, "forwards": 1, "backwards": 1, "queries": 3, "seconds": 0.1,
+        "set": "in D", "label": 3, "count": 4, "true": "other", "game": "0", "position": 1, "accuracy": 50.0,
     }  # fmt: skip
     picture = vl_convert.vegalite_to_svg(charts.spec(kind, [row, {**row, "x": 2, "position": 2}]), vl_version="6.4")
     assert picture.startswith("<svg") and len(picture) > 1000

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
+from bench import results
+from bench.cli.main import COMMANDS
 from bench.data.imagenet import synsets
 from bench.data.task import TaskFacts
 from bench.models.sources import make_network
@@ -47,43 +49,75 @@ def test_the_program_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(names["everything"]) == 20 * 5 and len(names["done"]) == 5
 
 
+#: the same commands in seconds: small networks and banks; suites of hours under their own names on a few digits
+QUICK = """
+[run]
+n = 4
+[runner]
+workers = 1
+[game]
+p = 2
+trials = 2
+[dataset.digits.base.regular]
+epochs = 3
+[defense.rmc]
+k = 64
+epochs = 1
+bank_steps = 3
+[defense.rmc-plus]
+k = 64
+epochs = 1
+bank_steps = 3
+"""
+SMALL_SUITE = """
+[suite.{name}]
+cells = [{{ defense = ["regular"], attack = ["clean", "pgd"], dataset = ["digits"] }}]
+"""
+
+
 def commands() -> list[str]:
-    """Every `bench` command in a shell block or in a sentence, but for those on the example's own defense."""
+    """Every `bench` command in a shell block, then every one in a sentence, but for those on the example itself."""
     blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.S)
     found = [line.partition("#")[0] for block in blocks for line in block.splitlines() if line.startswith("bench ")]
-    inline = re.findall(r"(?<!`)`(bench [^`]+)`(?!`)", TEXT)
-    found += [" ".join(text.split()) for text in inline if "rounded" not in text]
-    tried = ("run", "list", "data", "check", "leaderboard", "audit", "init", "new", "doctor", "cache", "completion")
-    return [line for line in found if line.split()[1] in tried and "DEFENSE" not in line]
+    inline = [" ".join(text.split()) for text in re.findall(r"(?<!`)`(bench [^`]+)`(?!`)", TEXT)]
+    found += [line for line in inline if "rounded" not in line and "DEFENSE" not in line]
+    return list(dict.fromkeys(line.strip() for line in found))
 
 
-def test_the_readme_has_commands() -> None:
-    assert len(commands()) >= 8
+def played(line: str, run: str, index: str) -> list[str]:
+    """The words of a command: on digits where no data folder is at hand, with a run's key where one is asked for."""
+    words = [{"mnist": "digits", "RUN": run, "I": index}.get(word, word) for word in shlex.split(line)[1:]]
+    if "imagenet" in words:
+        words[words.index("DIR")] = str(imagenet_and_squeezenet())
+        few = ("defense.k=8", "defense.epochs=1", "defense.bank_steps=1", "attack.steps=2")
+        words += ["-n", "1", *(word for pair in few for word in ("--set", pair))]
+    elif "--data-dir" in words:
+        at = words.index("--data-dir")
+        del words[at : at + 2]
+    if words[0] == "audit":
+        words += ["-n", "4"]
+    asks = words[0] in ("run", "train", "audit", "report", "plot", "leaderboard", "check") and "--config" not in words
+    return words + (["--config", "quick.toml"] if asks else [])
 
 
-@pytest.mark.parametrize("line", commands())
-def test_every_command_of_the_readme_is_one(bench: Bench, line: str) -> None:
-    """Planned, not played; on the embedded digits where no data folder is at hand."""
-    args = shlex.split(line)[1:]
-    if "imagenet" in args:
-        args[args.index("DIR")] = str(imagenet_and_squeezenet())
-    elif "--data-dir" in args:
-        at = args.index("--data-dir")
-        del args[at : at + 2]
-    args = ["digits" if arg == "mnist" else arg for arg in args]
-    if args[0] in ("run", "audit"):
-        if "--suite" in args and "smoke" not in args:
-            args[args.index("--suite") + 1] = "smoke"
-        args.append("--dry-run")
-    if args[0] == "check":
-        args.append("--help")  # the contract of every name is run in test_checks
-    done = bench(*args)
-    assert done.code == 0, done.err
+def test_every_command_of_the_readme_works_in_the_order_of_the_readme(bench: Bench) -> None:
+    """Played, each of them: the arguments as they stand there, on smaller networks, banks and suites."""
+    found = commands()
+    assert len(found) >= 24 and {words.split()[1] for words in found} == set(COMMANDS), "a command is not shown"
+    named = sorted(set(re.findall(r"--suite (\S+)", " ".join(found))))
+    Path("quick.toml").write_text(QUICK + "".join(SMALL_SUITE.format(name=name) for name in named))
+    run = index = ""
+    for line in found:
+        done = bench(*played(line, run, index))
+        assert done.code == 0, f"{line}\n{done.out}\n{done.err}"
+        if line.startswith("bench run --defense regular") and not run:
+            (stored,) = results(defense="rmc", attack="pgd")
+            run, index = stored.run, str(stored.rows()[0]["index"])
 
 
 def imagenet_and_squeezenet() -> Path:
     """Two classes of small images in a data folder; here, the example's file and random weights for it."""
-    for split, count in (("train", 40), ("val", 10)):
+    for split, count in (("train", 8), ("val", 4)):
         for i, name in enumerate(synsets()[:2] * count):
             write_image(Path("data") / "imagenet" / split / name / f"{i}.JPEG", (16, 16), (i, 0, 0))
     shutil.copytree(ROOT / "examples", "examples")

@@ -37,7 +37,7 @@ def runs_of(entry: Entry, number: int, accuracies: dict[str, float]) -> list[Run
     tiers = {"pgd": "train-time", "fgsm": "train-time", "pgd-skip": "aware-full", "pgd-skip-delayed": "aware-realistic"}
     return [
         line(entry, run=f"{number:04x}{i:04x}{'ab' * 28}", attack=attack, tier=tiers[attack], robust=share(value),
-             clean=share(95), answer_s=0.01 * (number + 1), n=20,
+             clean=share(95), answer_s=0.01 * (number + 1), times_base=number + 1.0, n=20,
              coordinates={"eps": 0.2, **({"p": 4 + 4 * (i % 2), "delay": i} if "skip" in attack else {})})
         for i, (attack, value) in enumerate(accuracies.items())
     ]  # fmt: skip

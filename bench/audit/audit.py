@@ -11,7 +11,7 @@ from bench import registry
 from bench.audit.battery import Step, Subject, battery
 from bench.audit.behaviour import behaviour
 from bench.audit.cost import STREAMS, costs, pace
-from bench.audit.findings import Finding, finding
+from bench.audit.findings import Finding, finding, in_order
 from bench.audit.strength import Played, belief, comparisons, gain, planted, settled, silent
 from bench.audit.verdict import gain_over_base, tier_verdict
 from bench.cache import digest
@@ -187,7 +187,7 @@ class Player:
         tiers = self._tiers()
         verdicts = {name: tier_verdict(tiers, self.played, name, trials) for name in get_args(Tier)}
         difference, findings = self._gain(trials)
-        findings = [*behaviour(self._subject()), *self._strength(), *findings]
+        findings = in_order([*behaviour(self._subject()), *self._strength(), *findings])
         return {
             "defense": audit.defense,
             "base": audit.base,

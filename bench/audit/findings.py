@@ -7,6 +7,7 @@ what it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -139,6 +140,12 @@ CHECKS: dict[str, Check] = {
         ),
     )
 }  # fmt: skip
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """As the checks stand above, whoever found what first."""
+    order = list(CHECKS)
+    return sorted(findings, key=lambda one: order.index(one.id))
 
 
 def finding(id_: str, value: float, detail: str, sure: bool = True) -> Finding:

@@ -30,10 +30,14 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
     from bench.describe import describe, examples
 
     if example is not None:
-        found = [row for row in examples(store, record) if row["index"] == example]
+        rows = examples(store, record)
+        found = [row for row in rows if row["index"] == example]
         if not found:
+            some = ", ".join(str(row["index"]) for row in rows[:3])
+            there = f"it has {len(rows)}, such as {some}" if rows else "it has none yet"
             raise BadValue(
-                f"The run {record.key[:12]} has no example with the index {example}; see: bench export {run[:12]}"
+                f"The run {record.key[:12]} has no example with the index {example} in the dataset; {there}. "
+                f"See: bench export {run[:12]}"
             )
         shown: Any = found
     else:

@@ -197,7 +197,7 @@ function overview(data, charts) {
     document.getElementById("tier-words").textContent = data.tier_words[chosen.tier];
     const numbered = played.filter((row) => row.ranked && row.robust && row.attack !== "clean");
     draw("chart-heatmap", charts.heatmap, LOWEST(numbered).map(figures));
-    draw("chart-pareto", charts.pareto, standing.filter((row) => row.rank !== null && row.ms).map((row) => ({ ...figures(row), ms: row.ms, clean: row.clean ? row.clean[0] : null, front: row.front })));
+    draw("chart-pareto", charts.pareto, standing.filter((row) => row.rank !== null && row.times).map((row) => ({ ...figures(row), times: row.times, clean: row.clean ? row.clean[0] : null, front: row.front })));
     draw("chart-attack-cost", charts["attack-cost"], numbered.map((row) => ({ ...figures(row), ...row.spent, work: row.spent.forwards + row.spent.backwards + row.spent.queries })));
     for (const name of ["delay", "known"]) {
       const attack = { delay: "pgd-skip-delayed", known: "pgd-skip-partial" }[name];
