@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from bench.config import Config
@@ -17,30 +17,51 @@ from bench.spec import RunSpec
 #: parts of a run and the first half of the keys of their parameters
 SECTIONS = ("defense", "base", "attack", "dataset")
 
+#: radii and norm, as in a request
+Budget = tuple[tuple[str, ...], str]
 
-def command_of(spec: RunSpec, config: Config, facts: Callable[[str, TaskParams], TaskFacts]) -> tuple[str, str]:
+
+def command_of(
+    spec: RunSpec, config: Config, facts: Callable[[str, TaskParams], TaskFacts], options: Sequence[str] = ()
+) -> tuple[str, str]:
     """The shortest command that gives this very run under a configuration, and a note where it does not.
 
     What the configuration gives by itself is left out. The command is planned again and its key compared.
+    options: words that stand behind every command: what this configuration, plug-ins and data were found with.
     """
     if spec.chosen is not None:
         return "", "This run attacked what others had left, as a step of an audit; repeat the audit: bench audit"
     names = (spec.defense.name,), (spec.attack.name,), () if spec.is_base else (spec.base.name,), (spec.dataset.name,)
     request = Request(*names, n=spec.n, seeds=(spec.seed,))
+    bounded = spec.attack_kind != "minimal" and spec.attack.name != "clean"
+    budget: Budget = ((repr(spec.threat.eps),), spec.threat.norm) if bounded else ((), "")
+    # a dataset may have no radius of its own, so the first plan has all of them
+    radii = {f"{name}.eps": part["eps"] for name in SECTIONS if "eps" in (part := getattr(spec, name).params)}
+    if spec.is_base:
+        radii.pop("defense.eps", None)
     try:
-        plain = plan([request], config, facts)[0].spec
-        sets = _differences(spec, plain)
-        minimal = spec.attack_kind == "minimal" or spec.attack.name == "clean"
-        norm = "" if minimal or spec.threat.norm == plain.threat.norm else spec.threat.norm
-        same = spec.threat.eps == plain.threat.eps and not norm  # another norm has another default radius
-        radius = () if minimal or same else (repr(spec.threat.eps),)
-        repeats = None if spec.game.repeats == plain.game.repeats else spec.game.repeats
-        again = Request(*names, eps=radius, norm=norm, n=spec.n, seeds=(spec.seed,), repeats=repeats, sets=sets)
-        key = plan([again], config, facts)[0].spec.key
+        plain = plan([replace(request, eps=budget[0], norm=budget[1], sets=radii)], config, facts)[0].spec
     except BenchError as error:
         return "", f"Its command cannot be told here: {one_line(error)}"
-    note = "" if key == spec.key else "It gives another run now: what the run was made of has changed since."
-    return _text(spec, radius, norm, repeats, sets), note
+    differ = _differences(spec, plain)
+    repeats = None if spec.game.repeats == plain.game.repeats else spec.game.repeats
+    budgets: list[Budget] = [((), ""), (budget[0], ""), budget]
+    tried = [
+        replace(request, eps=eps, norm=norm, repeats=repeats, sets=sets)
+        for sets in (differ, {**radii, **differ})
+        for eps, norm in dict.fromkeys(budgets)
+    ]
+    found = next((one for one in tried if _key(one, config, facts) == spec.key), None)
+    note = "" if found else "It gives another run now: what the run was made of has changed since."
+    return _text(spec, found or tried[-1], options), note
+
+
+def _key(request: Request, config: Config, facts: Callable[[str, TaskParams], TaskFacts]) -> str:
+    """The key of the run that a request gives; "" where it cannot be planned."""
+    try:
+        return plan([request], config, facts)[0].spec.key
+    except BenchError:
+        return ""
 
 
 def _differences(spec: RunSpec, plain: RunSpec) -> dict[str, Any]:
@@ -60,14 +81,14 @@ def _differences(spec: RunSpec, plain: RunSpec) -> dict[str, Any]:
     return found | {f"game.{name}": own[name] for name in keys if own[name] != given[name]}
 
 
-def _text(spec: RunSpec, radius: tuple[str, ...], norm: str, repeats: int | None, sets: dict[str, Any]) -> str:
+def _text(spec: RunSpec, request: Request, options: Sequence[str]) -> str:
     words = ["bench", "run", "--defense", spec.defense.name]
     if not spec.is_base:
         words += ["--base", spec.base.name]
     words += ["--attack", spec.attack.name, "--dataset", spec.dataset.name, "-n", str(spec.n), "--seed", str(spec.seed)]
-    words += ["--eps", *radius] if radius else []
-    words += ["--norm", norm] if norm else []
-    words += ["--repeats", str(repeats)] if repeats else []
-    for name, value in sets.items():
+    words += ["--eps", *map(str, request.eps)] if request.eps else []
+    words += ["--norm", request.norm] if request.norm else []
+    words += ["--repeats", str(request.repeats)] if request.repeats else []
+    for name, value in request.sets.items():
         words += ["--set", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
-    return shlex.join(words)
+    return shlex.join([*words, *options])

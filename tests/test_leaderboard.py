@@ -488,6 +488,28 @@ def test_another_norm_has_its_radius_in_the_command(bench: Bench) -> None:
     assert [row["run"] for row in bench(*shlex.split(text)[1:], "--dry-run", "--json").runs] == [planned["run"]]
 
 
+def test_radii_stand_in_the_command_where_the_dataset_has_none(bench: Bench) -> None:
+    import shlex
+
+    args = ("--defense", "rmc", "--attack", "pgd", "--eps", "0.3", "-n", 5, "--set", "defense.eps=0.1", "--dry-run")
+    (planned,) = bench("run", *args, "--json").runs
+    own = config.load(None)
+    digits = {name: part for name, part in own.dataset["digits"].items() if name != "eps"}
+    bare = own.model_copy(update={"dataset": {**own.dataset, "digits": digits}})
+    text, note = command_of(RunSpec.from_dict(planned["spec"]), bare, facts_of(None))
+    assert note == "" and "--eps 0.3" in text and "defense.eps=0.1" in text
+    assert [row["run"] for row in bench(*shlex.split(text)[1:], "--dry-run", "--json").runs] == [planned["run"]]
+
+
+def test_a_command_has_what_the_pages_were_made_with(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("[run]\nn = 3\n")
+    with_it = ("--config", "own.toml")
+    assert bench("run", "--defense", "regular", "--attack", "pgd", "--set", "base.epochs=1", *with_it).code == 0
+    assert bench("leaderboard", "--runs", "all", "--out", "site", *with_it).code == 0
+    pages = [path.read_text() for path in (tmp_path / "site" / "runs").glob("*.html")]
+    assert pages and all("--config own.toml" in page for page in pages)
+
+
 def test_a_run_that_no_command_gives_says_so() -> None:
     spec = spec_of("regular", "pgd", n=5)
     left = RunSpec.from_dict({**spec.to_dict(), "chosen": [1, 3]})

@@ -69,12 +69,15 @@ def leaderboard(
     folder_of_data = data_folder(data_dir)
     workbench = Workbench(session.settings(url, folder_of_data, "cpu"))
     facts = facts_of(folder_of_data)
+    given = [word for plugin in plugins for word in ("--plugin", plugin)]  # they are needed where the pages were made
+    given += ["--config", config] if config else []
+    given += ["--data-dir", data_dir] if data_dir else []
 
     def page(line: Any) -> RunPage:
         assert store is not None
         record = store.find(line.run)
         assert record is not None
-        command = command_of(RunSpec.from_dict(record.spec), session.config, facts)
+        command = command_of(RunSpec.from_dict(record.spec), session.config, facts, given)
         return details(store, line, workbench, command)
 
     def report(line: str) -> None:
