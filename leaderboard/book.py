@@ -63,16 +63,19 @@ def _entries(records: Iterable[RunRecord]) -> dict[str, Entry]:
     """The entry of every run, with the parameters that tell those of the same names apart."""
     parts = {record.key: _parts(_without_places(record.spec)) for record in records}
     sizes: dict[tuple[str, str], set[int]] = defaultdict(set)
+    seeds: dict[tuple[str, str], set[int]] = defaultdict(set)
+    named: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = defaultdict(dict)
     for values in parts.values():
-        sizes[values["names"][2], values["split"]].add(values["test_size"])
-    named: dict[tuple[str, ...], dict[str, dict[str, Any]]] = defaultdict(dict)
-    for values in parts.values():
-        named[values["names"]][digest(values)] = values
+        drawn = values["names"][2], values["split"]
+        sizes[drawn].add(values["test_size"])
+        seeds[drawn].add(values["seed"])
+        named[*values["names"], values["split"], values["seed"]][digest(values)] = values
     found = {}
     for key, values in parts.items():
-        same, own = named[values["names"]], digest(values)
+        same, own = named[*values["names"], values["split"], values["seed"]], digest(values)
         defense, base, dataset = values["names"]
-        dataset += _points(values, len(sizes[dataset, values["split"]]) > 1)
+        drawn = dataset, values["split"]
+        dataset += _points(values, len(sizes[drawn]) > 1, len(seeds[drawn]) > 1)
         found[key] = Entry(own, defense, base, dataset, values["seed"], _variant(values, same.values()))
     return found
 
@@ -81,10 +84,10 @@ def _parts(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a run's entry: everything but the attack, the threat model, the game and how many examples."""
     alone = spec["defense"]["name"] == spec["base"]["name"]
     params = {f"base.{name}": value for name, value in spec["base"]["params"].items()}
-    params |= {f"dataset.{name}": value for name, value in spec["dataset"]["params"].items()}
+    params |= {f"dataset.{name}": value for name, value in spec["dataset"]["params"].items() if name != "split"}
     if not alone:
         params |= {f"defense.{name}": value for name, value in spec["defense"]["params"].items()}
-    params |= {"base.seed": spec["base_seed"], "model": spec["network"]["name"], "seed": spec["seed"]}
+    params |= {"base.seed": spec["base_seed"], "model": spec["network"]["name"]}
     return {
         "names": tuple(spec[part]["name"] for part in ("defense", "base", "dataset")),
         "params": params,
@@ -95,11 +98,12 @@ def _parts(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _points(values: Mapping[str, Any], several: bool) -> str:
-    """What tells the attacked points of a dataset from others of its name: numbers over other points are of another
-    board."""
+def _points(values: Mapping[str, Any], sizes: bool, seeds: bool) -> str:
+    """What tells the attacked points of a dataset from others of its name, where there are several sizes or seeds:
+    numbers over other points are of another board."""
     told = [values["split"]] if values["split"] != "test" else []
-    told += [f"{values['test_size']} points"] if several else []
+    told += [f"{values['test_size']} points"] if sizes else []
+    told += [f"seed {values['seed']}"] if seeds else []
     return f" ({', '.join(told)})" if told else ""
 
 

@@ -232,7 +232,11 @@ def test_other_points_are_another_board(bench: Bench) -> None:
     boards = {one.board[0] for one in book.runs}
     assert boards == {"digits", "digits (validation)"}
     assert sorted(s.rank for s in book.standings if s.tier == "train-time" and s.rank) == [1, 1]
-    assert bench("plot", "heatmap", "--out", "x.svg", "--dataset", "digits").code == 0
+    assert bench("run", *base, "--seed", 1).code == 0  # another order of the points: another first six
+    book = load(store)
+    assert {one.board[0] for one in book.runs} == {"digits (seed 0)", "digits (seed 1)", "digits (validation)"}
+    assert {one.entry.variant for one in book.runs} == {""}
+    assert bench("plot", "heatmap", "--out", "x.svg", "--dataset", "digits (seed 0)").code == 0
 
 
 def test_entries_are_told_apart_by_what_differs_and_by_nothing_else() -> None:
