@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bench.describe import clean_answers, threat_tag
 from bench.errors import BadValue
 from bench.game import Row
-from bench.metrics import Difference, answered_right, at_budget, paired
+from bench.metrics import Difference, answered_right, at_budget, paired, paired_repeated, shared_by_all
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel
 
@@ -47,8 +46,7 @@ def compare_runs(store: Store, a: RunRecord, b: RunRecord) -> Comparison:
             )
     keys = sorted(outcomes[0])
     first, second = ([outcome[key] for key in keys] for outcome in outcomes)
-    clusters, given = _shared(a, b, rows[a.key])
-    difference = paired(first, second, None if clusters is None else [clusters[key] for key in keys], given)
+    difference = _difference((a, b), (rows[a.key], rows[b.key]), keys, first, second)
     return Comparison(
         a.key, b.key, _says(a), _says(b), len(keys), sum(first) / len(keys), sum(second) / len(keys), difference
     )
@@ -103,16 +101,22 @@ def _same_inputs(a: RunRecord, rows_a: Sequence[Row], b: RunRecord, rows_b: Sequ
         )
 
 
-def _shared(a: RunRecord, b: RunRecord, rows: Sequence[Row]) -> tuple[dict[tuple[int, int], int] | None, str]:
-    """What examples (repetition, index) share: the game of each, where both runs play the same games; else in words."""
-    games: list[Any] = [record.spec["game"] for record in (a, b)]
-    if games[0]["protocol"] == games[1]["protocol"] == "probe" and games[0] == games[1] and games[0]["trials"] > 1:
-        return {(0, row.index): row.game for row in rows}, ""
-    if games[0]["repeats"] > 1:
-        return {(game, row.index): game for row in rows for game in range(games[0]["repeats"])}, ""
-    if all(record.spec["kind"] == "static" for record in (a, b)):
-        return None, ""
-    return None, "state" if games[0]["protocol"] == "probe" else "stream"
+def _difference(
+    records: Sequence[RunRecord],
+    rows: Sequence[Sequence[Row]],
+    keys: Sequence[tuple[int, int]],
+    a: Sequence[bool],
+    b: Sequence[bool],
+) -> Difference:
+    """B - A by the test that fits what the examples (repetition, index) of the two runs share."""
+    probes = all(record.spec["game"]["protocol"] == "probe" for record in records)
+    games = [{row.index: row.game for row in found} for found in rows]
+    if probes and games[0] == games[1] and len(set(games[0].values())) > 1:
+        return paired(a, b, [games[0][index] for _, index in keys])
+    if len({number for number, _ in keys}) > 1:
+        return paired_repeated(a, b, [number for number, _ in keys], [index for _, index in keys])
+    static = all(record.spec["kind"] == "static" for record in records)
+    return paired(a, b, given=shared_by_all(static, "probe" if probes else "stream"))
 
 
 def _says(record: RunRecord) -> str:

@@ -49,6 +49,16 @@ def wilson(right: int, count: int, method: str = "Wilson") -> Estimate:
     return Estimate(right / count, float(interval.low), float(interval.high), method)
 
 
+def shared_by_all(static: bool, protocol: str) -> str:
+    """What the examples of a single game share, so that an interval holds for it alone: a stream, a state, or ""."""
+    return "" if static else "state" if protocol == "probe" else "stream"
+
+
+def wilson_given(right: int, count: int, given: str) -> Estimate:
+    """Wilson's interval, with what it is given in its method's name (`shared_by_all`)."""
+    return wilson(right, count, f"Wilson, given this one {given}" if given else "Wilson")
+
+
 def clustered(outcomes: Sequence[Sequence[bool]]) -> Estimate:
     """Share over clusters (trials): the hull of a percentile bootstrap over clusters and of Wilson's interval.
 
@@ -151,12 +161,11 @@ def _accuracy(rows: Sequence[Row], outcome: Outcomes, static: bool, protocol: st
         return None
     games = by_game(rows, outcome)
     flat = [value for game in games for value in game]
-    if static:
-        return wilson(sum(flat), len(flat))
-    if len(games) > 1:
-        return clustered(games) if protocol == "probe" else repeated(games)
-    given = "state" if protocol == "probe" else "stream"
-    return wilson(sum(flat), len(flat), f"Wilson, given this one {given}")
+    if len(games) > 1 and protocol != "probe":
+        return repeated(games)
+    if len(games) > 1 and not static:
+        return clustered(games)
+    return wilson_given(sum(flat), len(flat), shared_by_all(static, protocol))
 
 
 def within_trials(rows: Sequence[Row], right: Outcomes) -> Estimate:
@@ -198,15 +207,40 @@ def paired(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[int] | None 
         p_value = float(binomtest(only_b, changed).pvalue) if changed else 1.0
         method = f"McNemar's exact test, Agresti-Min interval{f', given this one {given}' if given else ''}"
         return Difference(value, low, high, p_value, only_a, only_b, method)
-    names = sorted(set(clusters))
-    gains = np.array([sum(y - x for x, y, c in zip(a, b, clusters, strict=True) if c == name) for name in names], float)
-    sizes = np.array([sum(c == name for c in clusters) for name in names], dtype=float)
+    gains, sizes = _by_cluster([int(y) - int(x) for x, y in zip(a, b, strict=True)], clusters)
     below, above = _bootstrap(gains, sizes)
-    method = f"Durkalski's test over {len(names)} games, bootstrap over them, at least Agresti-Min"
+    method = f"Durkalski's test over {len(sizes)} games, bootstrap over them, at least Agresti-Min"
     return Difference(value, min(low, below), max(high, above), _durkalski(gains, sizes), only_a, only_b, method)
 
 
-def _agresti_min(only_a: int, only_b: int, count: int) -> tuple[float, float]:
+def paired_repeated(a: Sequence[bool], b: Sequence[bool], orders: Sequence[int], points: Sequence[int]) -> Difference:
+    """The difference b - a of two outcomes (N,) where the same points were played several times.
+
+    orders, points: which repetition and which point each outcome is of. As for `repeated`, repetitions are no further
+    examples: Durkalski's test with the points as its clusters; the hull of a percentile bootstrap over the repetitions
+    and of the interval of Agresti and Min with every point counted once.
+    """
+    change = [int(y) - int(x) for x, y in zip(a, b, strict=True)]
+    only_a, only_b, times = change.count(-1), change.count(1), len(set(orders))
+    gains, sizes = _by_cluster(change, orders)
+    below, above = _bootstrap(gains, sizes)
+    low, high = _agresti_min(only_a / times, only_b / times, len(set(points)))
+    p_value = _durkalski(*_by_cluster(change, points))
+    method = (
+        f"Durkalski's test over {len(set(points))} points, bootstrap over {times} orders of them, at least Agresti-Min "
+        f"over the points"
+    )
+    return Difference(sum(change) / len(a), min(low, below), max(high, above), p_value, only_a, only_b, method)
+
+
+def _by_cluster(change: Sequence[int], clusters: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sum and size of each cluster."""
+    _, place = np.unique(np.asarray(clusters), return_inverse=True)
+    gains = np.bincount(place, weights=np.asarray(change, dtype=np.float64))
+    return gains.astype(np.float64), np.bincount(place).astype(np.float64)
+
+
+def _agresti_min(only_a: float, only_b: float, count: int) -> tuple[float, float]:
     """95 % interval of (only_b - only_a) / count for matched pairs."""
     first, second, total = only_a + 0.5, only_b + 0.5, count + 2.0
     middle = (second - first) / total

@@ -45,11 +45,6 @@ def check_protocol(spec: RunSpec, attack: type[Attack]) -> None:
         raise BadValue(
             f"{name} crafts all images at once, and in a stream the state moves on; use game.protocol=probe."
         )
-    if spec.chosen is not None and (spec.kind != "static" or spec.game.repeats > 1) and protocol != "probe":
-        raise BadValue(
-            f"some of the {spec.n} examples were chosen, and what {spec.defense.name} answers depends on those before; "
-            f"attack them all, or use game.protocol=probe."
-        )
     if spec.kind != "batch":
         return
     size = spec.game.batch

@@ -9,6 +9,7 @@ from typing import Any
 from bench.cache import digest
 from bench.compare import outcome_of
 from bench.describe import describe
+from bench.metrics import shared_by_all
 from bench.spec import placeless
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel, tier_of
@@ -114,7 +115,7 @@ def _variant(values: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> 
         differ = {name for name in params if params[name] != other["params"].get(name)}
         told |= differ
         alike |= not differ and other["sources"] != values["sources"]
-    words = [f"{name.removeprefix('defense.')} {params[name]}" for name in sorted(told)]
+    words = [f"{name.removeprefix('defense.').removeprefix('dataset.')} {params[name]}" for name in sorted(told)]
     return ", ".join([*words, f"source {digest(values['sources'])[:6]}"] if alike else words)
 
 
@@ -140,7 +141,7 @@ def _outcome(store: Store, record: RunRecord, line: RunLine) -> Outcome:
         for (game, index), ok in found.items() if len(found) == len(rows) else ():  # a part would be no fair draw
             if index not in right:
                 right[index], games[index] = ok, game
-    return Outcome(line, right, games)
+    return Outcome(line, right, games, shared_by_all(record.spec["kind"] == "static", record.spec["game"]["protocol"]))
 
 
 def _line(entry: Entry, record: RunRecord, result: dict[str, Any], pace: float | None) -> RunLine:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bench.audit.strength import Played
-from bench.audit.verdict import INCLUDES, tier_verdict
+from bench.audit.verdict import INCLUDES, shared_games, tier_verdict
 from leaderboard.rows import TIERS, Entry, RunLine, Share, Standing, share
 
 #: flags of runs whose number must not be compared
@@ -23,11 +23,15 @@ UNRANKED = ("V1", "survivors", "draws")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run with its answers: whether each example (by its dataset index) was answered right, and in which game."""
+    """A run with its answers: whether each example (by its dataset index) was answered right, and in which game.
+
+    given: what its examples share in a single game (`bench.metrics.shared_by_all`).
+    """
 
     line: RunLine
     right: Mapping[int, bool]
     game: Mapping[int, int]
+    given: str = ""
 
 
 def standings_of(entry: Entry, outcomes: Sequence[Outcome]) -> list[Standing]:
@@ -78,7 +82,8 @@ def _worst_case(tier: str, done: Sequence[Outcome], fair: Sequence[Outcome]) -> 
     examples = {index for one in fair for index in one.right}
     steps = [(one.line.run, one.line.tier) for one in sorted(done, key=_effort)]  # put down to what costs least
     played = {one.line.run: Played({i: ok for i, ok in one.right.items() if i in examples}, ()) for one in done}
-    verdict = tier_verdict(steps, played, tier, _clusters(fair, examples))  # type: ignore[arg-type]
+    trials = shared_games([one.game for one in fair], examples)
+    verdict = tier_verdict(steps, played, tier, trials, max(one.given for one in fair))  # type: ignore[arg-type]
     assert verdict is not None
     names = {one.line.run: one.line.attack for one in done}
     shares: dict[str, float] = defaultdict(float)
@@ -90,14 +95,6 @@ def _worst_case(tier: str, done: Sequence[Outcome], fair: Sequence[Outcome]) -> 
 def _effort(one: Outcome) -> tuple[float, str]:
     """Passes and queries that the attack spent on an example; the run's key settles ties."""
     return sum(one.line.spent.get(name, 0.0) for name in ("forwards", "backwards", "queries")), one.line.run
-
-
-def _clusters(fair: Sequence[Outcome], examples: set[int]) -> dict[int, int] | None:
-    """Which examples share a state, as the run with most games says; one that it has not is alone. None: none do."""
-    games = max(fair, key=lambda one: (len(set(one.game.values())), len(one.game))).game
-    if len(set(games.values())) < 2:
-        return None
-    return {index: games.get(index, -1 - index) for index in examples}
 
 
 def in_words(breakers: Mapping[str, float]) -> str:

@@ -239,8 +239,8 @@ def defense_page(name: str, book: Book, linked: Iterable[str], made: str) -> str
             if rows:
                 title = f"{charts.KINDS[kind].title}, {board[0]} {board[1]}{radius}"
                 drawn.append({"kind": kind, "title": title, "rows": rows})
-    tiers = {line.tier for line in own.runs if line.attack != "clean"}
-    played = [one for one in own.standings if one.robust is not None or one.tier in tiers]
+    tried = {(line.entry, line.board, line.tier) for line in own.runs if line.attack != "clean"}
+    played = [one for one in own.standings if one.rank is not None or (one.entry, one.board, one.tier) in tried]
     return render(
         "defense.html",
         root="../",

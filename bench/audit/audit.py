@@ -13,13 +13,15 @@ from bench.audit.behaviour import behaviour
 from bench.audit.cost import STREAMS, costs, pace
 from bench.audit.findings import Finding, finding, in_order
 from bench.audit.strength import Played, belief, comparisons, gain, planted, settled, silent
-from bench.audit.verdict import gain_over_base, tier_verdict
+from bench.audit.verdict import INCLUDES, gain_over_base, shared_games, tier_verdict
 from bench.cache import digest
 from bench.checks.defense import DefenseSubject
 from bench.compare import outcome_of
 from bench.config import Config
 from bench.draws import Draws
+from bench.errors import BadValue
 from bench.game import craft
+from bench.metrics import shared_by_all
 from bench.plan import Planned, Request, plan
 from bench.runner import Listener, run_all
 from bench.spec import RunSpec
@@ -73,6 +75,10 @@ def prepare(
     base = defense if entry.base else base or config.run.base
     dataset = dataset or config.run.dataset
     facts, given = facts_of(settings.data_dir), dict(sets or {})
+    if "game.repeats" in given:
+        raise BadValue(
+            "An audit plays every game once; leave out game.repeats, and see the spread with: bench run --repeats"
+        )
     planned: dict[str, Planned] = {}
     steps = battery(subject, budget)
     if n is not None:
@@ -88,6 +94,7 @@ def prepare(
             eps=() if step.eps == 1.0 else (_bounded(radius, step.eps),),
             seeds=() if seed is None else (seed,),
             n=step.n,
+            repeats=1,  # a verdict is over points, each played once
             sets={**own, **step.sets},
         )
         planned[step.name] = plan([request], config, facts)[0]
@@ -184,10 +191,9 @@ class Player:
         trials = None
         if main.kind != "static":
             trials = {index: place % main.game.trials for place, index in enumerate(main.order)}
-        tiers = self._tiers()
-        verdicts = {name: tier_verdict(tiers, self.played, name, trials) for name in get_args(Tier)}
+        verdicts = {name: self._verdict(name) for name in get_args(Tier)}
         difference, findings = self._gain(trials)
-        findings = in_order([*behaviour(self._subject()), *self._strength(), *findings])
+        findings = in_order([*behaviour(self._subject()), *self._strength(trials), *findings])
         return {
             "defense": audit.defense,
             "base": audit.base,
@@ -206,6 +212,18 @@ class Player:
             "left_out": self.left_out,
             "failed": self.failed,
         }
+
+    def _verdict(self, tier: Tier) -> dict[str, Any] | None:
+        """The worst case of a tier, in clusters as its own steps were played."""
+        tiers = self._tiers()
+        here = {name: of for name, of in tiers if of in INCLUDES[tier] and name in self.played}
+        own = [name for name, of in here.items() if of == tier] or list(here)
+        games = [{row.index: row.game for row in self.played[name].rows} for name in own]
+        specs = [self.audit.planned[name].spec for name in own]
+        given = max((shared_by_all(spec.kind == "static", spec.game.protocol) for spec in specs), default="")
+        examples = {index for name in here for index in self.played[name].outcome}
+        trials = None if self.audit.main.kind == "static" else shared_games(games, examples)
+        return tier_verdict(tiers, self.played, tier, trials, given)
 
     def _clean(self) -> float | None:
         rows = self.played["pgd-skip"].rows if "pgd-skip" in self.played else []
@@ -241,7 +259,7 @@ class Player:
         count = POINTS if main.kind == "static" else max(SLOW_POINTS // batch, 2) * batch
         return DefenseSubject(self.bench, replace(main, n=min(count, main.test_size)))
 
-    def _strength(self) -> list[Finding]:
+    def _strength(self, trials: Mapping[int, int] | None) -> list[Finding]:
         violations = sum(bool(row.violation) for played in self.played.values() for row in played.rows)
         found = [finding("V1", violations, f"{violations} in all steps")]
         aware = [name for name, tier in self._tiers() if tier == "aware-full" and name in self.played]
@@ -249,7 +267,7 @@ class Player:
         if whole:
             strongest = min(whole, key=lambda name: sum(self.played[name].outcome.values()))
             found += [one for one in (belief(self.played, strongest),) if one is not None]
-        found += comparisons(self.played, self.audit.base)
+        found += comparisons(self.played, self.audit.base, trials)
         found += [one for one in (silent(self.played, "pgd-skip"),) if one is not None]
         return found + self._direct()
 

@@ -47,33 +47,39 @@ def shared(*outcomes: Outcome) -> list[list[bool]]:
     return [[outcome[key] for key in keys] for outcome in outcomes]
 
 
-def excess(strong: Outcome, weak: Outcome) -> Difference:
-    """Robust accuracy under the one above that under the other, on the examples of both."""
+def excess(strong: Outcome, weak: Outcome, trials: Mapping[int, int] | None) -> Difference:
+    """Robust accuracy under the one above that under the other, on the examples of both.
+
+    trials: the game of each example, of a defense whose examples share states; None: they are independent.
+    """
     first, second = shared(strong, weak)
-    return paired(second, first)
+    keys = sorted(strong.keys() & weak.keys())
+    return paired(second, first, None if trials is None else [trials[key] for key in keys])
 
 
-def comparisons(played: Mapping[str, Played], base: str) -> list[Finding]:
+def comparisons(played: Mapping[str, Played], base: str, trials: Mapping[int, int] | None = None) -> list[Finding]:
     """The checks that hold steps against each other. A check whose steps are not there is left out.
 
-    One that compares two attacks trips only where the paired interval of the difference excludes nothing.
+    One that compares two attacks trips only where the paired interval of the difference excludes nothing. Where it
+    holds several pairs, the one that excludes it most clearly speaks. trials: as for `excess`.
     """
     found = []
 
     def against(id_: str, strong: str, weak: str) -> None:
         if strong in played and weak in played:
-            gap = excess(played[strong].outcome, played[weak].outcome)
-            names = f"{_percent(played, strong)} under {strong}, {_percent(played, weak)} under {weak}"
+            both = played[strong].outcome, played[weak].outcome
+            gap, (first, second) = excess(*both, trials), shared(*both)
+            names = f"{_share(first)} under {strong}, {_share(second)} under {weak}, n {len(first)}"
             found.append(finding(id_, gap.value, f"{_points(gap)} ({names})", sure=gap.low > 0))
 
     against("S1", "pgd-skip", "pgd-skip, one step")
-    if (black := _black_box(played)) is not None:
+    if (black := _black_box(played, trials)) is not None:
         found.append(black)
     radii = ["pgd-skip, half the radius", "pgd-skip", "pgd-skip, twice the radius"]
     if all(name in played for name in radii):
         small, middle, large = shared(*(played[name].outcome for name in radii))
         back = [(not a and b) or (not b and c) for a, b, c in zip(small, middle, large, strict=True)]
-        curve = ", ".join(_percent(played, name) for name in radii)
+        curve = ", ".join(_share(part) for part in (small, middle, large))
         found.append(
             finding("S3", sum(back) / len(back), f"{sum(back)} of {len(back)}; {curve} at 1/2, 1 and 2 times eps")
         )
@@ -90,8 +96,8 @@ def comparisons(played: Mapping[str, Played], base: str) -> list[Finding]:
         found.append(finding("S12", value, f"{value:.1%}"))
     rounds = [name for name in ("gmsa-avg", "gmsa-min", "fpa") if {name, f"{name}, one round"} <= set(played)]
     if rounds:
-        gains = {name: excess(played[name].outcome, played[f"{name}, one round"].outcome) for name in rounds}
-        worst = max(gains.values(), key=lambda gap: gap.value)
+        gains = {name: excess(played[name].outcome, played[f"{name}, one round"].outcome, trials) for name in rounds}
+        worst = max(gains.values(), key=lambda gap: gap.low)
         detail = ", ".join(f"{name} {_points(gap)}" for name, gap in gains.items())
         found.append(finding("S14", worst.value, detail, sure=worst.low > 0))
     return found
@@ -103,15 +109,15 @@ WITH = ("pgd-skip", "pgd-skip, twice the work", "autoattack-skip", "gmsa-avg", "
         "bpda:pgd-skip")  # fmt: skip
 
 
-def _black_box(played: Mapping[str, Played]) -> Finding | None:
+def _black_box(played: Mapping[str, Played], trials: Mapping[int, int] | None) -> Finding | None:
     """Each attack without knowledge against the worst case over those with it, on the examples of both."""
     knowing = [played[name].outcome for name in WITH if name in played]
     blind = {name: played[name].outcome for name in WITHOUT if name in played}
     if not knowing or not blind:
         return None
     worst = worst_case(knowing)
-    gaps = {name: excess(worst, outcome) for name, outcome in blind.items()}
-    strongest = max(gaps, key=lambda name: gaps[name].value)
+    gaps = {name: excess(worst, outcome, trials) for name, outcome in blind.items()}
+    strongest = max(gaps, key=lambda name: gaps[name].low)
     gap = gaps[strongest]
     return finding("S2", gap.value, f"{_points(gap)} against {strongest}", sure=gap.low > 0)
 
@@ -163,7 +169,7 @@ def planted(
     network: nn.Module, x: Tensor, threat: ThreatModel, steps: int, rel_step_size: float, draws: Draws
 ) -> Finding:
     """S13, the binarisation test: for every x a linear head on what the network gives tells the inside of the ball from
-    one point on its surface; the attack starts at x and must find the other class.
+    one point on its surface; the attack starts at a random point of the ball and must find the other class.
 
     Zimmermann, Brendel, Tramer, Carlini: Increasing Confidence in Adversarial Robustness Evaluations, NeurIPS 2022.
     The head is scikit-learn's logistic regression, weighted so that both classes count the same. The points of its
@@ -226,5 +232,5 @@ def _points(gap: Difference) -> str:
     return f"{100 * gap.value:+.1f} points ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
 
 
-def _percent(played: Mapping[str, Played], name: str) -> str:
-    return f"{accuracy(played[name].outcome):.1%}"
+def _share(right: Sequence[bool]) -> str:
+    return f"{sum(right) / len(right):.1%}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
 from bench.audit.strength import Played
-from bench.metrics import Difference, clustered, paired, wilson, worst_case
+from bench.metrics import Difference, clustered, paired, wilson_given, worst_case
 from bench.threat import Tier
 
 #: what an attacker of a tier can do besides what is of that tier: who knows more can also do what needs less
@@ -34,19 +34,35 @@ def breakers_of(steps: Sequence[tuple[str, Tier]], played: Mapping[str, Played],
     return found
 
 
+def shared_games(outcomes: Sequence[Mapping[int, int]], examples: Collection[int]) -> dict[int, int] | None:
+    """Which of these examples share a state, as the run with most games says; one that it has not is alone.
+
+    outcomes: the game of each example (by index), for every run. None: there is one game, or none.
+    """
+    games = max(outcomes, key=lambda one: (len(set(one.values())), len(one)), default={})
+    if len(set(games.values())) < 2:
+        return None
+    return {index: games.get(index, -1 - index) for index in examples}
+
+
 def tier_verdict(
-    steps: Sequence[tuple[str, Tier]], played: Mapping[str, Played], tier: str, trials: Mapping[int, int] | None
+    steps: Sequence[tuple[str, Tier]],
+    played: Mapping[str, Played],
+    tier: str,
+    trials: Mapping[int, int] | None,
+    given: str = "",
 ) -> dict[str, Any] | None:
     """Worst-case robust accuracy of a tier with its interval, and which attack broke what; None where nothing ran.
 
-    trials: which game each example belongs to, where examples share a state; None: they are independent.
+    trials: which game each example belongs to, where examples share a state; None: they are in no games.
+    given: what they share in a single game (`bench.metrics.shared_by_all`).
     """
     broken = breakers_of(steps, played, tier)
     if not broken:
         return None
     stood = {index: name is None for index, name in broken.items()}
     if trials is None:
-        estimate = wilson(sum(stood.values()), len(stood))
+        estimate = wilson_given(sum(stood.values()), len(stood), given)
     else:
         games: dict[int, list[bool]] = {}
         for index, right in stood.items():

@@ -50,12 +50,11 @@ const COLUMNS = {
     column("Clean %", "clean", share, { className: "number" }),
     column("n", "n", number(null), { className: "number" }),
     column("Attacks", "attacks", (value, type) => (type === "display" ? esc(value.join(", ")) || "–" : value.join(", ")), { className: "wide" }),
-    column("Broken by", "breakers", text, { className: "wide" }),
+    column("Broken by, or why it has no rank", "breakers", (value, type, row) => text([value, row.why].filter(Boolean).join("; "), type), { className: "wide" }),
     column("ms an answer", "ms", number(3), { className: "number" }),
     column("Times the base", "times", number(3), { className: "number" }),
     column("Flags", "flags", chips),
     column("Paper", "paper", (value, type) => (type === "display" && value ? `<a href="${esc(value)}" rel="noreferrer">paper</a>` : type === "display" ? "–" : value)),
-    column("Note", "why", text, { className: "wide" }),
   ],
   runs: [
     column("Defense", null, (_, type, row) => named(row, type), { className: "name" }),
@@ -68,8 +67,7 @@ const COLUMNS = {
     column("Clean %", "clean", share, { className: "number" }),
     column("Robust %", "robust", share, { className: "number" }),
     column("ms an answer", "ms", number(3), { className: "number" }),
-    column("Flags", "flags", chips),
-    column("Note", "reason", text, { className: "wide" }),
+    column("Flags and reasons", "flags", (value, type, row) => `${chips(value, type)} ${type === "display" ? esc(row.reason) : row.reason}`.trim(), { className: "wide" }),
     column("Run", "run", (value, type, row) => {
       if (type !== "display") return value;
       const short = `<code>${esc(value.slice(0, 10))}</code>`;
