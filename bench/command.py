@@ -43,17 +43,22 @@ def command_of(
         plain = plan([replace(request, eps=budget[0], norm=budget[1], sets=radii)], config, facts)[0].spec
     except BenchError as error:
         return "", f"Its command cannot be told here: {one_line(error)}"
-    differ = _differences(spec, plain)
+    differ = _as_typed(_differences(spec, plain))
     repeats = None if spec.game.repeats == plain.game.repeats else spec.game.repeats
     budgets: list[Budget] = [((), ""), (budget[0], ""), budget]
     tried = [
         replace(request, eps=eps, norm=norm, repeats=repeats, sets=sets)
-        for sets in (differ, {**radii, **differ})
+        for sets in (differ, {**_as_typed(radii), **differ})
         for eps, norm in dict.fromkeys(budgets)
     ]
     found = next((one for one in tried if _key(one, config, facts) == spec.key), None)
     note = "" if found else "It gives another run now: what the run was made of has changed since."
     return _text(spec, found or tried[-1], options), note
+
+
+def _as_typed(sets: dict[str, Any]) -> dict[str, Any]:
+    """Values as the command line has them: what is planned is what is printed."""
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in sets.items()}
 
 
 def _key(request: Request, config: Config, facts: Callable[[str, TaskParams], TaskFacts]) -> str:
@@ -90,5 +95,5 @@ def _text(spec: RunSpec, request: Request, options: Sequence[str]) -> str:
     words += ["--norm", request.norm] if request.norm else []
     words += ["--repeats", str(request.repeats)] if request.repeats else []
     for name, value in request.sets.items():
-        words += ["--set", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
+        words += ["--set", f"{name}={value}"]
     return shlex.join([*words, *options])

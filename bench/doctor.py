@@ -187,7 +187,9 @@ def _data(patient: Patient) -> Iterator[Finding]:
     for entry in registry.datasets:
         try:
             yield _dataset(entry.name, entry.load(), folder)
-        except (BrokenPlugin, AttributeError, TypeError) as error:  # somebody's own, which may not be one
+        except Exception as error:  # somebody's own, which may lack anything of a dataset
+            if entry.origin == "built-in":
+                raise
             yield Finding("note", f"dataset {entry.name}", f"cannot be looked for: {one_line(error)}")
 
 
@@ -238,7 +240,7 @@ def _some(keys: tuple[str, ...]) -> str:
 
 
 def _files(patient: Patient) -> Iterator[Finding]:
-    from bench.prune import in_words, survey
+    from bench.prune import in_words, nearest_folder, survey
     from bench.store import files_of
 
     root = files_of(patient.url)
@@ -246,7 +248,7 @@ def _files(patient: Patient) -> Iterator[Finding]:
         todo = "give --db or BENCH_CACHE a place of your own"
         yield Finding("problem", "files", f"{root}: {stuck} is not writable", todo)
         return
-    free = shutil.disk_usage(_nearest(root)).free
+    free = shutil.disk_usage(nearest_folder(root)).free
     total = sum(kind.bytes for kind in survey(root).values())
     there = f"{in_words(total)} in {root}" if root.exists() else f"{root} is not there yet"
     level: Level = "problem" if free < FULL else "note" if free < NEARLY_FULL else "ok"
@@ -254,14 +256,11 @@ def _files(patient: Patient) -> Iterator[Finding]:
     yield Finding(level, "files", f"{there}; {in_words(free)} free", todo)
 
 
-def _nearest(path: Path) -> Path:
-    """The path, or the nearest of its parents that is there."""
-    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-
-
 def _not_writable(path: Path) -> Path | None:
     """What stands in the way of writing a file or a folder at `path`; None where nothing does."""
-    nearest = _nearest(path)
+    from bench.prune import nearest_folder
+
+    nearest = nearest_folder(path)
     if nearest != path.absolute() and not nearest.is_dir():
         return nearest
     places = [nearest, nearest.parent] if nearest.is_file() else [nearest]  # beside a database lies its log

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench import registry
 from bench.cache import Cache
-from bench.errors import BenchError, one_line
+from bench.errors import one_line
 from bench.game import Row
 from bench.spec import RunSpec
 from bench.store import RunRecord, Store
@@ -54,12 +54,12 @@ def gallery(
     spec = RunSpec.from_dict(record.spec)
     try:
         x, _ = bench.points(spec, [row.index for row in chosen])
-    except (BenchError, IndexError) as error:
+    except Exception as error:  # a dataset that has changed since may raise anything; the run is shown all the same
         return [], f"The clean points of this run are not here: {one_line(error)}"
     x_adv = torch.stack([images[row.game, row.position] for row in chosen])
     try:
         nearest, why = _nearest(spec, x_adv, bench)
-    except Exception as error:  # a foreign defense may raise anything; its run is shown all the same
+    except Exception as error:  # so may a foreign defense
         nearest, why = [], f"Neighbours are not shown: {one_line(error)}"
     shown = [Shown(row, x[i].cpu(), x_adv[i], nearest[i] if nearest else {}) for i, row in enumerate(chosen)]
     return shown, why

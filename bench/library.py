@@ -229,11 +229,13 @@ def _request(
     """A request in the planner's words; the names of classes are those of the registries."""
     if sets is not None and not isinstance(sets, Mapping):
         raise BadValue(f"sets is {sets!r}; give values by dotted key, such as {{'defense.k': 512}}.")
+    if strange := [key for key in sets or {} if not isinstance(key, str)]:
+        raise BadValue(f"sets has the key {strange[0]!r}; give dotted keys, such as 'defense.k'.")
     return Request(
         defenses=_names(registry.defenses, defense),
         attacks=_names(registry.attacks, attack),
         bases=_names(registry.defenses, base),
-        datasets=_each(dataset),
+        datasets=_texts(_each(dataset)),
         eps=_each(eps),
         norm=norm or "",
         seeds=tuple(_whole("seed", value) for value in _each(seed)),
@@ -254,7 +256,15 @@ def _each(value: Any) -> tuple[Any, ...]:
 
 
 def _names(known: registry.Registry, value: Names) -> tuple[str, ...]:
-    return tuple(known.name_of(name) if isinstance(name, type) else name for name in _each(value))
+    return _texts(known.name_of(name) if isinstance(name, type) else name for name in _each(value))
+
+
+def _texts(names: Iterable[Any]) -> tuple[str, ...]:
+    found = tuple(names)
+    for name in found:
+        if not isinstance(name, str):
+            raise BadValue(f"{name!r} is no name; give names as text, such as 'rmc'; see: bench list")
+    return found
 
 
 def _whole(name: str, value: Any) -> Any:

@@ -21,7 +21,7 @@ from bench.models.sources import network_name, network_source
 from bench.preflight import check_protocol, check_sizes
 from bench.sections import PROTOCOLS, check_sections
 from bench.spec import GameSpec, Part, RunSpec
-from bench.threat import ThreatModel, parse_number
+from bench.threat import ThreatModel, convert, parse_number
 
 FactsOf = Callable[[str, TaskParams], TaskFacts]
 
@@ -190,7 +190,7 @@ class _Resolver:
         cls = entry.load()
         params = self._with_radius(self._params("base", cls, name, facts.name, extra=("seed",)), facts.name)
         self.keys.declare("base", ["seed"])
-        seed = int(parse_number("base.seed", self._layer("base", name, facts.name).get("seed", 0)))
+        seed = convert("base.seed", self._layer("base", name, facts.name).get("seed", 0), int)
         network = _network_part(params, facts)
         _validated(name, cls, params, facts)
         return Part(name, entry.version, entry.source_hash(), params.model_dump()), seed, network

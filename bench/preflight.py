@@ -8,7 +8,9 @@ from bench.spec import RunSpec
 
 
 def check_sizes(spec: RunSpec) -> None:
-    """Raise `BadValue` where the test set is too small for the run."""
+    """Raise `BadValue` where the test set is too small for the run, or its seed too large for a table."""
+    if not 0 <= spec.seed < 2**63:
+        raise BadValue(f"seed is {spec.seed}; give a whole number from 0 to {2**63 - 1}.")
     if not 1 <= spec.n <= spec.test_size:
         raise BadValue(
             f"n is {spec.n}; {spec.dataset.name} has {spec.test_size} test points, so give 1 to {spec.test_size}."

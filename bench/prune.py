@@ -2,8 +2,8 @@
 
 What rows refer to (images) goes only where no row of the only database that can refer to it does. Everything else can
 be made again, at a price: states in little time, so that they go by themselves unless an interrupted run goes on from
-them; bases, banks and crafted images in much, so that they go only when their kind is asked for. While a run of the
-database is being played, nothing goes but what dead processes left half written.
+them, or other databases use the folder; bases, banks and crafted images in much, so that they go only when their kind
+is asked for. While a run of the database is being played, nothing goes but what dead processes left half written.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KINDS = {
 }
 #: what a process was writing when it died
 TEMPORARY = "temporary"
-#: seconds without a write after which a state or a half-written file in a shared folder is nobody's
+#: seconds without a write after which what another machine or database may be using is nobody's
 QUIET_S = 3600.0
 
 _ARTEFACT = re.compile(r"[0-9a-f]{64}(-[0-9a-z]+)?")
@@ -120,8 +120,8 @@ def prune(
     if kind == "images" and shared:
         raise BadValue(f"Images cannot be pruned: other databases may refer to those in {root} ({shared}).")
     done, before = Pruned(), time.time() - older_than_s
+    there = list(artefacts(root))  # before the question: what a run writes from now on is not in this list
     needs = Needs() if store is None else store.needs()
-    there = list(artefacts(root))
     linked = sorted({one.path.parent for one in there if one.path.parent.is_symlink()})
     old = [one for one in there if one.modified <= before and one.path.parent not in linked]
     done.notes += [f"{folder} is a link, and left alone" for folder in linked]
@@ -130,7 +130,9 @@ def prune(
     for one in old:
         if kind in ("", one.kind) and one.kind != "images" and _useless(one, needs, shared, kind):
             _remove(one, done, dry_run)
-    if needs.resumes and kind == "":
+    if shared and kind == "":
+        done.notes.append(f"states stay: runs of other databases may go on from them ({shared}); see --kind states")
+    elif needs.resumes and kind == "":
         done.notes.append(
             f"states stay from which interrupted runs go on ({len(needs.resumes)}); --kind states removes them too"
         )
@@ -151,13 +153,13 @@ def prune(
 
 def _useless(one: Artefact, needs: Needs, shared: str, kind: str) -> bool:
     """Whether something that is no image may go; `kind` is what was asked for by name."""
-    quiet = not shared or time.time() - one.modified >= QUIET_S
-    if one.kind == TEMPORARY:
-        return quiet and _is_abandoned(one)
-    if needs.played:
+    quiet = time.time() - one.modified >= QUIET_S
+    if one.kind == TEMPORARY:  # of a process on another machine only time tells
+        return (quiet or not (shared or needs.played)) and _is_abandoned(one)
+    if needs.played or (shared and not (quiet and kind == one.kind)):
         return False
     if one.kind == "states":
-        return quiet and (kind == "states" or one.path.name not in needs.resumes)
+        return kind == "states" or one.path.name not in needs.resumes
     return kind == one.kind
 
 
@@ -185,7 +187,7 @@ def _is_held(lock: Path) -> bool:
     try:
         with FileLock(lock, timeout=0):
             return False
-    except Timeout:
+    except (Timeout, PermissionError):  # somebody's, here or under another name
         return True
 
 
@@ -215,6 +217,11 @@ def _removed(path: Path) -> bool:
     except Timeout:
         return False
     return True
+
+
+def nearest_folder(path: Path) -> Path:
+    """The path, or the nearest of its parents that is there."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 def in_words(size: int) -> str:

@@ -26,7 +26,11 @@ Verdict = Literal["agrees", "disagrees", "undecided", ""]
 
 @dataclass(frozen=True)
 class Cell:
-    """One run in the table, in percent. `at_budget` is for attacks of minimal norm, whose `value` is uncut."""
+    """One run in the table, in percent. `at_budget` is for attacks of minimal norm, whose `value` is uncut.
+
+    violations: images that broke the threat model and were judged as the clean ones. No figure is held against such a
+    value.
+    """
 
     row: str
     column: str
@@ -37,6 +41,7 @@ class Cell:
     high: float
     paper: float | None
     at_budget: float | None = None
+    violations: int = 0
 
     @property
     def difference(self) -> float | None:
@@ -44,7 +49,7 @@ class Cell:
 
     @property
     def verdict(self) -> Verdict:
-        return verdict(self.low, self.high, self.paper)
+        return "" if self.violations else verdict(self.low, self.high, self.paper)
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ def _cell(row: str, column: str, result: dict[str, Any], paper: float | None) ->
         return None
     at_budget = 100 * robust["value"] if uncut and robust else None
     value, low, high = (100 * shown[name] for name in ("value", "low", "high"))
-    return Cell(row, column, result["run"], result["n"], value, low, high, paper, at_budget)
+    return Cell(row, column, result["run"], result["n"], value, low, high, paper, at_budget, result["violations"])
 
 
 def matches(where: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
@@ -175,19 +180,22 @@ def _same(wanted: Any, found: Any) -> bool:
 def in_words(report: Report) -> str:
     """One line: how many figures there are, and how they compare."""
     figures = [cell for cell in report.cells if cell.paper is not None]
+    cheats = sum(cell.violations > 0 for cell in report.cells)
+    end = f"{report.missing} cells not run" + (f"; {cheats} broke the threat model (V1)" if cheats else "")
     if not figures:
-        return f"{len(report.cells)} runs, no published figure; {report.missing} cells not run"
+        return f"{len(report.cells)} runs, no published figure; {end}"
     counts = ", ".join(f"{report.count(which)} {name}" for which, name in _WORDS)
-    return f"{len(figures)} published figures: {counts} (margin {MARGIN:g} points); {report.missing} cells not run"
+    return f"{len(figures)} published figures: {counts} (margin {MARGIN:g} points); {end}"
 
 
 _WORDS: tuple[tuple[Verdict, str], ...] = (("agrees", "agree"), ("disagrees", "disagree"), ("undecided", "undecided"))
 
 
 def short(cell: Cell) -> str:
-    """`0.0 (0-1)`: the value with the ends of its interval rounded outwards, in percent."""
+    """`0.0 (0-1)`: the value with the ends of its interval rounded outwards, in percent; marked where it is not to be
+    used."""
     low, high = math.floor(cell.low + 1e-7), math.ceil(cell.high - 1e-7)
-    return f"{cell.value:.1f} ({low}-{high})"
+    return f"{cell.value:.1f} ({low}-{high}){' V1' if cell.violations else ''}"
 
 
 def to_markdown(report: Report) -> str:
@@ -207,7 +215,7 @@ def _in_markdown(cell: Cell | None) -> str:
     if cell.at_budget is not None:
         parts.append(f"[{cell.at_budget:.1f} at budget]")
     if cell.paper is not None:
-        parts.append(f"/ {cell.paper:g} {cell.verdict}")
+        parts.append(f"/ {cell.paper:g} {cell.verdict}".strip())
     return " ".join(parts)
 
 

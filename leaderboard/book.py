@@ -42,7 +42,7 @@ def load(store: Store) -> Book:
         ]
         lines += [outcome.line for outcome in outcomes]
         standings += standings_of(entry, outcomes)
-    return Book(sorted(lines, key=_order), ranked(standings), load_audits(store))
+    return Book(sorted(lines, key=_order), ranked(standings), load_audits(store, entries))
 
 
 def _times(described: Iterable[tuple[RunRecord, dict[str, Any]]]) -> dict[str, list[float]]:
@@ -210,9 +210,9 @@ def _order(line: RunLine) -> tuple[str, str, float, str, bool, float, str]:
     return *line.board, line.attack, not line.ranked, robust, line.run
 
 
-def load_audits(store: Store) -> list[AuditLine]:
-    """The verdicts of all audits, those that stand best against full knowledge first."""
-    return sorted((_audit(result) for result in store.audits()), key=_standing)
+def load_audits(store: Store, entries: Mapping[str, Entry]) -> list[AuditLine]:
+    """The verdicts of all audits, those that stand best against full knowledge first; entries by the runs' keys."""
+    return sorted((_audit(result, entries) for result in store.audits()), key=_standing)
 
 
 def _standing(line: AuditLine) -> tuple[str, str, float, float, str]:
@@ -220,13 +220,19 @@ def _standing(line: AuditLine) -> tuple[str, str, float, float, str]:
     return line.dataset, line.norm, line.eps, -(full.value if full else -1.0), line.defense
 
 
-def _audit(result: dict[str, Any]) -> AuditLine:
+def _audit(result: dict[str, Any], entries: Mapping[str, Entry]) -> AuditLine:
+    entry = entries.get(result["runs"].get("pgd-skip", ""))
+    flags = [(check["id"], check["message"]) for check in result["checks"] if check["tripped"]]
+    if result["failed"]:
+        message = f"{', '.join(result['failed'])} FAILED, and the verdict lacks what that might have broken."
+        flags.insert(0, ("incomplete", message))
     verdicts = [result["verdict"].get(tier) for tier in TIERS]
     gain = result["gain"]
     return AuditLine(
         defense=result["defense"],
+        variant=entry.variant if entry else "",
         base=result["base"],
-        dataset=result["dataset"],
+        dataset=entry.dataset if entry else result["dataset"],
         norm=result["norm"],
         eps=result["eps"],
         budget=result["budget"],
@@ -238,5 +244,5 @@ def _audit(result: dict[str, Any]) -> AuditLine:
         ),
         gain=None if gain is None else share(gain["difference"]),
         times=None if gain is None else gain["times_the_base"],
-        flags=tuple((check["id"], check["message"]) for check in result["checks"] if check["tripped"]),
+        flags=tuple(flags),
     )

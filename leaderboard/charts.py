@@ -244,7 +244,9 @@ def curve_records(name: str) -> Callable[[Book], Records]:
         for line in numbered(book.runs):
             if name in line.coordinates and line.attack != "clean":
                 others = tuple(sorted((k, v) for k, v in line.coordinates.items() if k != name))
-                lines[line.family, others][line.coordinates[name]] = line
+                group, at = lines[line.family, others], line.coordinates[name]
+                if at not in group or line.n > group[at].n:  # runs of one family differ in n besides
+                    group[at] = line
         drawn = [group for group in lines.values() if len(group) > 1]
         titles = _titles([next(iter(group.values())) for group in drawn], name)
         return [
@@ -281,11 +283,16 @@ def surface_records(name: str) -> Callable[[Book], Records]:
 
     def records(book: Book) -> Records:
         lines = [line for line in numbered(book.runs) if line.attack == weights[name] and name in line.coordinates]
-        found = [{**facts(line), "x": line.coordinates[name], "p": line.coordinates["p"]} for line in lines]
+        lowest: dict[tuple[str, float, float], dict[str, Any]] = {}
+        for line in lines:
+            row = {**facts(line), "x": line.coordinates[name], "p": line.coordinates["p"]}
+            cell = row["defense"], row["x"], row["p"]
+            if cell not in lowest or row["robust"] < lowest[cell]["robust"]:
+                lowest[cell] = row
         values: dict[str, set[float]] = defaultdict(set)
-        for row in found:
+        for row in lowest.values():
             values[row["defense"]].add(row["x"])
-        return [row for row in found if len(values[row["defense"]]) > 1]
+        return [row for row in lowest.values() if len(values[row["defense"]]) > 1]
 
     return records
 

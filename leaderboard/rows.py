@@ -109,9 +109,13 @@ class Standing:
 
 @dataclass(frozen=True)
 class AuditLine:
-    """One audit. tiers: worst case by what the attacker knows, and in words which attacks broke it."""
+    """One audit. tiers: worst case by what the attacker knows, and in words which attacks broke it.
+
+    variant, dataset: as of the entry that was attacked
+    """
 
     defense: str
+    variant: str
     base: str
     dataset: str
     norm: str
@@ -139,3 +143,12 @@ def share(estimate: dict[str, Any] | None) -> Share | None:
     if estimate is None:
         return None
     return Share(100 * estimate["value"], 100 * estimate["low"], 100 * estimate["high"], estimate["method"])
+
+
+def budget(norm: str, eps: float) -> str:
+    """Norm and radius in words, in as few digits as tell it from any other."""
+    levels = round(255 * eps)
+    if float(f"{eps:.4g}") != eps and levels / 255 == eps:
+        return f"{norm} {levels}/255"
+    digits = next((count for count in range(4, 17) if float(f"{eps:.{count}g}") == eps), 17)
+    return f"{norm} {eps:.{digits}g}"

@@ -16,7 +16,7 @@ from bench.errors import BadValue
 from leaderboard import charts
 from leaderboard.page import render, script, style
 from leaderboard.ranking import place
-from leaderboard.rows import TIERS, Book, RunLine, Share, Standing
+from leaderboard.rows import TIERS, Book, RunLine, Share, Standing, budget
 
 #: what an attacker of a tier knows, for the line under the menus
 TIER_WORDS = {
@@ -117,6 +117,7 @@ def overview(book: Book, linked: Iterable[str], made: str) -> str:
         "index.html",
         root="",
         made=made,
+        budget=budget,
         empty=not book.runs,
         audits=book.audits,
         tiers=TIERS,
@@ -130,16 +131,10 @@ def _boards(book: Book) -> list[dict[str, Any]]:
     count: dict[tuple[str, str], int] = {}
     for line in book.runs:
         if line.attack != "clean":
-            name = (line.entry.dataset, budget(line.board))
+            name = (line.entry.dataset, budget(*line.board[1:]))
             count[name] = count.get(name, 0) + 1
     ordered = sorted(count.items(), key=lambda item: (-item[1], item[0]))
     return [{"dataset": dataset, "budget": text, "runs": runs} for (dataset, text), runs in ordered]
-
-
-def budget(board: tuple[str, str, float]) -> str:
-    """Norm and radius in words; radii that differ differ."""
-    short = f"{board[2]:.4g}"
-    return f"{board[1]} {short if float(short) == board[2] else f'{board[2]:.6g}'}"
 
 
 def _share(value: Share | None) -> list[Any] | None:
@@ -156,7 +151,7 @@ def _standing(one: Standing) -> dict[str, Any]:
         "label": one.entry.label,
         "base": one.entry.base,
         "dataset": one.entry.dataset,
-        "budget": budget(one.board),
+        "budget": budget(*one.board[1:]),
         "tier": one.tier,
         "robust": _share(one.robust),
         "clean": _share(one.clean),
@@ -188,8 +183,8 @@ def _run(line: RunLine, linked: set[str], root: str) -> dict[str, Any]:
         "base": line.entry.base,
         "attack": line.attack,
         "dataset": line.entry.dataset,
-        "budget": budget(line.board),
-        "board": f"{line.entry.dataset}, {budget(line.board)}",
+        "budget": budget(*line.board[1:]),
+        "board": f"{line.entry.dataset}, {budget(*line.board[1:])}",
         "threat": line.threat_tag,
         "words": line.threat,
         "tier": line.tier,
@@ -232,18 +227,20 @@ def defense_page(name: str, book: Book, linked: Iterable[str], made: str) -> str
     drawn = []
     boards = sorted({line.board for line in own.runs if line.attack != "clean"})
     for kind in DEFENSE:
-        parts = {board[:2]: "" for board in boards} if kind == "curve-eps" else {b: f" {b[2]:.4g}" for b in boards}
+        whole = kind == "curve-eps"
+        parts = {board[: 2 if whole else 3]: board[1] if whole else budget(*board[1:]) for board in boards}
         for board, radius in parts.items():
             part = Book([line for line in own.runs if line.board[: len(board)] == board])
             rows = charts.KINDS[kind].records(part)
             if rows:
-                title = f"{charts.KINDS[kind].title}, {board[0]} {board[1]}{radius}"
+                title = f"{charts.KINDS[kind].title}, {board[0]} {radius}"
                 drawn.append({"kind": kind, "title": title, "rows": rows})
     tried = {(line.entry, line.board, line.tier) for line in own.runs if line.attack != "clean"}
     played = [one for one in own.standings if one.rank is not None or (one.entry, one.board, one.tier) in tried]
     return render(
         "defense.html",
         root="../",
+        budget=budget,
         made=made,
         name=name,
         summary="" if known is None else known.summary,

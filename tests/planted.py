@@ -379,6 +379,41 @@ class Appends(Attack):
         return x
 
 
+class Forgets(Attack):
+    """Loses something that it had."""
+
+    def __init__(self, params: Any = None) -> None:
+        super().__init__(params)
+        self.once = True
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        if hasattr(self, "once"):
+            del self.once
+        return x
+
+
+class KeepsParts(Attack):
+    """Sound: holds modules, tensors and a generator of its own that it leaves as they are."""
+
+    def __init__(self, params: Any = None) -> None:
+        super().__init__(params)
+        self.loss = nn.CrossEntropyLoss(weight=torch.ones(10))
+        self.masks = [torch.zeros(2), torch.ones(2)]
+        self.table = {"a": torch.ones(3), "b": (1, None)}
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        return x
+
+
+class Trains(KeepsParts):
+    """Changes a weight of a module that it holds."""
+
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        assert self.loss.weight is not None
+        self.loss.weight += 1
+        return x
+
+
 class Prober(Attack):
     """Says on its class how it is played."""
 

@@ -80,6 +80,27 @@ def test_an_attack_that_is_weaker_than_it_should_be_trips_its_check(id_: str, st
     assert id_ not in found({strong: played(20)})
 
 
+def test_victims_of_one_game_are_no_independent_evidence() -> None:
+    """Eight of 100 fall to the weaker attack alone, all in one of five games: their state may have done it."""
+    lucky = {i: not (i % 5 == 0 and i < 40) for i in range(100)}
+    steps = {"pgd-skip": played(100), "pgd-skip, one step": Played(lucky, ())}
+    alone = {one.id: one for one in comparisons(steps, "rmc")}["S1"]
+    games = {one.id: one for one in comparisons(steps, "rmc", {i: i % 5 for i in range(100)})}["S1"]
+    assert alone.tripped and alone.value == games.value == pytest.approx(0.08) and not games.tripped
+
+
+def test_the_surest_black_box_speaks_not_the_luckiest() -> None:
+    few = {i: i >= 2 for i in range(20)}  # breaks 2 of 20: 10 points, and may be chance
+    steps = {"pgd-skip": played(100), "hopskipjump-linf": Played(few, ()), "gray-box": played(90)}
+    black = found(steps)["S2"]
+    assert black.tripped and "gray-box" in black.message
+
+
+def test_accuracies_beside_a_difference_are_over_the_same_examples() -> None:
+    steps = {"pgd-skip": played(10, 100), "random-search": played(15, 20)}
+    assert "50.0% under pgd-skip, 75.0% under random-search, n 20" in found(steps)["S8"].message
+
+
 def test_a_black_box_is_held_against_the_worst_case_of_those_who_know() -> None:
     half = {i: i < 50 for i in range(100)}
     other = {i: i >= 50 for i in range(100)}
@@ -257,6 +278,8 @@ def test_the_worst_case_of_a_tier_and_who_broke_what() -> None:
     assert verdict["breakers"] == {"skip": pytest.approx(2 / 3), "square": pytest.approx(1 / 3)}
     in_games = tier_verdict(steps, outcomes, "aware-full", {0: 0, 1: 1, 2: 0, 3: 1})
     assert in_games is not None and "games" in in_games["robust_accuracy"]["method"]
+    one_stream = tier_verdict(steps, outcomes, "aware-full", None, "stream")
+    assert one_stream is not None and one_stream["robust_accuracy"]["method"] == "Wilson, given this one stream"
     assert tier_verdict(steps, {}, "aware-full", None) is None
 
 
@@ -442,6 +465,7 @@ def test_only_what_is_left_is_attacked_and_such_a_run_is_not_ranked(bench: Bench
         (("regulr",), "Did you mean 'regular'"),
         (("regular", "-n", "1"), "at least 2"),
         (("regular", "--set", "defense.kk=3"), "defense.kk"),
+        (("noise-vote", "--set", "game.repeats=3"), "plays every game once"),
     ],
 )
 def test_a_wrong_request_is_one_line(bench: Bench, args: tuple[str, ...], message: str) -> None:

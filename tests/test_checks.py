@@ -75,12 +75,19 @@ def test_a_planted_fault_trips_its_check(workbench: Workbench, cls: type, check:
         (planted.NoisyAtZero, "no radius no change"),
         (planted.Remembers, "remembers nothing"),
         (planted.Appends, "remembers nothing"),
+        (planted.Forgets, "remembers nothing"),
+        (planted.Trains, "remembers nothing"),
         (planted.AsksForWeights, "returns images of the right shape"),
     ],
 )
 def test_a_planted_attack_trips_its_check(workbench: Workbench, cls: type, check: str) -> None:
     registry.register_attack("faulty", cls)
     assert not run(workbench, "faulty", "attack")[check].passed
+
+
+def test_an_attack_may_hold_what_it_leaves_as_it_is(workbench: Workbench) -> None:
+    registry.register_attack("sound", planted.KeepsParts)
+    assert run(workbench, "sound", "attack")["remembers nothing"].passed
 
 
 def test_an_attack_that_declines_says_so(workbench: Workbench) -> None:

@@ -232,6 +232,7 @@ def test_list_names_everything_and_shows_what_is_broken(bench: Bench, tmp_path: 
     (tmp_path / "bench.toml").touch()
     (tmp_path / "attacks").mkdir()
     (tmp_path / "attacks" / "bad.py").write_text("import nowhere  # register_attack(")
+    assert [row["origin"] for row in json.loads(bench("list", "defenses", "--json").out) if row["broken"]]
     broken = bench("list", "attacks")
     said = " ".join(broken.out.split())  # wherever lines are broken
     assert broken.code == 0 and "BROKEN: ModuleNotFoundError: No module named 'nowhere'" in said
@@ -239,6 +240,24 @@ def test_list_names_everything_and_shows_what_is_broken(bench: Bench, tmp_path: 
     assert bench("check", "bad").code == 1
     assert bench("run", "--defense", "regular", "--attack", "clean", "-n", 3, "--workers", 1, *BASE).code == 0
     assert "Did you mean 'attacks'" in bench("list", "atacks").err
+
+
+def test_a_dataset_that_is_none_leaves_the_others_to_be_listed(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        "from bench import register_dataset\nclass Odd:\n    pass\nregister_dataset('odd', Odd, summary='none')\n"
+    )
+    told = bench("data", "--plugin", "odd.py", "--data-dir", ".")
+    assert told.code == 0 and "digits:" in told.out and "odd.py cannot be looked for: AttributeError" in told.out
+    alone = bench("data", "odd", "--plugin", "odd.py")
+    assert alone.code == 2 and alone.err.count("\n") == 1 and "AttributeError" in alone.err
+    found = {row["what"]: row["level"] for row in json.loads(bench("doctor", "--json", "--plugin", "odd.py").out)}
+    assert found["dataset odd"] == "note" and "dataset mnist" in found
+
+
+def test_seeds_are_whole_numbers_that_a_table_can_hold(bench: Bench) -> None:
+    args = ("run", "--defense", "regular", "--attack", "pgd", "--dry-run")
+    assert "give a whole number from 0 to" in bench(*args, "--seed", "99999999999999999999").err
+    assert "base.seed is '1.5'; give a whole number" in bench(*args, "--set", "base.seed=1.5").err
 
 
 def test_a_plug_in_that_is_none_is_one_line(bench: Bench, tmp_path: Path, plugins: list[str]) -> None:

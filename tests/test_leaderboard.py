@@ -20,10 +20,10 @@ from bench.spec import RunSpec
 from bench.store import Store
 from bench.workbench import facts_of
 from leaderboard import charts, site
-from leaderboard.book import load
+from leaderboard.book import load, load_audits
 from leaderboard.page import POLICY, script
 from leaderboard.ranking import Outcome, ranked, standings_of
-from leaderboard.rows import AuditLine, Book, Entry, RunLine, Share, Standing
+from leaderboard.rows import AuditLine, Book, Entry, RunLine, Share, Standing, budget
 from tests.conftest import QUICK, Bench, sets, spec_of
 from tests.test_audit import ROW
 
@@ -344,7 +344,7 @@ def test_names_and_reasons_stay_text(tmp_path: Path) -> None:
     names = dict.fromkeys(("attack", "threat", "threat_tag", "norm", "protocol", "reason"), HOSTILE)
     bad = line(entry, **names, status="FAILED", robust=Share(1, 0, 2, HOSTILE), flags=((HOSTILE, HOSTILE),))
     tiers = ((Share(1, 0, 2, HOSTILE), HOSTILE),) * 4
-    audit = AuditLine(*[HOSTILE] * 4, 0.2, HOSTILE, 9, None, tiers, None, None, ((HOSTILE, HOSTILE),))
+    audit = AuditLine(*[HOSTILE] * 5, 0.2, HOSTILE, 9, None, tiers, None, None, ((HOSTILE, HOSTILE),))
     example = {"index": 1, "violation": HOSTILE, "kind": "broken"}
     picture = {"src": "data:,", "alt": HOSTILE, "caption": HOSTILE, "width": 1, "height": 1}
     pages = made(
@@ -384,6 +384,41 @@ def test_which_runs_get_a_page() -> None:
     for wrong in ("some", "-1", "1.5", ""):
         with pytest.raises(BadValue, match="--runs is"):
             site.pages_of(book, wrong)
+
+
+def test_radii_that_differ_are_told_apart() -> None:
+    assert [budget("linf", eps) for eps in (0.2, 8 / 255, 0.0313725, 0.1 + 0.2)] == [
+        "linf 0.2", "linf 8/255", "linf 0.0313725", "linf 0.30000000000000004",
+    ]  # fmt: skip
+
+
+def test_pictures_take_the_run_of_most_examples_and_the_lowest_of_a_cell() -> None:
+    at = {"eps": 0.2, "p": 4.0, "delay": 5.0}
+    common: dict[str, Any] = {"attack": "pgd-skip-delayed", "family": "f"}
+    few = line(run="1", n=10, robust=Share(20, 5, 40, "Wilson"), coordinates=at, **common)
+    many = line(run="2", n=1000, robust=Share(40, 38, 42, "Wilson"), coordinates=at, **common)
+    far = line(run="3", n=9, coordinates={**at, "delay": 9.0}, **common)
+    for order in ([few, many, far], [many, few, far]):
+        curve = {row["x"]: row["robust"] for row in charts.KINDS["curve-delay"].records(Book(order))}
+        surface = {row["x"]: row["robust"] for row in charts.KINDS["surface-delay"].records(Book(order))}
+        assert curve[5.0] == 40 and surface[5.0] == 20 and len(curve) == len(surface) == 2
+
+
+def test_audits_say_what_they_are_of_and_what_they_lack() -> None:
+    result: dict[str, Any] = {
+        "defense": "rmc", "base": "regular", "dataset": "digits", "norm": "linf", "eps": 0.2, "budget": "quick", "n": 9,
+        "clean_accuracy": None, "verdict": {}, "gain": None, "checks": [], "failed": ["pgd-skip"],
+        "runs": {"pgd-skip": "a"},
+    }  # fmt: skip
+
+    class Audits:
+        def audits(self) -> list[dict[str, Any]]:
+            return [result]
+
+    entries = {"a": Entry("key", "rmc", "regular", "digits (seed 1)", 1, "k 64")}
+    (found,) = load_audits(Audits(), entries)  # type: ignore[arg-type]
+    assert (found.dataset, found.variant) == ("digits (seed 1)", "k 64")
+    assert found.flags[0][0] == "incomplete" and "pgd-skip FAILED" in found.flags[0][1]
 
 
 def test_file_names_of_any_names() -> None:
@@ -436,6 +471,8 @@ def test_pictures_without_a_browser(bench: Bench, store: Store, form: str) -> No
         (("curve-known", "--out", "x.png"), "no runs here of which curve-known"),
         (("running", "--out", "x.png"), "name it with --run"),
         (("pareto", "--out", "x.png", "--tier", "all"), "No tier is called 'all'"),
+        (("pareto", "--out", "x.png", "--scale", "0"), "--scale is 0"),
+        (("pareto", "--out", "x.png", "--scale", "nan"), "--scale is nan"),
         (("heatmap", "--out", "x.png", "--eps", "big"), "--eps is 'big'"),
     ],
 )

@@ -136,7 +136,8 @@ def test_a_wrong_request_raises_what_the_command_says_and_writes_nothing(
 
 
 @pytest.mark.parametrize("wrong", [{"n": "5"}, {"n": 2.5}, {"seed": True}, {"seed": [0, "1"]}, {"workers": "all"},
-                                   {"workers": -1}, {"repeats": 0}, {"sets": ("defense.k=3",)}])  # fmt: skip
+                                   {"workers": -1}, {"repeats": 0}, {"sets": ("defense.k=3",)}, {"sets": {1: 2}},
+                                   {"dataset": 5}, {"base": 5}])  # fmt: skip
 def test_what_no_command_could_say_is_refused_too(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(lib.BenchError):
         lib.run("rmc", "pgd", **wrong)

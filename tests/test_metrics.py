@@ -9,6 +9,8 @@ from bench.metrics import (
     clean_accuracy,
     clustered,
     median_distance,
+    paired,
+    paired_repeated,
     repeated,
     robust_accuracy,
     wilson,
@@ -59,6 +61,26 @@ def test_serving_the_same_points_again_is_no_further_evidence() -> None:
     assert (found.value, found.low, found.high) == (0.9, wilson(36, 40).low, wilson(36, 40).high)
     apart = repeated([[True] * 40, [False] * 40])
     assert (apart.value, apart.low, apart.high) == (0.5, 0.0, 1.0)
+
+
+def test_repeats_of_a_static_defense_are_no_further_examples_either() -> None:
+    rows = [replace(ROW, game=g, position=i, index=i, answer=int(i < 50)) for g in range(5) for i in range(100)]
+    found = robust_accuracy(rows, True, "stream", answered_right(rows))
+    assert found is not None and (found.low, found.high) == (wilson(50, 100).low, wilson(50, 100).high)
+    victims = robust_accuracy(rows[:40], True, "probe", answered_right(rows[:40]))
+    assert victims is not None and victims.method == "Wilson"
+
+
+def test_a_difference_over_repetitions_counts_every_point_once() -> None:
+    """One point of 100 is lost in each of five orders: as if it had been played once."""
+    a = [True] * 500
+    b = [index != 7 for _ in range(5) for index in range(100)]
+    orders, points = [order for order in range(5) for _ in range(100)], list(range(100)) * 5
+    found, once = paired_repeated(a, b, orders, points), paired(a[:100], b[:100])
+    assert (found.value, found.low, found.high) == (-0.01, once.low, once.high)
+    assert found.p_value > 0.3 and (found.only_a, found.only_b) == (5, 0)
+    apart = paired_repeated([True] * 20, [True] * 10 + [False] * 10, [0] * 10 + [1] * 10, [*range(10)] * 2)
+    assert (apart.value, apart.low) == (-0.5, -1.0) and apart.high >= 0.0  # one order lost everything, one nothing
 
 
 def test_accuracies_of_a_hand_made_table() -> None:

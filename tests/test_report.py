@@ -70,7 +70,7 @@ def test_a_cell_is_known_by_names_and_dotted_keys(where: dict[str, Any], expecte
 
 def result(run: str, n: int, value: float, status: str = "DONE", **more: Any) -> dict[str, Any]:
     estimate = {"value": value, "low": value - 0.01, "high": value + 0.01}
-    return {"run": run, "status": status, "n": n, "robust_accuracy": estimate, **more}
+    return {"run": run, "status": status, "n": n, "robust_accuracy": estimate, "violations": 0, **more}
 
 
 TABLE = SuiteTable.model_validate(
@@ -122,6 +122,14 @@ def test_what_a_suite_is_about_keeps_other_runs_out() -> None:
 def test_a_cell_without_a_published_figure_has_no_verdict() -> None:
     cell = Cell("", "", "x", 10, 50.0, 49.999999999, 50.0000000001, None)
     assert cell.verdict == "" and cell.difference is None and short(cell) == "50.0 (50-50)"
+
+
+def test_an_attack_that_broke_the_rules_is_held_against_no_figure() -> None:
+    results = [result("a", 1000, 0.5, violations=40)]
+    made = lay_out("mine", TABLE, results, {"a": spec(game__p=50)})
+    (cell,) = made.cells
+    assert cell.verdict == "" and made.count("agrees") == 0 and "1 broke the threat model" in in_words(made)
+    assert "| half | 50.0 (49-51) V1 / 50 | - |" in to_markdown(made)
 
 
 def test_the_page_escapes_what_it_is_given_and_fetches_nothing() -> None:

@@ -54,7 +54,7 @@ def book_of(entries: dict[Entry, dict[str, float]]) -> Book:
             right = {i: i < one.robust.value / 5 for i in range(20)}
             outcomes.append(Outcome(one, right, dict.fromkeys(right, 0)))
         standings += standings_of(entry, outcomes)
-    audit = AuditLine("rmc", "regular", "digits", "linf", 0.2, "quick", 30, 95.0, ((share(10), "pgd 100%"),) * 4,
+    audit = AuditLine("rmc", "", "regular", "digits", "linf", 0.2, "quick", 30, 95.0, ((share(10), "pgd 100%"),) * 4,
                       share(1), 1200.0, (("M3", "it optimises while it answers"),))  # fmt: skip
     return Book(lines, ranked(standings), [audit])
 

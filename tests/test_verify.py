@@ -251,6 +251,9 @@ def test_a_pair_of_games_is_tested_over_the_games(bench: Bench, run: Callable[..
     a, b = (run("--defense", "rmc", "--attack", attack, *PROBE, *FAST) for attack in ("transfer-from-base", "pgd-skip"))
     found = json.loads(bench("compare", a, b, "--json").out)
     assert "Durkalski's test over 2 games" in found["difference"]["method"] and found["n"] == 6
+    later = run("--defense", "rmc", "--attack", "pgd-skip", *PROBE, *FAST, "--set", "game.p=3")
+    found = json.loads(bench("compare", b, later, "--json").out)  # the same victims in each game, after other points
+    assert "over 2 games" in found["difference"]["method"]
     stream = run("--defense", "rmc", "--attack", "fgsm", *FAST[:-2])
     found = json.loads(bench("compare", stream, a, "--json").out)
     assert "given this one" in found["difference"]["method"]
@@ -338,6 +341,9 @@ def test_a_randomised_defense_is_drawn_again(bench: Bench) -> None:
     again = done.runs[0]["redraws"]
     assert len(again["values"]) == 3 and again["worst"] <= min(again["values"]) and again["spread"] > 0
     assert "right in every one" in bench("show", done.runs[0]["run"]).out
+    other = bench("run", "--defense", "noise-vote", "--attack", "clean", *args[2:])
+    compared = bench("compare", done.runs[0]["run"], other.runs[0]["run"]).out
+    assert "over 8 points" in " ".join(compared.split())
 
 
 def _choose(n: int, k: int) -> int:

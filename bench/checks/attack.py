@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +96,9 @@ def check_remembers_nothing(subject: AttackSubject) -> str:
     oracle = subject.bench.oracle(subject.spec, 0, serving)
     oracle.begin(subject.x, subject.y, subject.spec.indices)
     attack.perturb(oracle, subject.x.clone(), subject.y, Draws(0, "check", subject.spec.indices))
-    changed = sorted(name for name, value in vars(attack).items() if not _same(value, before.get(name, _NOTHING)))
+    after = vars(attack)
+    names = before.keys() | after.keys()
+    changed = sorted(name for name in names if not _same(before.get(name, _NOTHING), after.get(name, _NOTHING)))
     demand(not changed, f"a call left {changed} on the attack; what it remembers belongs in the oracle")
     return "nothing is kept between calls"
 
@@ -102,11 +106,21 @@ def check_remembers_nothing(subject: AttackSubject) -> str:
 _NOTHING = object()
 
 
-def _same(a: object, b: object) -> bool:
-    """Equal values, where tensors and arrays compare by content."""
-    if isinstance(a, (Tensor, np.ndarray)) or isinstance(b, (Tensor, np.ndarray)):
-        return type(a) is type(b) and bool(np.array_equal(np.asarray(a), np.asarray(b)))
-    return a == b
+def _same(a: Any, b: Any) -> bool:
+    """Equal values: tensors, arrays, containers and plain objects by their content, also where they have no `==`."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Tensor):
+        return a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return bool(np.array_equal(a, b))
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if type(a).__eq__ is object.__eq__ and hasattr(a, "__dict__"):
+        return _same(vars(a), vars(b))
+    return bool(a == b)
 
 
 ATTACK_CHECKS: tuple[Check, ...] = (

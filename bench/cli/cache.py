@@ -63,12 +63,11 @@ def cache(
 
 
 def _size(root: Path, shared: str, as_json: bool) -> int:
-    from bench.prune import KINDS, TEMPORARY, in_words, survey
+    from bench.prune import KINDS, TEMPORARY, in_words, nearest_folder, survey
 
     sizes = survey(root)
     total = sum(size.bytes for size in sizes.values())
-    nearest = next(place for place in (root.absolute(), *root.absolute().parents) if place.exists())
-    free = shutil.disk_usage(nearest).free
+    free = shutil.disk_usage(nearest_folder(root)).free
     if as_json:
         kinds = {kind: asdict(size) for kind, size in sizes.items()}
         click.echo(json.dumps({"root": str(root), "shared": shared, "kinds": kinds, "bytes": total, "free": free}))

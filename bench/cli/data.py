@@ -17,7 +17,7 @@ from bench.cli.options import (
     plugin_option,
     set_option,
 )
-from bench.errors import BadValue, DataError, one_line
+from bench.errors import BadValue, BrokenPlugin, DataError, one_line
 from bench.session import open_session
 
 
@@ -36,18 +36,27 @@ def data(name: str | None, as_json: bool, data_dir: str | None, plugins: tuple[s
     folder = data_folder(data_dir)
     found = []
     for entry in [registry.datasets[name]] if name else list(registry.datasets):
-        dataset = entry.load()
+        summary = entry.summary
         try:
+            dataset = entry.load()
+            summary = dataset.summary
             if name is None and folder is None and entry.name != "digits":
                 raise DataError(
                     f"not looked for without --data-dir or BENCH_DATA; `bench data {entry.name}` downloads it"
                 )
             lines, there = dataset.check(folder), True
-        except DataError as error:
+        except (DataError, BrokenPlugin) as error:
             if name is not None:
                 raise
             lines, there = [one_line(error)], False
-        found.append({"dataset": entry.name, "summary": dataset.summary, "there": there, "lines": lines})
+        except Exception as error:  # somebody's own, which may lack anything of a dataset
+            if entry.origin == "built-in":
+                raise
+            reason = f"{entry.name} from {entry.origin} cannot be looked for: {type(error).__name__}: {one_line(error)}"
+            if name is not None:
+                raise BadValue(reason) from error
+            lines, there = [reason], False
+        found.append({"dataset": entry.name, "summary": summary, "there": there, "lines": lines})
     if as_json:
         click.echo(json.dumps(found))
         return 0

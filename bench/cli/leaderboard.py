@@ -148,6 +148,8 @@ def plot(
     form = Path(out).suffix.lower()
     if form not in (".png", ".svg", ".html"):
         raise BadValue(f"--out is {out!r}; give a file that ends in .png, .svg or .html.")
+    if not 0 < scale <= 10:  # a picture of ten times the size has 100 million pixels
+        raise BadValue(f"--scale is {scale:g}; give a number above 0 and up to 10.")
     if kind in charts.OF_A_RUN:
         if run is None:
             raise BadValue(f"{kind} is a picture of one run; name it with --run, see: bench list runs")
@@ -185,7 +187,7 @@ def _of_a_board(
 ) -> tuple[str, list[dict[str, Any]]]:
     """The title and the records of a picture: of the board that was asked for, or of the fullest that fits."""
     from leaderboard import charts
-    from leaderboard.rows import Book
+    from leaderboard.rows import Book, budget
 
     def fits(board: tuple[str, str, float]) -> bool:
         named = dataset is None or board[0] == dataset or board[0].startswith(f"{dataset} (")
@@ -204,9 +206,9 @@ def _of_a_board(
     if not drawn:
         return "", []
     name = max(drawn, key=lambda board: (len(drawn[board]), board))
-    radius = f" {name[2]:.4g}" if len(name) > 2 else ""
+    radius = budget(*name[1:]) if len(name) > 2 else name[1]
     of_tier = f", {tier}" if kind == "pareto" else ""
-    return f"{charts.KINDS[kind].title}: {name[0]}, {name[1]}{radius}{of_tier}", drawn[name]
+    return f"{charts.KINDS[kind].title}: {name[0]}, {radius}{of_tier}", drawn[name]
 
 
 def _write_picture(spec: dict[str, Any], out: str, form: str, scale: float) -> None:

@@ -35,7 +35,7 @@ def list_things(
     else:
         found = _names(config, plugins, check, kind)
     if as_json:
-        click.echo(json.dumps(found if kind is None else found[kind]))
+        click.echo(json.dumps(found if kind is None else [row for rows in found.values() for row in rows]))
     else:
         for name, rows in found.items():
             _print(name, rows)
@@ -57,11 +57,11 @@ def _names(
         "protocols": registry.protocols,
     }
     found = {name: [_entry(entry, check) for entry in names] for name, names in kinds.items() if kind in (None, name)}
-    for path, reason in registry.broken_files.items():
-        group = "attacks" if "/attacks/" in path.replace("\\", "/") else "defenses"
-        if group in found:
-            found[group].append({"name": path, "summary": "", "origin": path, "broken": reason})
-    return found
+    broken = [
+        {"name": path, "summary": "", "origin": path, "broken": reason}
+        for path, reason in registry.broken_files.items()
+    ]
+    return {**found, "files that do not load": broken} if broken else found  # nobody knows what they would have added
 
 
 def _entry(entry: Any, check: bool) -> dict[str, Any]:

@@ -146,10 +146,10 @@ dark.addEventListener("change", () => {
 // ---- the overview: menus, with their state in the address -----------------------------------------------------------
 
 const MENUS = ["dataset", "budget", "tier", "base"];
-const LOWEST = (rows) => {
+const LOWEST = (rows, names = (row) => [row.label, row.attack]) => {
   const lowest = new Map();
   rows.forEach((row) => {
-    const key = JSON.stringify([row.label, row.attack]);
+    const key = JSON.stringify(names(row));
     if (!lowest.has(key) || row.robust[0] < lowest.get(key).robust[0]) lowest.set(key, row);
   });
   return [...lowest.values()];
@@ -181,7 +181,7 @@ function overview(data, charts) {
     const budget = form.elements.budget.value;
     const ranked = (tier) => data.standings.some((row) => row.rank !== null && row.tier === tier && row.dataset === dataset && row.budget === budget);
     const tiers = [...data.tiers.filter(ranked), ...data.tiers.filter((tier) => !ranked(tier))]; // what has a ranking first
-    options("tier", tiers, Object.fromEntries(tiers.filter((tier) => !ranked(tier)).map((tier) => [tier, `${tier} (nothing played)`])));
+    options("tier", tiers, Object.fromEntries(tiers.filter((tier) => !ranked(tier)).map((tier) => [tier, `${tier} (nothing ranked)`])));
     const bases = data.standings.filter((row) => row.dataset === dataset).map((row) => row.base);
     options("base", ["all", ...[...new Set(bases)].sort()]);
   };
@@ -201,7 +201,7 @@ function overview(data, charts) {
       const attack = { delay: "pgd-skip-delayed", known: "pgd-skip-partial" }[name];
       const rows = numbered.filter((row) => row.attack === attack && name in row.coordinates);
       const values = (label) => new Set(rows.filter((row) => row.label === label).map((row) => row.coordinates[name])).size;
-      draw(`chart-surface-${name}`, charts[`surface-${name}`], rows.filter((row) => values(row.label) > 1).map((row) => ({ ...figures(row), x: row.coordinates[name], p: row.coordinates.p })));
+      draw(`chart-surface-${name}`, charts[`surface-${name}`], LOWEST(rows.filter((row) => values(row.label) > 1), (row) => [row.label, row.coordinates[name], row.coordinates.p]).map((row) => ({ ...figures(row), x: row.coordinates[name], p: row.coordinates.p })));
     }
   };
   const keep = () => {
