@@ -38,6 +38,7 @@ class Entry:
     protocol  attacks: the default protocol; None: likewise. Protocols: the built-in one that it is like
     wraps     attacks: the name of the attack that it wraps when it is asked for alone; "": it wraps none
     inside    attacks: the entry of the attack inside a wrapper
+    contract  class of `bench.contracts` that the target must come from; parts: what it must have besides
     source    hash of the source as it was registered, of what a program registered; else it is read on use
     """
 
@@ -54,6 +55,7 @@ class Entry:
     wraps: str = ""
     inside: Entry | None = None
     contract: str = ""
+    parts: tuple[str, ...] = ()
     source: str = ""
 
     def load(self) -> Any:
@@ -66,6 +68,8 @@ class Entry:
             missing = sorted(getattr(found, "__abstractmethods__", ()))
             if missing:
                 raise BrokenPlugin(f"{self.name!r} ({self.origin}) lacks {', '.join(missing)}.")
+        if lacking := [name for name in self.parts if not hasattr(found, name)]:
+            raise BrokenPlugin(f"{self.name!r} ({self.origin}) lacks {', '.join(lacking)}.")
         return found if self.inside is None else _around(found, self.inside.load())
 
     @property
@@ -137,9 +141,10 @@ def is_name(name: object) -> bool:
 class Registry:
     """Names of one kind of thing. A duplicate name is an error, but a program may define what it registered anew."""
 
-    def __init__(self, what: str, contract: str = "") -> None:
+    def __init__(self, what: str, contract: str = "", parts: tuple[str, ...] = ()) -> None:
         self.what = what
         self.contract = contract
+        self.parts = parts
         self._entries: dict[str, Entry] = {}
 
     def add(self, entry: Entry) -> None:
@@ -155,7 +160,7 @@ class Registry:
         source = entry.source
         if entry.origin == PROGRAM and not isinstance(entry.target, str):
             source = source or _source_now(getattr(entry.target, "__module__", ""))
-        self._entries[entry.name] = replace(entry, contract=self.contract, source=source)
+        self._entries[entry.name] = replace(entry, contract=self.contract, parts=self.parts, source=source)
 
     def __getitem__(self, name: str) -> Entry:
         """The entry of this name; `WRAPPER:NAME` is a wrapper around another, and a wrapper alone has its default."""
@@ -203,7 +208,7 @@ class Registry:
 
 defenses = Registry("defense", "Defense")
 attacks = Registry("attack", "Attack")
-datasets = Registry("dataset")
+datasets = Registry("dataset", parts=("Params", "facts", "load", "check"))
 models = Registry("model")
 protocols = Registry("protocol")
 ALL = (defenses, attacks, datasets, models, protocols)

@@ -245,12 +245,22 @@ def test_list_names_everything_and_shows_what_is_broken(bench: Bench, tmp_path: 
 def test_a_dataset_that_is_none_leaves_the_others_to_be_listed(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text(
         "from bench import register_dataset\nclass Odd:\n    pass\nregister_dataset('odd', Odd, summary='none')\n"
+        "class Raises:\n    Params = facts = load = None\n    def check(folder):\n        raise OSError('no disk')\n"
+        "register_dataset('raises', Raises)\n"
     )
     told = bench("data", "--plugin", "odd.py", "--data-dir", ".")
-    assert told.code == 0 and "digits:" in told.out and "odd.py cannot be looked for: AttributeError" in told.out
-    alone = bench("data", "odd", "--plugin", "odd.py")
-    assert alone.code == 2 and alone.err.count("\n") == 1 and "AttributeError" in alone.err
-    found = {row["what"]: row["level"] for row in json.loads(bench("doctor", "--json", "--plugin", "odd.py").out)}
+    assert told.code == 0 and "digits:" in told.out and "lacks Params, facts, load, check" in told.out
+    assert "odd.py cannot be looked for: OSError: no disk" in told.out
+    for name in ("odd", "raises"):
+        alone = bench("data", name, "--plugin", "odd.py", "--data-dir", ".")
+        assert alone.code == 2 and alone.err.count("\n") == 1, alone.err
+    assert (
+        "lacks Params"
+        in bench("run", "--defense", "rmc", "--attack", "pgd", "--dataset", "odd", "--plugin", "odd.py").err
+    )
+    found = {
+        row["what"]: row["level"] for row in json.loads(bench("doctor", "--json", "--plugin", "odd.py").out)["findings"]
+    }
     assert found["dataset odd"] == "note" and "dataset mnist" in found
 
 

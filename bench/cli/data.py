@@ -39,7 +39,7 @@ def data(name: str | None, as_json: bool, data_dir: str | None, plugins: tuple[s
         summary = entry.summary
         try:
             dataset = entry.load()
-            summary = dataset.summary
+            summary = summary or getattr(dataset, "summary", "")
             if name is None and folder is None and entry.name != "digits":
                 raise DataError(
                     f"not looked for without --data-dir or BENCH_DATA; `bench data {entry.name}` downloads it"
