@@ -51,9 +51,14 @@ def command_of(
         for sets in (differ, {**_as_typed(radii), **differ})
         for eps, norm in dict.fromkeys(budgets)
     ]
-    found = next((one for one in tried if _key(one, config, facts) == spec.key), None)
-    note = "" if found else "It gives another run now: what the run was made of has changed since."
-    return _text(spec, found or tried[-1], options), note
+    shortest = None
+    for one in tried:
+        key = _key(one, config, facts)
+        if key == spec.key:
+            return _text(spec, one, options), ""
+        shortest = shortest or (one if key else None)
+    note = "It gives another run now: what the run was made of has changed since."
+    return _text(spec, shortest or tried[-1], options), note
 
 
 def _as_typed(sets: dict[str, Any]) -> dict[str, Any]:
