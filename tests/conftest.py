@@ -67,15 +67,18 @@ def _real(what: str, part: str) -> Path:
     return Path(folder)
 
 
-def needed(*programs: str) -> str:
-    """The path of the first of these programs that is there.
+def needed(*programs: str, folders: str = "", package: str = "") -> str:
+    """The path of the first of these programs that is there; folders: a pattern of where to look besides.
 
     A user's machine need not have any: there the test is skipped. `.ci/run` installs them, so in CI it fails instead.
     """
+    places = os.pathsep.join(
+        [os.environ.get("PATH", ""), *map(str, sorted(Path("/").glob(folders.lstrip("/")) if folders else []))]
+    )
     for program in programs:
-        if path := shutil.which(program):
+        if path := shutil.which(program, path=places):
             return path
-    text = f"needs {programs[0]}; install it (Debian: apt-get install {programs[0]})"
+    text = f"needs {programs[0]}; install it (Debian: apt-get install {package or programs[0]})"
     if os.environ.get("CI"):
         pytest.fail(text)
     pytest.skip(text)
