@@ -82,8 +82,9 @@ def _worst_case(tier: str, done: Sequence[Outcome], fair: Sequence[Outcome]) -> 
     examples = {index for one in fair for index in one.right}
     steps = [(one.line.run, one.line.tier) for one in sorted(done, key=_effort)]  # put down to what costs least
     played = {one.line.run: Played({i: ok for i, ok in one.right.items() if i in examples}, ()) for one in done}
-    trials = shared_games([one.game for one in fair], examples)
-    verdict = tier_verdict(steps, played, tier, trials, max(one.given for one in fair))  # type: ignore[arg-type]
+    given = max(one.given for one in fair)  # "" of a static defense: its examples share nothing
+    trials = shared_games([one.game for one in fair], examples) if given else None
+    verdict = tier_verdict(steps, played, tier, trials, given)  # type: ignore[arg-type]
     assert verdict is not None
     names = {one.line.run: one.line.attack for one in done}
     shares: dict[str, float] = defaultdict(float)

@@ -172,13 +172,22 @@ def test_games_that_share_a_state_widen_the_interval() -> None:
     run = line(run="1", attack="pgd-skip", tier="aware-full", n=20)
     other = line(run="2", attack="gmsa-avg", tier="aware-full", n=24)  # breaks nothing, and saw four examples more
     answers = {i: i < 10 for i in range(20)}
-    apart = standings_of(RMC, [Outcome(run, answers, dict.fromkeys(answers, 0))])
-    wide = Outcome(other, dict.fromkeys(range(24), True), dict.fromkeys(range(24), 0))
-    games = standings_of(RMC, [Outcome(run, answers, {i: i // 10 for i in answers}), wide])
-    (alone,), (clustered,) = ([s.robust for s in found if s.tier == "aware-full"] for found in (apart, games))
-    assert alone is not None and clustered is not None
-    assert "Wilson" in alone.method and "6 games" in clustered.method
-    assert clustered.high - clustered.low > alone.high - alone.low
+    halves = {i: i // 10 for i in answers}
+    wide = Outcome(other, dict.fromkeys(range(24), True), dict.fromkeys(range(24), 0), "state")
+    found = [
+        standings_of(RMC, outcomes)
+        for outcomes in (
+            [Outcome(run, answers, dict.fromkeys(answers, 0), "state")],
+            [Outcome(run, answers, halves, "state"), wide],
+            [Outcome(run, answers, halves)],  # of a static defense
+        )
+    ]
+    alone, clustered, static = (
+        next(s.robust for s in standings if s.tier == "aware-full" and s.robust is not None) for standings in found
+    )
+    assert alone is not None and clustered is not None and static is not None
+    assert alone.method == "Wilson, given this one state" and static.method == "Wilson"
+    assert "6 games" in clustered.method and clustered.high - clustered.low > alone.high - alone.low
 
 
 # -- from the store ---------------------------------------------------------------------------------------------------

@@ -26,6 +26,9 @@ const share = (value, type) => {
   return `<b>${middle}</b> <span class="interval" title="${esc(value[3])}">${low}&thinsp;to&thinsp;${high}</span>`;
 };
 const text = (value, type) => (type === "display" ? esc(value) || "–" : value ?? "");
+// a long list is folded, so that rows stay low
+const listed = (names, type) =>
+  type !== "display" || names.length < 5 ? text(names.join(", "), type) : `<details><summary>${names.length} attacks</summary>${esc(names.join(", "))}</details>`;
 const chips = (flags, type) =>
   type === "display"
     ? flags.map(([id, message]) => `<button type="button" class="flag" aria-label="${esc(id)}: ${esc(message)}" data-tip="${esc(message)}">${esc(id)}</button>`).join(" ")
@@ -49,7 +52,7 @@ const COLUMNS = {
     column("Robust %", "robust", share, { className: "number" }),
     column("Clean %", "clean", share, { className: "number" }),
     column("n", "n", number(null), { className: "number" }),
-    column("Attacks", "attacks", (value, type) => (type === "display" ? esc(value.join(", ")) || "–" : value.join(", ")), { className: "wide" }),
+    column("Attacks", "attacks", (value, type) => listed(value, type), { className: "wide" }),
     column("Broken by, or why it has no rank", "breakers", (value, type, row) => text([value, row.why].filter(Boolean).join("; "), type), { className: "wide" }),
     column("ms an answer", "ms", number(3), { className: "number" }),
     column("Times the base", "times", number(3), { className: "number" }),
