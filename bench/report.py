@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from bench.config import Suite, SuiteTable
 from bench.errors import BadValue, UnknownName
+from bench.spec import placeless
 from bench.threat import parse_number
 
 #: points of accuracy within which a published figure counts as reproduced. No source gives one; in the paper's own
@@ -136,7 +137,7 @@ def conditions(specs: Sequence[Mapping[str, Any]]) -> str:
     for spec in specs:
         size = spec["dataset"]["params"].get("train_size", 0)
         facts[""][spec["dataset"]["name"] + (f" ({size} training images)" if size else "")] = None
-        facts["network"][spec["network"]["name"]] = None
+        facts["network"][placeless(spec["network"])["name"]] = None
         if spec["threat"]["eps"]:
             facts["radius"][f"{spec['threat']['norm']} {spec['threat']['eps']:.3g}"] = None
         facts["n"][str(spec["n"])] = None

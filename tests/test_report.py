@@ -124,6 +124,12 @@ def test_a_cell_without_a_published_figure_has_no_verdict() -> None:
     assert cell.verdict == "" and cell.difference is None and short(cell) == "50.0 (50-50)"
 
 
+def test_a_network_of_a_file_is_named_without_its_folder() -> None:
+    own = {**spec(game__p=50), "network": {"name": "/home/me/nets/mine.py:build", "params": {}}}
+    made = lay_out("mine", TABLE, [result("a", 10, 0.5)], {"a": own})
+    assert "network mine.py:build;" in made.about and "/home" not in to_markdown(made)
+
+
 def test_an_attack_that_broke_the_rules_is_held_against_no_figure() -> None:
     results = [result("a", 1000, 0.5, violations=40)]
     made = lay_out("mine", TABLE, results, {"a": spec(game__p=50)})
