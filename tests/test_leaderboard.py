@@ -591,6 +591,18 @@ def test_a_run_without_its_images_says_so(
     assert "The images of this run are not here" in page and "<img" not in page
 
 
+def test_a_run_whose_dataset_has_changed_is_shown_without_its_points(
+    bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def raises(*_: object) -> None:
+        raise KeyError("a column that is gone")
+
+    monkeypatch.setattr("bench.workbench.Workbench.points", raises)
+    assert bench("leaderboard", "--out", "site").code == 0
+    page = next((tmp_path / "site" / "runs").glob("*.html")).read_text()
+    assert "The clean points of this run are not here" in page and "a column that is gone" in page
+
+
 def test_a_page_of_a_minimal_attack_speaks_of_its_budget(bench: Bench, tmp_path: Path) -> None:
     """Images that were moved farther than the budget count with the clean answer: headline, picture and table agree."""
     far = sets(base__epochs=8, attack__steps=20, attack__binary_search_steps=1, attack__initial_const=1000.0,

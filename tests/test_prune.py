@@ -146,6 +146,18 @@ def test_what_a_process_was_writing_goes_once_the_process_is_dead(bench: Bench, 
     assert prune(bench, "--kind", "temporary")["removed"]["temporary"]["count"] == 1 and not building.exists()
 
 
+def test_a_lock_of_another_user_is_held(bench: Bench, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose file cannot be opened for writing here."""
+    building = place.put("bases", name("e", ".part"), age_s=7200)
+    building.with_name(name("e", ".lock")).touch()
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("bench.prune.FileLock", refused)
+    assert prune(bench)["removed"] == {} and building.exists()
+
+
 def test_what_somebody_makes_just_now_is_left_and_told(bench: Bench, place: Place) -> None:
     bank = place.put("banks", name("a"))
     with FileLock(f"{bank}.lock"):
