@@ -81,7 +81,7 @@ def needed(*programs: str, folders: str = "", package: str = "") -> str:
     text = f"needs {programs[0]}; install it (Debian: apt-get install {package or programs[0]})"
     if os.environ.get("CI"):
         pytest.fail(text)
-    pytest.skip(text)
+    pytest.skip(text)  # a browser, a shell or a server of a user's machine: the tests put nothing on it
 
 
 @pytest.fixture(scope="session")

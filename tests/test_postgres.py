@@ -20,7 +20,6 @@ QUICK = sets(base__epochs=3, defense__k=64, defense__epochs=1, defense__bank_ste
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The URL of an empty database; the server accepts only whoever may enter its folder."""
-    pytest.importorskip("psycopg", reason="needs the extra: postgres")
     control = needed("pg_ctl", folders="/usr/lib/postgresql/*/bin", package="postgresql")
     folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))  # a socket's path has 107 characters at most
     become: list[str] = []
