@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from attacks.art import seeded
 from bench.contracts import Attack
+from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws, seed_of
-from bench.oracle import Oracle, margins
-from bench.params import Params
 from bench.threat import Norm
+from bench.values import Params
 
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 

@@ -18,11 +18,11 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.contracts import Attack
+from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws
-from bench.oracle import Oracle, margins
-from bench.params import Params
 from bench.pgd import as_foolbox
 from bench.threat import Norm
+from bench.values import Params
 
 
 class CWParams(Params):

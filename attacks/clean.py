@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from bench.contracts import Attack
+from bench.contracts.oracle import Oracle
 from bench.draws import Draws
-from bench.oracle import Oracle
 from bench.threat import Norm
 
 

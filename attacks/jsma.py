@@ -21,10 +21,10 @@ from torch import Tensor
 
 from attacks.art import as_art, seeded
 from bench.contracts import Attack
+from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws
-from bench.oracle import Oracle, margins
-from bench.params import Params
 from bench.threat import Norm
+from bench.values import Params
 
 
 class JSMAParams(Params):

@@ -16,11 +16,11 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.contracts import Attack
+from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws
-from bench.oracle import Oracle, margins
-from bench.params import Params
 from bench.pgd import pgd, random_offset
 from bench.threat import Norm
+from bench.values import Params
 
 
 class PGDParams(Params):

@@ -28,11 +28,11 @@ from torch import Tensor
 
 from attacks.art import seeded
 from bench.contracts import Attack, DefenseInfo
+from bench.contracts.oracle import Oracle, margins
 from bench.data.task import TaskFacts
 from bench.draws import Draws
-from bench.oracle import Oracle, margins
-from bench.params import Params
 from bench.threat import Norm, ThreatModel
+from bench.values import Params
 
 #: calls in a row that ask nothing new, after which an attack turns in circles
 IDLE_CALLS = 50
@@ -56,7 +56,7 @@ class _Asked:
         self._idle = 0
 
     def left(self, row: int) -> int:
-        return self.oracle.threat.queries - int(self.oracle.ledger.queries[row])
+        return self.oracle.queries_left(row)
 
     def ask(self, images: NDArray[np.float32], rows: list[int]) -> NDArray[np.float32]:
         """Logits (B, K) of images (B, C, H, W) about these examples; `_Spent` where none of them may be asked.

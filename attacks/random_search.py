@@ -18,12 +18,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench.contracts import BLOCK, Attack, DefenseInfo
+from bench.contracts.oracle import Oracle, margins
 from bench.data.task import TaskFacts
 from bench.draws import Draws
-from bench.oracle import Oracle, margins
-from bench.params import Params
 from bench.pgd import on_surface, random_offset
 from bench.threat import Norm, ThreatModel
+from bench.values import Params
 
 
 class RandomSearchParams(Params):

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bench.contracts import BLOCK, Attack
+from bench.contracts.oracle import Oracle, Simulation, margins
 from bench.draws import Draws
-from bench.oracle import Oracle, Simulation, margins
-from bench.params import Params
 from bench.pgd import pgd, random_offset
 from bench.threat import Norm
+from bench.values import Params
 
 
 class TransductiveParams(Params):

@@ -24,11 +24,11 @@ from pydantic import Field, create_model
 from torch import Tensor, nn
 
 from bench.contracts import Attack, DefenseInfo
+from bench.contracts.oracle import Oracle, Simulation
 from bench.data.task import TaskFacts
 from bench.draws import Draws
-from bench.oracle import Oracle, Simulation
-from bench.params import Params
 from bench.threat import ThreatModel
+from bench.values import Params
 
 
 class Wrapper(Attack):

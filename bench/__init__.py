@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "bench.bases": ("Base",),
+    "bench.contracts.base": ("Base",),
     "bench.contracts": (
         "Attack",
         "BatchDefense",
@@ -24,11 +24,11 @@ _HOME = {
     "bench.draws": ("Draws", "generator", "seed_of"),
     "bench.errors": ("BenchError",),
     "bench.library": ("load", "results", "run", "run_suite"),
-    "bench.metrics": ("Estimate",),
+    "bench.results.metrics": ("Estimate",),
     "bench.models.frozen": ("frozen_copy",),
     "bench.models.network": ("Network",),
-    "bench.oracle": ("Oracle",),
-    "bench.params": ("Params",),
+    "bench.contracts.oracle": ("Oracle", "Simulation"),
+    "bench.values": ("Params", "State"),
     "bench.registry": (
         "register_attack",
         "register_dataset",
@@ -36,8 +36,7 @@ _HOME = {
         "register_model",
         "register_protocol",
     ),
-    "bench.result": ("Result", "Results"),
-    "bench.state": ("State",),
+    "bench.results.result": ("Result", "Results"),
     "bench.threat": ("ThreatModel",),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}

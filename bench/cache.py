@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +21,8 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from bench.state import State
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What serving took: answers, optimiser steps, seconds, and the seconds of each answer."""
-
-    answers: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    delays: tuple[float, ...] = ()
-
-    def plus(self, other: Cost) -> Cost:
-        return Cost(
-            self.answers + other.answers,
-            self.steps + other.steps,
-            self.seconds + other.seconds,
-            self.delays + other.delays,
-        )
-
-
-NO_COST = Cost()
+from bench.rows import NO_COST, Cost
+from bench.values import State
 
 
 def digest(value: Any) -> str:

@@ -13,14 +13,14 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from bench import registry
+from bench.environment import threads_kept
 from bench.errors import BadValue, UnknownName
-from bench.frames import frame_of
-from bench.plan import Request
-from bench.progress import PlainListener
-from bench.result import Result, Results
-from bench.session import open_session, reading_session
+from bench.execution.progress import PlainListener
+from bench.execution.session import open_session, reading_session
+from bench.planning.plan import Request
+from bench.results.frames import frame_of
+from bench.results.result import Result, Results
 from bench.store import RunRecord, Store
-from bench.workbench import threads_kept
 
 if TYPE_CHECKING:
     from pandas import DataFrame

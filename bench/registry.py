@@ -1,28 +1,23 @@
 """Names are data: what exists is known without importing it, and what does not import breaks nothing else.
 
-Five doors, in this order: the built-ins (`defenses.register`, `attacks.register`, ...), the entry-point groups
-`bench.defenses` and `bench.attacks`, the files `defenses/*.py` and `attacks/*.py` beside the bench.toml in use (in the
-working directory where there is none), `--plugin FILE`, and the program that uses this package as a library. Files and
-programs register what they have by calling `register_defense` or `register_attack`.
+How names come in: `bench.plugins`.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import importlib.util
 import re
-import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.machinery import SourceFileLoader
-from pathlib import Path
-from types import CodeType, ModuleType
 from typing import Any
 
 from bench.errors import BadValue, BrokenPlugin, UnknownName, one_line
+from bench.source import module_hash, source_now
 
 #: origin of what is registered outside of `load_all`: by the program that uses this package as a library
 PROGRAM = "this program"
@@ -159,7 +154,7 @@ class Registry:
             )
         source = entry.source
         if entry.origin == PROGRAM and not isinstance(entry.target, str):
-            source = source or _source_now(getattr(entry.target, "__module__", ""))
+            source = source or source_now(getattr(entry.target, "__module__", ""))
         self._entries[entry.name] = replace(entry, contract=self.contract, parts=self.parts, source=source)
 
     def __getitem__(self, name: str) -> Entry:
@@ -205,6 +200,14 @@ class Registry:
     def clear(self) -> None:
         self._entries.clear()
 
+    def kept(self) -> dict[str, Entry]:
+        """The entries as they are now, for `put_back`."""
+        return dict(self._entries)
+
+    def put_back(self, entries: dict[str, Entry]) -> None:
+        """Go back to the entries that `kept` returned."""
+        self._entries = dict(entries)
+
 
 defenses = Registry("defense", "Defense")
 attacks = Registry("attack", "Attack")
@@ -215,18 +218,24 @@ ALL = (defenses, attacks, datasets, models, protocols)
 
 #: by name: where it is, and what it does
 BUILT_IN_PROTOCOLS = {
-    "stream": ("bench.protocols.stream:play_stream", "every point is attacked and served in order"),
-    "probe": ("bench.protocols.probe:play_probe", "victims are answered from one state, after a background"),
-    "replay": ("bench.protocols.stream:play_stream", "all is crafted beforehand and served once to a fresh defense"),
+    "stream": ("bench.game.protocols.stream:play_stream", "every point is attacked and served in order"),
+    "probe": ("bench.game.protocols.probe:play_probe", "victims are answered from one state, after a background"),
+    "replay": ("bench.game.protocols.stream:play_stream", "all is crafted before, then served once to a fresh defense"),
 }
 
-#: packages of the built-ins, and the folders of a user's own files
-PACKAGES = ("defenses", "attacks")
 
-#: files and packages that could not be read, with the reason; shown by `bench list`
-broken_files: dict[str, str] = {}
+#: who registers now: what is registered is of this origin
+_origin: ContextVar[str] = ContextVar("origin", default=PROGRAM)
 
-_origin = PROGRAM
+
+@contextmanager
+def registering_as(origin: str) -> Iterator[None]:
+    """Within: what is registered comes from here (`built-in`, or the path of a file)."""
+    token = _origin.set(origin)
+    try:
+        yield
+    finally:
+        _origin.reset(token)
 
 
 def register_defense(
@@ -234,7 +243,7 @@ def register_defense(
 ) -> None:
     """Add a defense. `target`: a `Defense` class or "module:Class"; `base`: it is a train-time defense; `paper`: the
     address of the paper that describes it."""
-    defenses.add(Entry(name, target, version, summary, _origin, base=base, paper=paper))
+    defenses.add(Entry(name, target, version, summary, _origin.get(), base=base, paper=paper))
 
 
 def register_attack(
@@ -251,26 +260,26 @@ def register_attack(
 ) -> None:
     """Add an attack. `target`: an `Attack` class or "module:Class"; the others as in `Entry`."""
     known: dict[str, Any] = {"paper": paper, "preset": preset, "free": free, "protocol": protocol, "wraps": wraps}
-    attacks.add(Entry(name, target, version, summary, _origin, **known))
+    attacks.add(Entry(name, target, version, summary, _origin.get(), **known))
 
 
 def register_dataset(name: str, target: Any, *, summary: str = "") -> None:
     """Add a dataset: see `bench.data` for what the class must have."""
-    datasets.add(Entry(name, target, 1, summary, _origin))
+    datasets.add(Entry(name, target, 1, summary, _origin.get()))
 
 
 def register_model(name: str, target: Any, *, summary: str = "") -> None:
     """Add a network: a `Network` class, or a function of `num_classes` and `image_shape` that returns one."""
-    models.add(Entry(name, target, 1, summary, _origin))
+    models.add(Entry(name, target, 1, summary, _origin.get()))
 
 
 def register_protocol(name: str, target: Any, *, like: str, summary: str = "") -> None:
-    """Add a protocol. `target`: a function as `bench.protocols.Play`, or "module:function"; `like`: stream, probe or
-    replay, whose parameters it has, whose rules for threat models hold, and as whose rows its rows are summed up."""
+    """Add a protocol. `target`: a function as `bench.game.protocols.Play`, or "module:function"; `like`: stream, probe
+    or replay, whose parameters it has, whose rules for threat models hold, and as whose rows its rows are summed up."""
     if like not in BUILT_IN_PROTOCOLS:
         known = ", ".join(BUILT_IN_PROTOCOLS)
         raise BrokenPlugin(f"The protocol {name!r} is like {like!r}; it must be one of {known}.")
-    protocols.add(Entry(name, target, 1, summary, _origin, protocol=like))
+    protocols.add(Entry(name, target, 1, summary, _origin.get(), protocol=like))
 
 
 def kind_of(name: str) -> str:
@@ -279,243 +288,3 @@ def kind_of(name: str) -> str:
         if name in registry:
             return registry.what
     raise UnknownName("defense or attack", name, [e.name for e in (*defenses, *attacks)], "bench list")
-
-
-def load_all(beside: Path | None = None, files: tuple[str, ...] = (), strict: bool = True) -> None:
-    """Fill the registries: built-ins, entry points, files beside `beside` (a bench.toml; None: in the working
-    directory), `files`, and what this program has registered before. A file that is named twice is loaded once.
-
-    strict: `BrokenPlugin` where one of `files`, which were asked for by name, does not load; else it is only listed.
-    """
-    global _origin
-    own = [(registry, entry) for registry in ALL for entry in registry if entry.origin == PROGRAM]
-    try:
-        load_installed()
-        _load_files(beside, files, strict)
-    finally:
-        _origin = PROGRAM
-        _add_again(own)
-
-
-def load_installed() -> None:
-    """Fill the registries with the built-ins and the entry points alone: no file of a user is imported."""
-    global _origin
-    for registry in ALL:
-        registry.clear()
-    broken_files.clear()
-    _origin = "built-in"
-    try:
-        _load_built_ins()
-        _load_entry_points()
-    finally:
-        _origin = PROGRAM
-
-
-def _load_files(beside: Path | None, files: tuple[str, ...], strict: bool) -> None:
-    asked = [Path(name) for name in files]
-    for path in asked:
-        if not path.is_file():
-            raise BrokenPlugin(
-                f"The plug-in file {str(path)!r} does not exist; give --plugin the path of a Python file."
-            )
-    named = list(dict.fromkeys(path.resolve() for path in asked))
-    for path in files_beside(beside):
-        if path.resolve() not in named:
-            _load_file(path, strict=False)
-    for path in named:
-        _load_file(path, strict)
-
-
-def folder_beside(beside: Path | None) -> Path:
-    """Where the user's own `defenses` and `attacks` lie: beside a bench.toml; None: in the working directory."""
-    return Path() if beside is None else beside.parent
-
-
-def files_beside(beside: Path | None) -> list[Path]:
-    """The user's own plug-in files, by name (see `folder_beside`)."""
-    folder = folder_beside(beside)
-    found = [path for group in PACKAGES for path in sorted((folder / group).glob("*.py"))]
-    return [path for path in found if _registers(path)]
-
-
-def _add_again(own: list[tuple[Registry, Entry]]) -> None:
-    """Add what this program registered; of a name that is taken this is said once, and then it is the other's."""
-    clashes = []
-    for registry, entry in own:
-        try:
-            registry.add(entry)
-        except BrokenPlugin as error:
-            clashes.append(error)
-    if clashes:
-        raise clashes[0]
-
-
-def _load_built_ins() -> None:
-    for package in PACKAGES:
-        _built_in(package).register()
-    from bench.data import BUILT_IN as data
-    from bench.models import BUILT_IN as networks
-
-    for name, target in data.items():
-        register_dataset(name, target)
-    for name, (target, summary) in networks.items():
-        register_model(name, target, summary=summary)
-    for name, (target, summary) in BUILT_IN_PROTOCOLS.items():
-        register_protocol(name, target, like=name, summary=summary)
-
-
-def _built_in(package: str) -> ModuleType:
-    """Our own package of this name, which lies beside `bench`.
-
-    With `python -m` the working directory comes first where Python looks for modules, and a user's folder of plug-ins
-    is called the same.
-    """
-    home = Path(__file__).parent.parent / package / "__init__.py"
-    loaded = sys.modules.get(package)
-    if loaded is None or getattr(loaded, "__file__", None) != str(home):
-        spec = importlib.util.spec_from_file_location(package, home, submodule_search_locations=[str(home.parent)])
-        assert spec is not None and spec.loader is not None
-        loaded = importlib.util.module_from_spec(spec)
-        sys.modules[package] = loaded
-        spec.loader.exec_module(loaded)
-    return loaded
-
-
-def _load_entry_points() -> None:
-    from importlib.metadata import entry_points
-
-    for group, registry in (("bench.defenses", defenses), ("bench.attacks", attacks)):
-        for point in entry_points(group=group):
-            origin = f"package {point.dist.name}" if point.dist else "entry point"
-            try:
-                registry.add(Entry(point.name, point.value, 1, "", origin))
-            except BrokenPlugin as error:
-                broken_files[f"{origin}: {point.name}"] = one_line(error)
-
-
-def _registers(path: Path) -> bool:
-    """Whether a file beside bench.toml is a plug-in: one that registers nothing need not be imported."""
-    if not path.is_file():
-        return False
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return True  # loading it says why it cannot be read
-    called = re.search(r"register_(defense|attack|dataset|model|protocol)\(", text)
-    return path.name != "__init__.py" and called is not None
-
-
-def _load_file(path: Path, strict: bool) -> None:
-    global _origin
-    path = path.resolve()
-    _origin = str(path)
-    before = [dict(registry._entries) for registry in ALL]
-    try:
-        content = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()
-        run_file(f"{FILE_PREFIX}{path.stem}_{content[:8]}", path)  # an edited file is another module, hashed anew
-    except (Exception, SystemExit) as error:  # a foreign file may raise anything; it must not take the others with it
-        for registry, entries in zip(ALL, before, strict=True):
-            registry._entries = entries
-        reason = one_line(error) if isinstance(error, BrokenPlugin) else f"{type(error).__name__}: {one_line(error)}"
-        if strict:
-            raise BrokenPlugin(f"The plug-in {path} does not load: {reason}") from error
-        broken_files[str(path)] = reason
-    finally:
-        _origin = "built-in"
-
-
-class _AsItIsNow(SourceFileLoader):
-    """Compiles what is in the file: bytecode is kept by second and size, which an edit may leave as they were."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
-        return code
-
-
-def run_file(name: str, path: Path) -> ModuleType:
-    """Run a Python file as the module `name`; what it raises comes through, and then there is no such module."""
-    if path.suffix != ".py":
-        raise BrokenPlugin(f"{path} is no Python file.")
-    spec = importlib.util.spec_from_file_location(name, path, loader=_AsItIsNow(name, str(path)))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it is run: dataclasses look their module up there
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-#: modules of the harness that shape images and networks, and so belong to whatever uses them
-ALWAYS_HASHED = ("bench.pgd", "bench.models.")
-#: modules made from plug-in files are called this and more
-FILE_PREFIX = "bench_plugin_"
-
-
-@lru_cache(maxsize=256)
-def module_hash(module: str) -> str:
-    """sha256 over the source of a module and, transitively, of the modules that it imports from where methods live.
-
-    That is its own package, `attacks`, `defenses`, and `bench.pgd`, which shapes images; what the rest of the harness
-    means is in `HARNESS_VERSION`. Nothing is imported: files are found by name, their import statements are read.
-    """
-    return _source_hash(module, module.startswith(FILE_PREFIX))
-
-
-def _source_now(module: str) -> str:
-    """The hash of a module that this program has loaded; "" where it has no file (a notebook, standard input).
-
-    A file of its own has the hash that it has as a plug-in.
-    """
-    path = _source_path(module)
-    return "" if path is None or not path.is_file() else _source_hash(module, "." not in module)
-
-
-def _source_hash(module: str, alone: bool) -> str:
-    """The hash; alone: the module is one file, whose folder and name must not matter."""
-    tops = {module.partition(".")[0], "attacks", "defenses"} - {"bench"}
-    seen: dict[str, bytes] = {}
-    queue = [module]
-    while queue:
-        name = queue.pop()
-        path = _source_path(name)
-        if name in seen or path is None:
-            continue
-        seen[name] = path.read_bytes()
-        found = _imports(seen[name], name, path.name == "__init__.py")
-        queue.extend(n for n in found if n.partition(".")[0] in tops or n.startswith(ALWAYS_HASHED))
-    whole = hashlib.sha256()
-    for name in sorted(seen, key=lambda name: FILE_PREFIX if alone and name == module else name):
-        label = "plug-in" if alone and name == module else name
-        whole.update(label.encode() + b"\0" + seen[name] + b"\0")
-    return whole.hexdigest()
-
-
-def _source_path(module: str) -> Path | None:
-    loaded: ModuleType | None = sys.modules.get(module)
-    if loaded is not None:
-        file = getattr(loaded, "__file__", None)
-        return Path(file) if file else None
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
-
-
-def _imports(source: bytes, module: str, is_package: bool) -> list[str]:
-    names: list[str] = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names.extend(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            head = node.module or ""
-            if node.level:
-                up = node.level - 1 if is_package else node.level
-                parts = module.split(".")
-                head = ".".join([*(parts[:-up] if up else parts), *([head] if head else [])])
-            names.append(head)
-            names.extend(f"{head}.{alias.name}" for alias in node.names)
-    return names

@@ -24,8 +24,8 @@ import psutil
 import torch
 from torch.nn.functional import cross_entropy
 
+from bench.environment import one_thread
 from bench.models.small_cnn import MnistCNN
-from bench.workbench import one_thread
 from defenses.bank import Bank
 from defenses.finetune import Learner, Recipe
 from defenses.neighbours import Neighbours

@@ -19,8 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bench.params import Params
 from bench.pgd import pgd
+from bench.values import Params
 from defenses.training import AdversarialParams, Step, TrainedBase, held
 
 

@@ -18,11 +18,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bench.bases import Base
 from bench.contracts import Context, Defense, StaticDefense, in_blocks
+from bench.contracts.base import Base
 from bench.data.task import Task
 from bench.models.frozen import frozen_copy
-from bench.params import Params
+from bench.values import Params
 
 
 class AntiAdversaryParams(Params):

@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from bench.bases import Base
 from bench.cache import Cache, digest
 from bench.contracts import BLOCK, Context, in_blocks
+from bench.contracts.base import Base
 from bench.data.task import Task, TaskFacts, fixed_order
 from bench.draws import Draws
 from bench.errors import BadValue
-from bench.params import Params
 from bench.pgd import pgd, random_offset
-from bench.registry import module_hash
+from bench.source import module_hash
+from bench.values import Params
 from defenses.neighbours import IndexKind, Neighbours, Ranking, rank, write_index
 
 #: taken when the module is loaded, so that an edit during a long run does not split its bank

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bench.params import Params
+from bench.values import Params
 from defenses.jacobian import directions
 from defenses.training import Step, TrainedBase, TrainedParams
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from bench.data.task import TaskFacts
 from bench.errors import BadValue
-from bench.params import Params
+from bench.values import Params
 from defenses.bank import BankRecipe
 from defenses.vote import NearestVote, VoteParams
 

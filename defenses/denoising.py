@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bench.data.task import TaskFacts
 from bench.errors import BadValue
-from bench.params import Params
+from bench.values import Params
 from defenses.adversarial import PGDTraining, PGDTrainingParams
 
 if TYPE_CHECKING:

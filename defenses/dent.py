@@ -18,12 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.bases import Base
 from bench.contracts import BatchDefense, Context, Defense, shallow_fork
+from bench.contracts.base import Base
 from bench.data.task import Task
 from bench.models.frozen import freeze, frozen_copy
-from bench.params import Params
-from bench.state import State
+from bench.values import Params, State
 
 
 class DentParams(Params):

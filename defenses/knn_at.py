@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.data.task import TaskFacts
-from bench.params import Params
+from bench.values import Params
 from defenses.bank import Bank, BankRecipe, check_bank
 from defenses.neighbours import IndexKind
 from defenses.rmc import RMC, AdaptationParams

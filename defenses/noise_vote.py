@@ -20,13 +20,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from bench.bases import Base
 from bench.contracts import Context, Defense, StaticDefense
+from bench.contracts.base import Base
 from bench.data.task import Task
 from bench.draws import generator
 from bench.models.frozen import frozen_copy
-from bench.params import Params
-from bench.serving import image_hash
+from bench.rows import image_hash
+from bench.values import Params
 
 
 class NoiseVoteParams(Params):

@@ -27,14 +27,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.bases import Base
 from bench.contracts import Context, Defense, OnlineDefense, shallow_fork
+from bench.contracts.base import Base
 from bench.data.task import Task, TaskFacts, to_pixels
 from bench.draws import generator
 from bench.models.frozen import frozen_copy
-from bench.params import Params
 from bench.pgd import pgd
-from bench.state import State
+from bench.values import Params, State
 from defenses.bank import Bank, BankBuilder, BankParams, BankRecipe, check_bank, features_of
 from defenses.finetune import Learner, Recipe
 

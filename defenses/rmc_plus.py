@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bench.draws import generator
-from bench.params import Params
-from bench.state import State
+from bench.values import Params, State
 from defenses.bank import features_of, stored_towards
 from defenses.rmc import RMC, RMCParams
 

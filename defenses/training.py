@@ -12,12 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.bases import Base
 from bench.contracts import Context
+from bench.contracts.base import Base
 from bench.data.task import Task, TaskFacts
 from bench.draws import generator
 from bench.errors import BadValue
-from bench.params import Params
+from bench.values import Params
 
 #: pixels of zeros around an image from which `augment` cuts it out again
 PADDING = 4

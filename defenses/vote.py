@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.bases import Base
 from bench.contracts import Context, Defense, StaticDefense
+from bench.contracts.base import Base
 from bench.data.task import Task
 from bench.models.frozen import frozen_copy
-from bench.params import Params
+from bench.values import Params
 from defenses.bank import Bank, BankBuilder, BankRecipe, features_of
 from defenses.neighbours import Neighbours, Ranking
 

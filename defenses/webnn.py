@@ -28,8 +28,8 @@ from pydantic import Field
 from bench.cache import digest
 from bench.contracts import Context, in_blocks
 from bench.data.task import Task, TaskFacts
-from bench.params import Params
-from bench.registry import module_hash
+from bench.source import module_hash
+from bench.values import Params
 from defenses.bank import BankParams, BankRecipe, check_bank
 from defenses.vote import NearestVote, VoteParams
 

@@ -9,12 +9,13 @@ import mkdocs_gen_files
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import registry
+from bench import plugins, registry
 from bench.config import load
 
 PUBLIC = (
-    "bench.contracts", "bench.threat", "bench.oracle", "bench.state", "bench.draws", "bench.params", "bench.bases",
-    "bench.registry", "bench.game", "bench.judge", "bench.metrics", "bench.data.task", "bench.pgd", "bench.errors",
+    "bench.contracts.defense", "bench.contracts.attack", "bench.contracts.base", "bench.threat", "bench.values",
+    "bench.draws", "bench.norms", "bench.registry", "bench.rows", "bench.game.oracle", "bench.game.judge",
+    "bench.results.metrics", "bench.data.task", "bench.pgd", "bench.errors",
 )  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def page(entry: registry.Entry, section: str) -> str:
     return "\n".join([*lines, "## How it works", "", "```text", module_text(cls), "```", ""])
 
 
-registry.load_all()
+plugins.load_all()
 load(None)
 for section, names in (("defense", registry.defenses), ("attack", registry.attacks)):
     index = [f"# {section.capitalize()}s", "", "| name | what |", "|---|---|"]

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bench.cache import digest
-from bench.compare import outcome_of
-from bench.describe import describe
-from bench.metrics import shared_by_all
-from bench.spec import placeless
+from bench.planning.spec import placeless
+from bench.results.compare import outcome_of
+from bench.results.describe import describe
+from bench.results.metrics import shared_by_all
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel, tier_of
 from leaderboard.ranking import UNRANKED, Outcome, in_words, ranked, standings_of

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.compare import outcome_of
-from bench.describe import clean_answers
-from bench.gallery import Shown, gallery
-from bench.game import Row
-from bench.metrics import Outcomes, by_game
+from bench.game.resources import Workbench
+from bench.results.compare import outcome_of
+from bench.results.describe import clean_answers
+from bench.results.gallery import Shown, gallery
+from bench.results.metrics import Outcomes, by_game
+from bench.rows import Row
 from bench.store import RunRecord, Store
-from bench.workbench import Workbench
 from leaderboard import charts
 from leaderboard.rows import RunLine
 from leaderboard.site import RunPage

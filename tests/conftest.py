@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from bench import config, registry
+from bench import config, plugins, registry
 from bench.cli.main import call
-from bench.plan import Request, plan
-from bench.spec import RunSpec
-from bench.workbench import Settings, Workbench, facts_of, one_thread
+from bench.environment import one_thread
+from bench.game.resources import Workbench
+from bench.planning.facts import facts_of
+from bench.planning.plan import Request, plan
+from bench.planning.spec import RunSpec
+from bench.settings import Settings
 
 #: small and quick, for tests that ask how and not how well
 QUICK = {"base.epochs": 8, "defense.epochs": 1, "defense.k": 128, "defense.bank_steps": 5, "attack.steps": 5}
@@ -55,7 +58,7 @@ def fresh_registry() -> None:
     """The built-in names alone, without what a test registered."""
     for names in registry.ALL:
         names.clear()
-    registry.load_all()
+    plugins.load_all()
 
 
 def _real(what: str, part: str) -> Path:

@@ -15,12 +15,12 @@ from bench import registry
 from bench.contracts import DefenseInfo
 from bench.draws import Draws
 from bench.errors import AccessDenied, UnknownName
-from bench.game import Crafted, craft
-from bench.judge import rule
-from bench.oracle import Oracle
+from bench.game.crafting import Crafted, craft
+from bench.game.judge import rule
+from bench.game.oracle import GameOracle
+from bench.game.resources import Workbench
 from bench.pgd import pgd
 from bench.threat import ThreatModel
-from bench.workbench import Workbench
 from tests import planted
 from tests.conftest import Bench, spec_of
 
@@ -47,7 +47,7 @@ class Toy:
             self.network[1].weight.copy_(torch.tensor([[4.0, 0, 0, 0], [0, 4, 0, 0], [0, 0, 4, 0]]))
             self.network[1].bias.zero_()
         info = DefenseInfo("toy", kind, True, False)
-        self.oracle = Oracle(
+        self.oracle = GameOracle(
             threat, info, trained=self.network, deployed=defense, fresh=lambda noise: defense.fork(noise)
         )
         self.x = torch.tensor([[[[0.9, 0.1], [0.1, 0.5]]], [[[0.1, 0.9], [0.2, 0.5]]]])
@@ -308,7 +308,7 @@ def test_an_image_belongs_to_the_example_whose_ball_it_is_in() -> None:
     """Nearest in the threat's norm: in l2 this one, at the edge of its ball in linf, is nearer to the other."""
     x = torch.zeros(2, 1, 8, 8)
     x[1, 0, 0, 0] = 1.0
-    oracle = Oracle(
+    oracle = GameOracle(
         ThreatModel(eps=0.3, weights="trained"), DefenseInfo("d", "static", True, False), trained=nn.Flatten(),
         deployed=None, fresh=lambda noise: None,
     )  # fmt: skip

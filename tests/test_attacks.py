@@ -18,11 +18,11 @@ from attacks.query import HopSkipJump, _Asked, _Spent
 from bench.contracts import Attack, DefenseInfo
 from bench.draws import Draws
 from bench.errors import BadValue
-from bench.game import Crafted, craft
-from bench.judge import distances
-from bench.oracle import Oracle
+from bench.game.crafting import Crafted, craft
+from bench.game.judge import distances
+from bench.game.oracle import GameOracle
+from bench.game.resources import Workbench
 from bench.threat import ThreatModel
-from bench.workbench import Workbench
 from tests.conftest import spec_of
 
 
@@ -130,7 +130,7 @@ def test_eps_applies_to_attacks_within_a_budget(bench) -> None:
 # -- attacks that only ask -----------------------------------------------------------------------------------------
 
 
-def query_oracle(network: nn.Module, x: Tensor, y: Tensor, queries: int) -> Oracle:
+def query_oracle(network: nn.Module, x: Tensor, y: Tensor, queries: int) -> GameOracle:
     """An oracle over a static network, without a game."""
 
     class Deployed:
@@ -140,7 +140,7 @@ def query_oracle(network: nn.Module, x: Tensor, y: Tensor, queries: int) -> Orac
             with torch.no_grad():
                 return network(images)
 
-    oracle = Oracle(
+    oracle = GameOracle(
         ThreatModel(eps=0.2, queries=queries), DefenseInfo("net", "static", True, False), trained=network,
         deployed=Deployed(), fresh=lambda key: None,  # type: ignore[arg-type, return-value]
     )  # fmt: skip

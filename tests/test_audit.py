@@ -24,14 +24,15 @@ from bench.audit.strength import Played, belief, comparisons, gain, planted, set
 from bench.audit.verdict import breakers_of, gain_over_base, tier_verdict
 from bench.checks.defense import DefenseSubject
 from bench.draws import Draws
-from bench.game import Row
-from bench.metrics import paired
-from bench.oracle import Trace
-from bench.runner import Listener
-from bench.state import State
+from bench.execution.runner import Listener
+from bench.game.oracle import Trace
+from bench.game.resources import Workbench
+from bench.results.metrics import paired
+from bench.rows import Row
+from bench.settings import Settings
 from bench.store import Store
 from bench.threat import ThreatModel, tier_of
-from bench.workbench import Settings, Workbench
+from bench.values import State
 from defenses.rmc import RMC
 from tests import planted as faults
 from tests.conftest import Bench, spec_of

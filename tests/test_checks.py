@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from bench import checks, config, registry
-from bench.workbench import Workbench
+from bench import checks, config, plugins, registry
+from bench.game.resources import Workbench
 from tests import planted
 
-registry.load_all()
+plugins.load_all()
 DEFENSES = [entry.name for entry in registry.defenses]
 ATTACKS = [entry.name for entry in registry.attacks]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import registry
+from bench.plugins import load_all
 from tests.conftest import QUICK, Bench, sets
 
 FAST = [part for key, value in QUICK.items() for part in ("--set", f"{key}={value}")]
@@ -388,7 +388,7 @@ def test_help_is_there_for_every_command(bench: Bench) -> None:
 
 
 def test_an_interrupt_is_told_and_the_run_is_given_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.progress import PlainListener
+    from bench.execution.progress import PlainListener
 
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
@@ -399,4 +399,4 @@ def test_an_interrupt_is_told_and_the_run_is_given_back(bench: Bench, monkeypatc
         stopped = bench(*command)
     assert stopped.code == 130 and "the same command goes on" in stopped.err
     assert bench(*command).code == 0
-    registry.load_all()
+    load_all()

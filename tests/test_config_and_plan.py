@@ -8,8 +8,8 @@ import pytest
 from bench import config, registry
 from bench.config import tomllib
 from bench.errors import BadValue, BenchError, UnknownName
-from bench.plan import Request, plan, suite_requests
-from bench.workbench import facts_of
+from bench.planning.facts import facts_of
+from bench.planning.plan import Request, plan, suite_requests
 
 ROOT = Path(__file__).parent.parent
 

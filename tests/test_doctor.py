@@ -13,9 +13,10 @@ import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from bench import doctor, installation, registry
-from bench.game import Meter
-from bench.protocols import Resume
+from bench import plugins, registry
+from bench.doctor import examine as doctor
+from bench.doctor import packages as installation
+from bench.rows import Meter, Resume
 from bench.store import Store, glance_at
 from tests.conftest import Bench, spec_of
 from tests.test_store import PROVENANCE, pretend, rows
@@ -112,13 +113,13 @@ def test_plug_ins_that_are_broken_are_told_with_the_reason(bench: Bench, tmp_pat
 
 
 def test_a_built_in_that_does_not_import_is_a_problem(bench: Bench, monkeypatch: Any) -> None:
-    whole = registry.load_all
+    whole = plugins.load_all
 
     def load_all(*args: Any, **more: Any) -> None:
         whole(*args, **more)
         registry.defenses.add(registry.Entry("broken", "nowhere:Broken"))
 
-    monkeypatch.setattr(registry, "load_all", load_all)
+    monkeypatch.setattr(plugins, "load_all", load_all)
     told = look(bench)
     assert told.code == 1 and told.level("defense broken") == "problem"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from bench.contracts import BLOCK
-from bench.engine import WORKER_ENVIRONMENT, InlineEngine, PoolEngine
-from bench.jobs import ChunkDone, Done, Failed, Job
-from bench.workbench import Workbench
+from bench.execution.engine import WORKER_ENVIRONMENT, InlineEngine, PoolEngine
+from bench.execution.jobs import ChunkDone, Done, Failed, Job
+from bench.game.resources import Workbench
 from tests.conftest import QUICK, spec_of
 
 

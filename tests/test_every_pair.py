@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bench import registry
+from bench import plugins, registry
 from tests.conftest import Bench, sets
 
-registry.load_all()
+plugins.load_all()
 DEFENSES = [entry.name for entry in registry.defenses]
 ATTACKS = [entry.name for entry in registry.attacks]
 

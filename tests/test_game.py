@@ -11,13 +11,13 @@ import torch
 from bench import registry
 from bench.cache import Cache
 from bench.errors import BadValue
-from bench.game import Meter, Row
-from bench.protocols import Resume, play
-from bench.protocols.probe import background_of, victims
-from bench.protocols.stream import stream_order
-from bench.serving import Serving, image_hash
-from bench.spec import RunSpec
-from bench.workbench import Workbench
+from bench.game.protocols import play
+from bench.game.protocols.probe import background_of, victims
+from bench.game.protocols.stream import stream_order
+from bench.game.resources import Workbench
+from bench.game.serving import Serving
+from bench.planning.spec import RunSpec
+from bench.rows import Meter, Resume, Row, image_hash
 from tests import planted
 from tests.conftest import plan_quick, spec_of
 
@@ -81,7 +81,7 @@ def test_an_attack_on_a_stream_is_crafted_against_the_state_that_serves(workbenc
     for i, row in enumerate(rows):
         serving = workbench.wrap(spec, defense)
         oracle = workbench.oracle(spec, 0, serving)
-        from bench.game import craft
+        from bench.game.crafting import craft
 
         images = craft(attack, oracle, x[i : i + 1], y[i : i + 1], spec, [spec.indices[i]]).images
         assert row.adv_sha256 == image_hash(images[0])

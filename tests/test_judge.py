@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.errors import BadImage
-from bench.judge import admitted, as_images, distances, rule
+from bench.game.judge import admitted, as_images, distances, rule
 from bench.threat import ThreatModel
 
 X = torch.full((1, 3, 2, 2), 0.5)

@@ -2,8 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.game import Row
-from bench.metrics import (
+from bench.results.metrics import (
     answered_right,
     at_budget,
     clean_accuracy,
@@ -15,6 +14,7 @@ from bench.metrics import (
     robust_accuracy,
     wilson,
 )
+from bench.rows import Row
 
 ROW = Row(
     game=0, position=0, index=0, label=1, answer=1, clean_answer=None, linf=0.1, l2=0.2, l0=1.0, violation="",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import config, registry
+from bench import config, plugins
 from bench.checks import check_file
 from bench.errors import BrokenPlugin
 from bench.scaffold import class_name
@@ -101,7 +101,8 @@ def test_a_folder_of_plug_ins_hides_no_built_in(tmp_path: Path) -> None:
         f"sys.path = [{str(tmp_path)!r}, *(path for path in sys.path if path not in ('', {str(ROOT)!r}))]\n"
         "import defenses\n"
         "assert defenses.__file__ is None\n"
-        "registry.load_all()\n"
+        "from bench.plugins import load_all\n"
+        "load_all()\n"
         "print(registry.defenses['rmc'].load().__module__)\n"
     )
     done = subprocess.run(
@@ -189,4 +190,4 @@ def test_check_file_tells_what_does_not_hold(tmp_path: Path) -> None:
     file.write_text("1 / 0")
     with pytest.raises(BrokenPlugin, match="ZeroDivisionError"):
         check_file(file, "bad", tmp_path)
-    registry.load_all()
+    plugins.load_all()

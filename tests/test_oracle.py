@@ -3,8 +3,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import DefenseInfo
+from bench.contracts.oracle import margins
 from bench.errors import AccessDenied
-from bench.oracle import Oracle, margins
+from bench.game.oracle import GameOracle
 from bench.threat import ThreatModel
 from tests.conftest import spec_of
 from tests.planted import Counting
@@ -12,10 +13,10 @@ from tests.planted import Counting
 INFO = DefenseInfo("d", "online", True, True)
 
 
-def make(threat: ThreatModel, **extra: object) -> Oracle:
+def make(threat: ThreatModel, **extra: object) -> GameOracle:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     values: dict[str, object] = {"trained": net, "deployed": None, "fresh": lambda noise: None, **extra}
-    oracle = Oracle(threat, INFO, **values)  # type: ignore[arg-type]
+    oracle = GameOracle(threat, INFO, **values)  # type: ignore[arg-type]
     oracle.begin(torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 2]), [10, 11, 12])
     return oracle
 

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from bench.draws import generator
+from bench.game.resources import Workbench
 from bench.models.resnet import PlainCNN
 from bench.models.small_cnn import DigitsCNN
-from bench.serving import image_hash
-from bench.workbench import Workbench
+from bench.rows import image_hash
 from defenses.dent import Modulation, entropy, modulated
 from tests.conftest import Bench, spec_of
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.draws import Draws
-from bench.judge import distances
+from bench.game.judge import distances
 from bench.pgd import pgd, random_offset
 
 

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from bench.cli.progress import MOST_LINES, BarListener, PlainListener, make_listener, short_title
-from bench.plan import Planned
-from bench.spec import RunSpec
+from bench.planning.plan import Planned
+from bench.planning.spec import RunSpec
 from tests.conftest import spec_of
 
 
@@ -124,7 +124,7 @@ def test_a_pipe_gets_lines_and_a_terminal_bars(monkeypatch: pytest.MonkeyPatch) 
     (spec,) = cells(1)
     plain = make_listener(stream, [Planned(spec, None)])
     assert isinstance(plain, PlainListener)
-    monkeypatch.setattr("bench.progress.time.monotonic", iter(range(1, 100, 2)).__next__)
+    monkeypatch.setattr("bench.execution.progress.time.monotonic", iter(range(1, 100, 2)).__next__)
     with plain:
         plain.started(spec, 0)
         plain.progress(spec, "background 1/40")

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from bench import config, registry
-from bench.command import command_of
 from bench.errors import BrokenPlugin
-from bench.spec import GameSpec, RunSpec
+from bench.planning.facts import facts_of
+from bench.planning.repeat import command_of
+from bench.planning.spec import GameSpec, RunSpec
 from bench.store import Store
-from bench.workbench import facts_of
 from tests.conftest import Bench, sets, spec_of
 
 TEXT = """
 from dataclasses import replace
 from bench import register_protocol
-from bench.protocols.stream import play_stream
+from bench.game.protocols.stream import play_stream
 
 def play_backwards(bench, spec, game, resume, meter, given=None):
     turned = replace(spec, chosen=tuple(reversed(spec.places)))

@@ -16,11 +16,10 @@ import pytest
 from filelock import FileLock
 
 from bench.errors import StoreError
-from bench.game import Meter
-from bench.protocols import Resume
-from bench.prune import in_words
+from bench.game.resources import Workbench
+from bench.rows import Meter, Resume
 from bench.store import Claim, Store
-from bench.workbench import Workbench
+from bench.store.prune import in_words
 from tests.conftest import QUICK, Bench, sets, spec_of
 from tests.test_store import PROVENANCE, pretend, rows
 
@@ -154,7 +153,7 @@ def test_a_lock_of_another_user_is_held(bench: Bench, place: Place, monkeypatch:
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("bench.prune.FileLock", refused)
+    monkeypatch.setattr("bench.store.prune.FileLock", refused)
     assert prune(bench)["removed"] == {} and building.exists()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import registry
+from bench import plugins, registry, source
 from bench.errors import BadValue, BrokenPlugin, UnknownName
 from tests import planted
 
@@ -40,31 +40,31 @@ def test_an_unknown_name_gets_the_nearest_one() -> None:
 def test_files_beside_the_configuration_are_plug_ins(tmp_path: Path) -> None:
     path = beside(tmp_path, "defenses", "mine.py", SOUND)
     beside(tmp_path, "defenses", "shared_code.py", "raise RuntimeError('is not a plug-in, must not be imported')")
-    registry.load_all(path)
+    plugins.load_all(path)
     assert registry.defenses["mine"].version == 3 and registry.attacks["asker"].resolved().preset == {
         "weights": "none",
         "queries": 2,
     }
-    assert registry.broken_files == {}
+    assert plugins.broken_files == {}
     assert registry.defenses["mine"].origin.endswith("mine.py")
 
 
 def test_without_a_configuration_the_files_of_the_working_directory_are_plug_ins(tmp_path: Path) -> None:
     beside(tmp_path, "defenses", "mine.py", SOUND).unlink()
     (tmp_path / "defenses" / "folder.py").mkdir()
-    registry.load_all()
-    assert "mine" in registry.defenses and "asker" in registry.attacks and registry.broken_files == {}
-    registry.load_installed()
+    plugins.load_all()
+    assert "mine" in registry.defenses and "asker" in registry.attacks and plugins.broken_files == {}
+    plugins.load_installed()
     assert "mine" not in registry.defenses and "rmc" in registry.defenses
     (tmp_path / "elsewhere").mkdir()
-    registry.load_all(beside(tmp_path / "elsewhere", "attacks", "none.py", ""))
+    plugins.load_all(beside(tmp_path / "elsewhere", "attacks", "none.py", ""))
     assert "mine" not in registry.defenses  # a bench.toml elsewhere has folders of its own
 
 
 def test_a_file_that_two_doors_lead_to_is_loaded_once(tmp_path: Path) -> None:
     toml = beside(tmp_path, "defenses", "mine.py", SOUND)
-    registry.load_all(toml, ("defenses/mine.py", str(tmp_path / "defenses" / "mine.py")))
-    assert "mine" in registry.defenses and registry.broken_files == {}
+    plugins.load_all(toml, ("defenses/mine.py", str(tmp_path / "defenses" / "mine.py")))
+    assert "mine" in registry.defenses and plugins.broken_files == {}
 
 
 @pytest.mark.parametrize("name", ["", "a b", "eot:mine", "../mine", "-mine", "x" * 101, 3, None])
@@ -90,28 +90,28 @@ def test_kinds_go_by_name() -> None:
 )
 def test_a_broken_file_is_told_with_its_reason_and_breaks_nothing_else(tmp_path: Path, text: str, reason: str) -> None:
     beside(tmp_path, "defenses", "bad.py", text)
-    registry.load_all(beside(tmp_path, "defenses", "good.py", SOUND))
-    ((path, told),) = registry.broken_files.items()
+    plugins.load_all(beside(tmp_path, "defenses", "good.py", SOUND))
+    ((path, told),) = plugins.broken_files.items()
     assert path.endswith("bad.py") and reason in told and "\n" not in told
     assert "mine" in registry.defenses and "rmc" in registry.defenses
 
 
 def test_a_file_that_breaks_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
-    registry.load_all(beside(tmp_path, "attacks", "half.py", SOUND + "1 / 0\n"))
+    plugins.load_all(beside(tmp_path, "attacks", "half.py", SOUND + "1 / 0\n"))
     assert "mine" not in registry.defenses and "asker" not in registry.attacks
-    assert "ZeroDivisionError" in next(iter(registry.broken_files.values()))
+    assert "ZeroDivisionError" in next(iter(plugins.broken_files.values()))
 
 
 def test_a_plug_in_that_is_asked_for_must_load(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
     bad.write_text("1 / 0")
     with pytest.raises(BrokenPlugin, match="ZeroDivisionError"):
-        registry.load_all(None, (str(bad),))
+        plugins.load_all(None, (str(bad),))
     with pytest.raises(BrokenPlugin, match="does not exist"):
-        registry.load_all(None, (str(tmp_path / "no.py"),))
+        plugins.load_all(None, (str(tmp_path / "no.py"),))
     good = tmp_path / "good.py"
     good.write_text(SOUND)
-    registry.load_all(None, (str(good),))
+    plugins.load_all(None, (str(good),))
     assert "mine" in registry.defenses
 
 
@@ -122,17 +122,17 @@ def test_an_edited_file_is_read_again_in_the_same_process(tmp_path: Path) -> Non
     for level in (1, 2):
         path.write_text(f"{SOUND}LEVEL = {level}\nclass Mine(Counting):\n    level = LEVEL\n"
                         "register_defense('level', Mine)\n")  # fmt: skip
-        registry.load_all(None, (str(path),))
+        plugins.load_all(None, (str(path),))
         seen.append((registry.defenses.load("level").level, registry.defenses["level"].source_hash()))
     assert [level for level, _ in seen] == [1, 2] and seen[0][1] != seen[1][1]
 
 
 def test_what_a_program_registers_stays_and_may_be_defined_anew() -> None:
     registry.register_defense("mine", planted.Counting, summary="first")
-    registry.load_all()
+    plugins.load_all()
     assert registry.defenses.load("mine") is planted.Counting and registry.defenses.registered_here("mine")
     registry.register_defense("mine", planted.Counting, summary="again")  # its cell of a notebook, run again
-    registry.load_all()
+    plugins.load_all()
     assert registry.defenses["mine"].summary == "again" and not registry.defenses.registered_here("rmc")
     with pytest.raises(BrokenPlugin, match="registered twice: by this program and by this program"):
         registry.register_defense("mine", planted.Batched)
@@ -144,8 +144,8 @@ def test_a_name_of_a_program_that_is_taken_is_said_once_and_costs_no_other() -> 
     registry.register_defense("rmc", planted.Counting)
     registry.register_defense("mine", planted.Counting)
     with pytest.raises(BrokenPlugin, match="'rmc' is registered twice: by built-in and by this program"):
-        registry.load_all()
-    registry.load_all()
+        plugins.load_all()
+    plugins.load_all()
     assert isinstance(registry.defenses["rmc"].target, str) and "mine" in registry.defenses
 
 
@@ -159,13 +159,13 @@ def test_a_class_of_a_program_has_the_hash_that_its_file_has_as_a_plug_in(
     registry.register_defense("mine", importlib.import_module("own_defense").Mine)
     own = registry.defenses["mine"].source_hash()
     path.write_text(path.read_text() + "# edited, and not registered again: the class is the one from before\n")
-    registry.load_all()
+    plugins.load_all()
     assert registry.defenses["mine"].source_hash() == own
     for names in registry.ALL:
         names.clear()
     text = path.read_text().replace(path.read_text().splitlines(keepends=True)[-1], "")
     path.write_text(text + "from bench import register_defense\nregister_defense('mine', Mine)\n")
-    registry.load_all(None, (str(path),))
+    plugins.load_all(None, (str(path),))
     as_plugin = registry.defenses["mine"].source_hash()
     registry.defenses.clear()
     monkeypatch.delitem(sys.modules, "own_defense")
@@ -205,10 +205,10 @@ def test_entry_points_of_packages_are_plug_ins(monkeypatch: pytest.MonkeyPatch) 
         ],
     }
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: EntryPoints(points[group]))
-    registry.load_all()
+    plugins.load_all()
     assert registry.defenses.load("packaged").__name__ == "Counting"
     assert registry.attacks.load("asker").__name__ == "Asker"
-    assert any("registered twice" in reason for reason in registry.broken_files.values())  # and breaks nothing else
+    assert any("registered twice" in reason for reason in plugins.broken_files.values())  # and breaks nothing else
     for names, name in ((registry.defenses, "gone"), (registry.attacks, "lost")):
         with pytest.raises(BrokenPlugin, match=r"No module named 'tests\.nowhere'"):
             names.load(name)
@@ -226,8 +226,8 @@ def test_the_source_hash_follows_imports_within_the_package(tmp_path: Path, monk
     for change in ("", "b.py", "c.py", "a.py"):
         if change:
             (package / change).write_text((package / change).read_text() + "# changed\n")
-        registry.module_hash.cache_clear()
-        seen.add(registry.module_hash("hashed.a"))
+        source.module_hash.cache_clear()
+        seen.add(source.module_hash("hashed.a"))
     assert len(seen) == 4
-    registry.module_hash.cache_clear()
-    assert registry.module_hash("defenses.rmc") != registry.module_hash("defenses.deepnn")
+    source.module_hash.cache_clear()
+    assert source.module_hash("defenses.rmc") != source.module_hash("defenses.deepnn")

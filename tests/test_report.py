@@ -12,7 +12,7 @@ import pytest
 from bench import config
 from bench.config import SuiteTable
 from bench.errors import BadValue, UnknownName
-from bench.report import MARGIN, Cell, in_words, lay_out, matches, short, table_of, to_markdown, verdict
+from bench.results.report import MARGIN, Cell, in_words, lay_out, matches, short, table_of, to_markdown, verdict
 from leaderboard.report import render
 from tests.conftest import Bench
 

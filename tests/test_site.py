@@ -10,7 +10,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from bench import registry
+from bench import plugins
 from leaderboard import site
 from leaderboard.details import _picture
 from leaderboard.ranking import Outcome, ranked, standings_of
@@ -72,7 +72,7 @@ NAMES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    registry.load_all()
+    plugins.load_all()
     root = tmp_path_factory.mktemp("site")
     example = {
         "game": 0, "position": 0, "label": 1, "clean": 1, "distance": 0.1, "queries": 0, "passes": 40,

@@ -14,8 +14,7 @@ import pytest
 from sqlalchemy import create_engine, inspect, text
 
 from bench.errors import StoreError, UnknownName
-from bench.game import Meter
-from bench.protocols import Resume
+from bench.rows import Meter, Resume
 from bench.store import Claim, LeaseLost, Store
 from bench.store.schema import connect, parse_url
 from bench.store.tables import Table

@@ -10,8 +10,8 @@ from torch.autograd.functional import jacobian
 from bench.data.task import TaskFacts
 from bench.draws import generator
 from bench.errors import BadValue
+from bench.game.resources import Workbench
 from bench.models.small_cnn import DigitsCNN
-from bench.workbench import Workbench
 from defenses.adversarial import FGSMTraining, FGSMTrainingParams, PGDTraining, PGDTrainingParams
 from defenses.cross_lipschitz import cross_lipschitz
 from defenses.denoising import DenoisingBlock, FeatureDenoising, FeatureDenoisingParams, non_local_mean, with_blocks

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bench.errors import BadValue
-from bench.workbench import Workbench
+from bench.game.resources import Workbench
 from defenses.neighbours import Neighbours
 from defenses.vote import NearestVote, SoftKNN, class_indexes
 from defenses.webnn import confidence

@@ -16,18 +16,20 @@ from bench.audit.strength import Played, belief, comparisons, gain, planted, set
 from bench.audit.verdict import INCLUDES, gain_over_base, shared_games, tier_verdict
 from bench.cache import digest
 from bench.checks.defense import DefenseSubject
-from bench.compare import outcome_of
 from bench.config import Config
 from bench.draws import Draws
 from bench.errors import BadValue
-from bench.game import craft
-from bench.metrics import shared_by_all
-from bench.plan import Planned, Request, plan
-from bench.runner import Listener, run_all
-from bench.spec import RunSpec
+from bench.execution.runner import Listener, run_all
+from bench.game.crafting import craft
+from bench.game.resources import Workbench
+from bench.planning.facts import facts_of
+from bench.planning.plan import Planned, Request, plan
+from bench.planning.spec import RunSpec
+from bench.results.compare import outcome_of
+from bench.results.metrics import shared_by_all
+from bench.settings import Settings
 from bench.store import Store
 from bench.threat import Tier, tier_of
-from bench.workbench import Settings, Workbench, facts_of
 
 #: points on which behaviour is measured: of a static defense, and of one that answers slowly
 POINTS, SLOW_POINTS = 100, 12

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bench.audit.battery import Step
 from bench.contracts import Defense, probe
-from bench.spec import RunSpec
-from bench.workbench import Workbench
+from bench.game.resources import Workbench
+from bench.planning.spec import RunSpec
 
 #: answers that the checks of behaviour ask for, in points of one stream
 STREAMS = 12

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from bench.audit.findings import Finding, finding
 from bench.contracts import BLOCK
 from bench.draws import Draws
-from bench.game import Row
-from bench.metrics import Difference, paired, worst_case
-from bench.oracle import Trace
+from bench.game.oracle import Trace
 from bench.pgd import on_surface, pgd, random_offset
+from bench.results.metrics import Difference, paired, worst_case
+from bench.rows import Row
 from bench.threat import ThreatModel
 
 #: whether each example (by its dataset index) was answered right

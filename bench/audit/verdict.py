@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from bench.audit.strength import Played
-from bench.metrics import Difference, clustered, paired, wilson_given, worst_case
+from bench.results.metrics import Difference, clustered, paired, wilson_given, worst_case
 from bench.threat import Tier
 
 #: what an attacker of a tier can do besides what is of that tier: who knows more can also do what needs less
@@ -55,7 +55,7 @@ def tier_verdict(
     """Worst-case robust accuracy of a tier with its interval, and which attack broke what; None where nothing ran.
 
     trials: which game each example belongs to, where examples share a state; None: they are in no games.
-    given: what they share in a single game (`bench.metrics.shared_by_all`).
+    given: what they share in a single game (`bench.results.metrics.shared_by_all`).
     """
     broken = breakers_of(steps, played, tier)
     if not broken:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench import registry
+from bench import plugins, registry
 from bench.checks.attack import ATTACK_CHECKS, AttackSubject
 from bench.checks.defense import DEFENSE_CHECKS, DefenseSubject
 from bench.checks.verdict import Check, Result, Violated
 from bench.config import Config, load
+from bench.environment import one_thread
 from bench.errors import BenchError, one_line
-from bench.plan import Request, plan
-from bench.workbench import Settings, Workbench, facts_of, one_thread
+from bench.game.resources import Workbench
+from bench.planning.facts import facts_of
+from bench.planning.plan import Request, plan
+from bench.settings import Settings
 
 __all__ = ["ATTACK_CHECKS", "DEFENSE_CHECKS", "Result", "check_file", "run_checks"]
 
@@ -35,7 +38,7 @@ def check_file(file: Path, name: str, cache: Path, dataset: str = "digits", base
     `BrokenPlugin` where the file does not load.
     """
     toml = file.parent.parent / "bench.toml"
-    registry.load_all(toml, (str(file),))
+    plugins.load_all(toml, (str(file),))
     one_thread()
     settings = Settings(cache, None, "cpu", toml, (str(file),), chunk=50, checkpoint_s=5.0, workers=1)
     config = load(toml if toml.is_file() else None)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from bench.checks.verdict import Check, demand, under_global_seed
 from bench.draws import Draws
-from bench.game import craft
-from bench.judge import rule
-from bench.serving import Serving
-from bench.spec import RunSpec
-from bench.workbench import Workbench
+from bench.game.crafting import craft
+from bench.game.judge import rule
+from bench.game.resources import Workbench
+from bench.game.serving import Serving
+from bench.planning.spec import RunSpec
 
 
 class AttackSubject:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from bench.checks.verdict import Check, demand, under_global_seed
 from bench.contracts import Defense, probe
-from bench.spec import RunSpec
-from bench.state import State
-from bench.workbench import Workbench
+from bench.game.resources import Workbench
+from bench.planning.spec import RunSpec
+from bench.values import State
 
 #: two answers of a static defense differ by no more, however the stream is cut
 STATIC_TOLERANCE = 1e-5

@@ -20,7 +20,7 @@ from bench.cli.options import (
     set_option,
 )
 from bench.errors import BadValue, UnknownName
-from bench.session import open_session, take_runner
+from bench.execution.session import open_session, take_runner
 
 if TYPE_CHECKING:
     from bench.audit import Audit
@@ -80,7 +80,7 @@ def audit(
     from bench import registry
     from bench.audit.battery import BUDGETS
     from bench.data.files import data_dir as data_folder
-    from bench.workbench import one_thread, pick_device
+    from bench.environment import one_thread, pick_device
 
     if budget not in BUDGETS:
         raise BadValue(f"--budget is {budget!r}; give {', '.join(BUDGETS)}.")
@@ -102,7 +102,7 @@ def audit(
     store = Store.open(url)
     assert store is not None
     from bench.cli.progress import make_listener
-    from bench.provenance import collect
+    from bench.environment import collect
 
     one_thread()
     player = Player(planned, store, settings)

@@ -12,12 +12,12 @@ import click
 from bench.cli.complete import one_of
 from bench.cli.options import config_option, db_option, json_option, unused_data_option
 from bench.errors import BadValue, UnknownName
-from bench.session import open_session
+from bench.execution.session import open_session
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench.prune import Pruned, Size
+    from bench.store.prune import Pruned, Size
 
 ACTIONS = ("size", "prune")
 
@@ -63,7 +63,7 @@ def cache(
 
 
 def _size(root: Path, shared: str, as_json: bool) -> int:
-    from bench.prune import KINDS, TEMPORARY, in_words, nearest_folder, survey
+    from bench.store.prune import KINDS, TEMPORARY, in_words, nearest_folder, survey
 
     sizes = survey(root)
     total = sum(size.bytes for size in sizes.values())
@@ -86,8 +86,8 @@ def _size(root: Path, shared: str, as_json: bool) -> int:
 
 
 def _prune(root: Path, shared: str, url: str, kind: str, older_s: float, dry_run: bool, as_json: bool) -> int:
-    from bench.prune import KINDS, TEMPORARY, Size, in_words, prune, survey
     from bench.store import Store
+    from bench.store.prune import KINDS, TEMPORARY, Size, in_words, prune, survey
 
     known = {*KINDS, TEMPORARY, *survey(root)}
     if kind and kind not in known:
@@ -125,7 +125,7 @@ def _as_json(
 
 
 def _amounts(size: Size) -> tuple[str, str]:
-    from bench.prune import in_words
+    from bench.store.prune import in_words
 
     return str(size.count), in_words(size.bytes)
 

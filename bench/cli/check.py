@@ -11,7 +11,7 @@ import click
 
 from bench.cli.complete import names
 from bench.cli.options import config_option, data_option, db_option, json_option, plugin_option
-from bench.session import open_session
+from bench.execution.session import open_session
 
 
 @click.command()
@@ -44,15 +44,17 @@ def check(
     """Run the contract against one defense or attack. Exit code 1 if a check fails."""
     session = open_session(config, plugins, strict=False)
     from bench import registry
+    from bench.plugins import broken_files
 
-    for path, reason in registry.broken_files.items():
+    for path, reason in broken_files.items():
         if Path(path).stem.replace("_", "-") == name.replace("_", "-"):
             click.echo(f"bench: {path} does not load: {reason}", err=True)
             return 1
     kind = registry.kind_of(name)
     from bench.checks import run_checks
     from bench.data.files import data_dir as data_folder
-    from bench.workbench import Workbench, one_thread
+    from bench.environment import one_thread
+    from bench.game.resources import Workbench
 
     one_thread()
     settings = session.settings(session.db(db), data_folder(data_dir), "cpu", 1)

@@ -93,9 +93,9 @@ def _items(known: dict[str, str], incomplete: str) -> list[CompletionItem]:
 
 def _registered(ctx: click.Context, kind: str, incomplete: str) -> dict[str, str]:
     """Names of a kind, with their summaries: of what is installed, and of the user's own files."""
-    from bench import registry
+    from bench import plugins, registry
 
-    registry.load_installed()
+    plugins.load_installed()
     found = {}
     known: dict[str, Registry] = {
         "defense": registry.defenses,
@@ -125,9 +125,9 @@ def _config_file(ctx: click.Context) -> Path | None:
 
 def _files(ctx: click.Context) -> list[Path]:
     """The plug-in files that the command would load."""
-    from bench import registry
+    from bench.plugins import files_beside
 
-    return [*registry.files_beside(_config_file(ctx)), *(Path(name) for name in ctx.params.get("plugins") or ())]
+    return [*files_beside(_config_file(ctx)), *(Path(name) for name in ctx.params.get("plugins") or ())]
 
 
 def _registered_in(path: Path, kind: str) -> dict[str, str]:

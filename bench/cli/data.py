@@ -18,7 +18,7 @@ from bench.cli.options import (
     set_option,
 )
 from bench.errors import BadValue, BrokenPlugin, DataError, one_line
-from bench.session import open_session
+from bench.execution.session import open_session
 
 
 @click.command()
@@ -94,8 +94,10 @@ def train(
 
     from bench import registry
     from bench.data.files import data_dir as data_folder
-    from bench.plan import Request, plan
-    from bench.workbench import Workbench, facts_of, one_thread, pick_device
+    from bench.environment import one_thread, pick_device
+    from bench.game.resources import Workbench
+    from bench.planning.facts import facts_of
+    from bench.planning.plan import Request, plan
 
     if not registry.defenses[base].base:
         bases = ", ".join(entry.name for entry in registry.defenses if entry.base)

@@ -21,7 +21,7 @@ def doctor(as_json: bool, db: str | None, data_dir: str | None, plugins: tuple[s
 
     Nothing is made or changed by looking. Exit code 0 where a run on digits would work, 1 where it would not.
     """
-    from bench.doctor import examine
+    from bench.doctor.examine import examine
 
     findings = examine(config, plugins, db, data_dir)
     problems = sum(finding.level == "problem" for finding in findings)

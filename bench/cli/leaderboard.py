@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import (
-    config_option,
-    data_option,
-    db_option,
-    json_option,
-    plugin_option,
-    unused_data_option,
-)
+from bench.cli.options import config_option, data_option, db_option, json_option, plugin_option, unused_data_option
 from bench.errors import BadValue, UnknownName
-from bench.session import open_session
+from bench.execution.session import open_session
 
 if TYPE_CHECKING:
     from leaderboard.rows import Book
@@ -49,11 +42,12 @@ def leaderboard(
     Pages of runs show examples where the images of the run and its dataset are here.
     """
     session = open_session(config, plugins, strict=False)
-    from bench.command import command_of
     from bench.data.files import data_dir as data_folder
-    from bench.spec import RunSpec
+    from bench.game.resources import Workbench
+    from bench.planning.facts import facts_of
+    from bench.planning.repeat import command_of
+    from bench.planning.spec import RunSpec
     from bench.store import Store
-    from bench.workbench import Workbench, facts_of
     from leaderboard.book import load
     from leaderboard.details import details
     from leaderboard.rows import Book
@@ -165,8 +159,8 @@ def plot(
 
 
 def _of_a_run(kind: str, store: Any, run: str, example: int | None) -> tuple[str, list[dict[str, Any]]]:
-    from bench.compare import outcome_of
-    from bench.metrics import by_game
+    from bench.results.compare import outcome_of
+    from bench.results.metrics import by_game
     from leaderboard import charts
 
     record = store.resolve(run)

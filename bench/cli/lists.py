@@ -10,7 +10,7 @@ import click
 from bench.cli.complete import one_of
 from bench.cli.options import config_option, db_option, json_option, plugin_option, unused_data_option
 from bench.errors import BenchError, UnknownName, one_line
-from bench.session import Session, open_session
+from bench.execution.session import Session, open_session
 
 KINDS = ("defenses", "attacks", "datasets", "models", "protocols", "suites", "runs")
 
@@ -47,8 +47,9 @@ def _names(
 ) -> dict[str, list[dict[str, Any]]]:
     from bench import registry
     from bench.config import find
+    from bench.plugins import broken_files, load_all
 
-    registry.load_all(find(config), plugins, strict=False)
+    load_all(find(config), plugins, strict=False)
     kinds = {
         "defenses": registry.defenses,
         "attacks": registry.attacks,
@@ -57,10 +58,7 @@ def _names(
         "protocols": registry.protocols,
     }
     found = {name: [_entry(entry, check) for entry in names] for name, names in kinds.items() if kind in (None, name)}
-    broken = [
-        {"name": path, "summary": "", "origin": path, "broken": reason}
-        for path, reason in registry.broken_files.items()
-    ]
+    broken = [{"name": path, "summary": "", "origin": path, "broken": reason} for path, reason in broken_files.items()]
     return {**found, "files that do not load": broken} if broken else found  # nobody knows what they would have added
 
 
@@ -79,7 +77,7 @@ def _suites(session: Session) -> list[dict[str, Any]]:
 
 
 def _runs(session: Session, db: str | None) -> list[dict[str, Any]]:
-    from bench.describe import describe
+    from bench.results.describe import describe
 
     store = session.store(db)
     return [describe(store, record) for record in store.runs()]

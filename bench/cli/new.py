@@ -50,13 +50,13 @@ def new(what: str, name: str, kind: str | None, config: str | None) -> int:
     bench check mine
     bench run --defense mine --attack pgd
     """
-    from bench import registry
+    from bench import plugins
     from bench.config import find
     from bench.scaffold import new_plugin, write_new
 
     path = find(config)
-    registry.load_all(path, strict=False)
-    folder = registry.folder_beside(path)
+    plugins.load_all(path, strict=False)
+    folder = plugins.folder_beside(path)
     files = new_plugin(what, name, kind, folder)
     write_new(files)
     for file in files:

@@ -12,10 +12,10 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from bench.plan import Planned
-from bench.progress import PlainListener, Tally, title
-from bench.runner import Listener, expected_rows
-from bench.spec import RunSpec
+from bench.execution.progress import PlainListener, Tally, title
+from bench.execution.runner import Listener, expected_rows
+from bench.planning.plan import Planned
+from bench.planning.spec import RunSpec
 
 #: runs that have a line of their own on a terminal: those with the latest news
 MOST_LINES = 8

@@ -11,10 +11,10 @@ import click
 from bench.cli.complete import names, one_of
 from bench.cli.options import config_option, db_option, json_option, unused_data_option, write_text
 from bench.errors import BadValue, UnknownName
-from bench.session import open_session
+from bench.execution.session import open_session
 
 if TYPE_CHECKING:
-    from bench.report import Cell, Report
+    from bench.results.report import Cell, Report
 
 
 @click.command()
@@ -57,8 +57,8 @@ def report(
     if form not in ("text", "markdown", "html"):
         raise BadValue(f"--format is {form!r}; give text, markdown or html.")
     session = open_session(config)
-    from bench.describe import describe
-    from bench.report import lay_out, table_of, to_markdown
+    from bench.results.describe import describe
+    from bench.results.report import lay_out, table_of, to_markdown
 
     if suite not in session.config.suite:
         raise UnknownName("suite", suite, session.config.suite, "bench list suites")
@@ -94,7 +94,7 @@ def _as_json(cell: Cell) -> dict[str, Any]:
 
 def _as_text(made: Report) -> str:
     from bench.cli.tables import hanging, table_text
-    from bench.report import in_words, short
+    from bench.results.report import in_words, short
 
     rows, before = [], ""
     for cell in made.cells:

@@ -19,7 +19,7 @@ from bench.cli.options import (
     plugin_option,
     set_option,
 )
-from bench.session import open_session
+from bench.execution.session import open_session
 
 
 @click.command()
@@ -112,7 +112,7 @@ def run(
     """
     session = open_session(config, plugins)
     values = parse_sets(sets)
-    from bench.plan import Request
+    from bench.planning.plan import Request
 
     request = Request(defenses, attacks, bases, datasets, radii, norm, seeds, n, repeats, values)
     prepared = session.prepare(request, suite, db=db, data_dir=data_dir, device=device, workers=workers, rerun=rerun)
@@ -172,7 +172,7 @@ def _short(column: str, value: Any) -> str:
 def _report(planned: list[Any], store: Any, as_json: bool) -> int:
     """Print the runs of the request, each once; 1 if one of them has failed."""
     from bench.cli.tables import print_results
-    from bench.describe import describe
+    from bench.results.describe import describe
 
     results = [describe(store, store.find(item.spec.key)) for item in planned]
     if as_json:

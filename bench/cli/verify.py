@@ -16,7 +16,7 @@ from bench.cli.options import (
     plugin_option,
     unused_data_option,
 )
-from bench.session import open_session
+from bench.execution.session import open_session
 
 #: rows that are named in a table before the rest is only counted
 SHOWN = 20
@@ -44,8 +44,9 @@ def verify(
     store = session.store(db)
     record = store.resolve(run)
     from bench.data.files import data_dir as data_folder
-    from bench.verify import verify as verify_run
-    from bench.workbench import Workbench, one_thread, pick_device
+    from bench.environment import one_thread, pick_device
+    from bench.execution.verify import verify as verify_run
+    from bench.game.resources import Workbench
 
     one_thread()
     settings = session.settings(session.db(db), data_folder(data_dir), pick_device(device), 1)
@@ -83,7 +84,7 @@ def compare(a: str, b: str, as_json: bool, db: str | None, config: str | None) -
     """The difference of two runs over the same inputs, by a paired test."""
     session = open_session(config)
     store = session.store(db)
-    from bench.compare import compare_runs
+    from bench.results.compare import compare_runs
 
     found = compare_runs(store, store.resolve(a), store.resolve(b))
     if as_json:

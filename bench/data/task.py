@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.errors import BadValue
-from bench.params import Params
+from bench.values import Params
 
 
 class TaskParams(Params):

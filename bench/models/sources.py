@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import registry
+from bench import registry, source
 from bench.errors import BadValue, one_line
 from bench.models import DEFAULT, OTHER
 
@@ -57,11 +57,11 @@ def network_source(model: str, weights: str) -> tuple[str, int, str]:
     """Name, version and source hash of a network as used: its code, and the content of its weights file."""
     library, _, name = model.partition(":")
     if library in _LIBRARIES and name:
-        label, number, code = model, 1, f"{library} {_version(library)} {registry.module_hash('bench.models.wrapped')}"
+        label, number, code = model, 1, f"{library} {_version(library)} {source.module_hash('bench.models.wrapped')}"
     elif ".py:" in model:
         path, _ = _file_and_function(model)
         own = hashlib.sha256(path.read_bytes()).hexdigest()
-        label, number, code = model, 1, f"{own} {registry.module_hash('bench.models.wrapped')}"
+        label, number, code = model, 1, f"{own} {source.module_hash('bench.models.wrapped')}"
     else:
         entry = registry.models[model]
         label, number, code = entry.name, entry.version, entry.source_hash()
@@ -171,7 +171,7 @@ def _function(model: str) -> Callable[..., Any]:
     name = f"bench_model_{path.stem}_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     if name not in sys.modules:
         try:
-            registry.run_file(name, path)
+            source.run_file(name, path)
         except (Exception, SystemExit) as error:  # a foreign file may raise anything while it is imported
             raise BadValue(
                 f"base.model {model!r} does not import: {type(error).__name__}: {one_line(error)}"

@@ -20,9 +20,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from bench.errors import RunError, StoreError, UnknownName
-from bench.game import Meter, Row
-from bench.protocols import Resume
-from bench.spec import RunSpec
+from bench.planning.spec import RunSpec
+from bench.rows import Meter, Resume, Row
 from bench.store.schema import connect, file_of, parse_url, unusable
 from bench.store.tables import AuditRow, ExampleRow, GameRow, ImageRow, RunRow, SuiteRow
 

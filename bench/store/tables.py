@@ -60,7 +60,7 @@ class GameRow(Table):
 
 
 class ExampleRow(Table):
-    """The facts of one example; the columns are those of `bench.game.Row`."""
+    """The facts of one example; the columns are those of `bench.rows.Row`."""
 
     __tablename__ = "examples"
 

@@ -1,0 +1,37 @@
+"""The contracts, each of which fits on a card: `Defense`, `Base`, `Attack`."""
+
+from bench.contracts.attack import Attack
+from bench.contracts.defense import (
+    BLOCK,
+    BatchDefense,
+    Context,
+    Defense,
+    DefenseInfo,
+    Kind,
+    OnlineDefense,
+    Protocol,
+    StaticDefense,
+    checked_logits,
+    in_blocks,
+    labels_of,
+    probe,
+    shallow_fork,
+)
+
+__all__ = [
+    "BLOCK",
+    "Attack",
+    "BatchDefense",
+    "Context",
+    "Defense",
+    "DefenseInfo",
+    "Kind",
+    "OnlineDefense",
+    "Protocol",
+    "StaticDefense",
+    "checked_logits",
+    "in_blocks",
+    "labels_of",
+    "probe",
+    "shallow_fork",
+]

@@ -1,0 +1,58 @@
+"""The contract of an attack: it proposes images and nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import Tensor
+
+from bench.contracts.defense import BLOCK, DefenseInfo, Protocol
+from bench.draws import Draws
+from bench.threat import Norm, ThreatModel
+from bench.values import Params
+
+if TYPE_CHECKING:
+    from bench.contracts.oracle import Oracle
+    from bench.data.task import TaskFacts
+
+
+class Attack(ABC):
+    """Proposes images and nothing else: the harness clips nothing, judges everything, and counts.
+
+    An attack holds nothing between calls; what an attacker remembers lives in the oracle.
+    """
+
+    Params: ClassVar[type[Params]] = Params
+    #: fields of the threat model that define the attack, further ones that a request may set, and the default
+    #: protocol; what `register_attack` says beats them
+    preset: ClassVar[Mapping[str, Any]] = {}
+    free: ClassVar[tuple[str, ...]] = ()
+    protocol: ClassVar[Protocol] = "stream"
+    #: `budget`: stays within the threat's eps; `minimal`: seeks the smallest perturbation in its own norm
+    kind: ClassVar[Literal["budget", "minimal"]] = "budget"
+    #: its own norm, and all norms that it can be run in (none named: its own)
+    norm: ClassVar[Norm] = "linf"
+    norms: ClassVar[tuple[Norm, ...]] = ()
+    #: examples per call, aligned to the example index; None: all of the game at once
+    block: ClassVar[int | None] = BLOCK
+    #: it differentiates the network that the oracle grants
+    needs_gradients: ClassVar[bool] = True
+    recipe_family: ClassVar[str] = ""
+
+    def __init__(self, params: Any = None) -> None:
+        self.params: Any = params if params is not None else self.Params()
+
+    def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
+        """Why this attack cannot run here, or None."""
+        norms = self.norms or (self.norm,)
+        if threat.norm not in norms:
+            return f"it has no {threat.norm} form (it has: {', '.join(norms)})"
+        if self.needs_gradients and threat.weights in ("simulated", "adapted") and not info.differentiable:
+            return f"{info.name} has no differentiable proxy"
+        return None
+
+    @abstractmethod
+    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        """Adversarial images (N, C, H, W) in [0, 1] for x (N, C, H, W) with labels y (N,)."""

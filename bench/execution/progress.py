@@ -1,0 +1,73 @@
+"""Progress as plain lines, and what every form of it counts and calls a run."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TextIO
+
+from bench.execution.runner import Listener, expected_rows
+from bench.planning.spec import RunSpec
+
+
+class Tally:
+    """Rows and right answers of a run as far as this process has seen them."""
+
+    def __init__(self, start: int, total: int) -> None:
+        self.start, self.total = start, total
+        self.rows = self.right = 0
+
+    def text(self) -> str:
+        return f"accuracy {self.right / self.rows:.1%}" if self.rows else ""
+
+
+def title(spec: RunSpec) -> str:
+    """A run in a few words."""
+    return f"{spec.defense.name} / {spec.attack.name} / {spec.dataset.name} / eps {spec.threat.eps:.3g}"
+
+
+class PlainListener(Listener, AbstractContextManager["PlainListener"]):
+    """Lines with the time since the start; at most one of a kind a second and run while it goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._begin = time.monotonic()
+        self._tallies: dict[str, Tally] = {}
+        self._said: dict[tuple[str, str], float] = {}
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def _line(self, spec: RunSpec, text: str) -> None:
+        passed = time.monotonic() - self._begin
+        self._stream.write(f"[{passed:7.1f} s] {spec.key[:8]} {title(spec)}: {text}\n")
+        self._stream.flush()
+
+    def _seldom(self, spec: RunSpec, text: str, kind: str = "progress") -> None:
+        """A line, unless one of this kind and run was written less than a second ago."""
+        now = time.monotonic()
+        if now - self._said.get((spec.key, kind), 0.0) >= 1.0:
+            self._said[spec.key, kind] = now
+            self._line(spec, text)
+
+    def started(self, spec: RunSpec, rows: int) -> None:
+        self._tallies[spec.key] = Tally(rows, expected_rows(spec))
+        self._line(spec, f"goes on after {rows} rows" if rows else "started")
+
+    def progress(self, spec: RunSpec, text: str) -> None:
+        self._seldom(spec, text)
+
+    def chunk(self, spec: RunSpec, rows: int, right: int) -> None:
+        tally = self._tallies[spec.key]
+        tally.rows, tally.right = tally.rows + rows, tally.right + right
+        self._seldom(spec, f"{tally.start + tally.rows}/{tally.total} rows, {tally.text()}", "rows")
+
+    def waiting(self, spec: RunSpec) -> None:
+        if (spec.key, "waiting") not in self._said:
+            self._seldom(spec, "another process does it; waiting", "waiting")
+
+    def finished(self, spec: RunSpec, status: str, reason: str) -> None:
+        self._line(spec, f"{status}{f': {reason}' if reason else ''}")

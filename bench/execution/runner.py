@@ -1,0 +1,307 @@
+"""Runs what is planned: claims runs, turns them into jobs, commits what comes back. One failing run stops no other."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench import registry
+from bench.cache import Cache
+from bench.environment import collect
+from bench.errors import StoreError, one_line
+from bench.execution.engine import Engine, make_engine
+from bench.execution.jobs import ChunkDone, Done, Event, Failed, Job, Progress
+from bench.game.protocols.probe import victims
+from bench.planning.plan import Planned
+from bench.planning.spec import RunSpec
+from bench.settings import Settings
+from bench.store import Claim, LeaseLost, Store
+
+#: seconds between two heartbeats, and between two looks at runs that others hold
+HEARTBEAT_S = 5.0
+POLL_S = 0.25
+
+
+class Listener:
+    """What somebody who watches is told; every call may be ignored."""
+
+    def started(self, spec: RunSpec, rows: int) -> None:
+        """A run is taken up; `rows` of it are already there."""
+
+    def progress(self, spec: RunSpec, text: str) -> None:
+        """One line of what a run is doing."""
+
+    def chunk(self, spec: RunSpec, rows: int, right: int) -> None:
+        """`rows` more rows of a run are committed, `right` of them answered correctly."""
+
+    def waiting(self, spec: RunSpec) -> None:
+        """Another process does the run; its end is waited for."""
+
+    def finished(self, spec: RunSpec, status: str, reason: str) -> None:
+        """A run ended: DONE, SKIPPED or FAILED, here or elsewhere or long ago."""
+
+
+Script = Generator[list[Job], list[Any], None]
+
+
+class _Skipped(Exception):
+    """The attack declines; the reason is the message."""
+
+
+def script(spec: RunSpec, open_games: Iterable[Job]) -> Script:
+    """The jobs of a run, stage by stage: each stage starts when all results of the one before are there."""
+    (reason,) = yield [Job("declines", spec)]
+    if reason:
+        raise _Skipped(str(reason))
+    yield [Job("base", spec)] if spec.surrogate is None else [Job("base", spec), Job("base", spec.attacked_base)]
+    (missing,) = yield [Job("pieces", spec)]
+    if missing:
+        yield [Job("piece", spec, name) for name in dict.fromkeys(missing)]
+    yield [Job("fit", spec)]
+    if spec.crafted_on_base:
+        size = registry.attacks.load(spec.attack.name).block or spec.n
+        yield [Job("craft", spec, block) for block in range(-(-spec.n // size))]
+    yield list(open_games)
+
+
+@dataclass
+class _Active:
+    """A run in the making: its script, the jobs it waits for (by key), and their results in order."""
+
+    spec: RunSpec
+    clean_key: str | None
+    script: Script
+    stage: list[Job] = field(default_factory=list)
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+class Runner:
+    """Claims and executes planned runs against one store."""
+
+    def __init__(
+        self, store: Store, settings: Settings, rerun: str = "missing", listener: Listener | None = None
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._rerun = rerun
+        self._listener = listener or Listener()
+        self._provenance = collect(settings.device)
+        self._engine: Engine | None = None
+        self._active: dict[str, _Active] = {}
+        self._in_flight: dict[str, Job] = {}
+        self._ready: deque[Job] = deque()
+        #: runs that another process does now, each with the key of its paired clean run
+        self._held: deque[tuple[RunSpec, str | None]] = deque()
+        self._cache = Cache(settings.cache_root)
+        #: digest of the state after a game's last commit
+        self._passed: dict[str, str] = {}
+        #: seconds of a game's last commit, which its next one accounts for
+        self._late_s: dict[str, float] = {}
+
+    def run(self, planned: list[Planned]) -> None:
+        """Bring every planned run, and the `clean` runs that they are paired with, to an end."""
+        specs: dict[str, tuple[RunSpec, str | None]] = {}
+        for item in planned:
+            if item.clean is not None:
+                specs.setdefault(item.clean.key, (item.clean, None))
+            specs.setdefault(item.spec.key, (item.spec, None if item.clean is None else item.clean.key))
+        if self._rerun != "all":
+            for key in specs:
+                self._store.check_resumable(key, self._provenance)
+        pending = deque(specs.values())
+        held = self._held
+        stop = threading.Event()
+        beat = threading.Thread(target=self._beat, args=(stop,), daemon=True)
+        beat.start()
+        try:
+            while pending or held or self._active:
+                while self._has_room() and (job := self._next(pending, held)) is not None:
+                    self._submit(job)
+                if self._engine is not None and self._engine.busy():
+                    for done, event in self._engine.events(POLL_S):
+                        self._handle(done, event)
+                elif not pending and held:
+                    stop.wait(POLL_S)
+                    pending.extend(held)
+                    held.clear()
+        finally:
+            stop.set()
+            beat.join()
+            if self._engine is not None:
+                self._engine.stop()
+            for key in self._active:
+                self._store.release(key)
+
+    def _beat(self, stop: threading.Event) -> None:
+        while not stop.wait(HEARTBEAT_S):
+            keys = list(self._active)
+            if keys:
+                self._store.heartbeat(keys)
+
+    # -- starting ---------------------------------------------------------------------------------------------------
+
+    def _has_room(self) -> bool:
+        return self._engine is None or self._engine.room()
+
+    def _submit(self, job: Job) -> None:
+        if self._engine is None:  # no process is started before there is work
+            self._engine = make_engine(self._settings)
+        self._engine.submit(job)
+
+    def _next(self, pending: deque[tuple[RunSpec, str | None]], held: deque[tuple[RunSpec, str | None]]) -> Job | None:
+        """A job that can start now: of a run under way, else of the next run that can be claimed."""
+        while not self._ready and pending:
+            spec, clean_key = pending.popleft()
+            claim = self._store.claim(spec, clean_key, self._provenance, self._rerun)
+            if claim is Claim.HELD:
+                self._listener.waiting(spec)
+                held.append((spec, clean_key))
+            elif claim is Claim.FINISHED:
+                self._report_end(spec)
+            else:
+                self._start(spec, clean_key)
+        return self._ready.popleft() if self._ready else None
+
+    def _report_end(self, spec: RunSpec) -> None:
+        record = self._store.find(spec.key)
+        assert record is not None
+        self._listener.finished(spec, record.status, record.reason)
+
+    def _start(self, spec: RunSpec, clean_key: str | None) -> None:
+        known = {game.game: game for game in self._store.games(spec.key)}
+        games = []
+        for number in range(spec.game.games):
+            game = known.get(number)
+            if game is None:
+                games.append(Job("game", spec, number))
+            elif not game.done:
+                games.append(Job("game", spec, number, game.resume))
+        self._listener.started(spec, sum(game.rows for game in known.values()))
+        active = _Active(spec, clean_key, script(spec, games))
+        self._active[spec.key] = active
+        self._advance(active, None)
+
+    def _advance(self, active: _Active, results: list[Any] | None) -> None:
+        """Take a run's next stage; at the end of its script it is done."""
+        try:
+            stage = next(active.script) if results is None else active.script.send(results)
+            while not stage:
+                stage = active.script.send([])
+        except StopIteration:
+            self._end(active, "DONE")
+            return
+        except _Skipped as reason:
+            self._end(active, "SKIPPED", one_line(reason))
+            return
+        except Exception as error:  # what a plug-in declares (its pieces, its block) may be anything
+            self._end(active, "FAILED", f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
+            return
+        active.stage, active.results = stage, {}
+        for job in stage:
+            if job.key not in self._in_flight:
+                self._in_flight[job.key] = job
+                self._ready.append(job)
+
+    # -- what comes back --------------------------------------------------------------------------------------------
+
+    def _handle(self, job: Job, event: Event) -> None:
+        waiting = [run for run in self._active.values() if any(other.key == job.key for other in run.stage)]
+        match event:
+            case Progress(text):
+                for run in waiting[:1]:  # others that wait for the same thing need not say so too
+                    self._listener.progress(run.spec, text)
+            case ChunkDone():
+                for run in waiting:
+                    self._commit(run, job, event)
+            case Done(value):
+                self._in_flight.pop(job.key, None)
+                for run in waiting:
+                    self._job_done(run, job, value)
+            case Failed(reason, detail):
+                self._in_flight.pop(job.key, None)
+                for run in waiting:
+                    self._end(run, "FAILED", reason, detail)
+
+    def _commit(self, run: _Active, job: Job, chunk: ChunkDone) -> None:
+        key = run.spec.key
+        start, late_s = time.perf_counter(), self._late_s.pop(job.key, 0.0)
+        try:
+            self._store.commit(key, chunk.rows, chunk.file, chunk.resume, chunk.meter, chunk.wall_s + late_s)
+        except LeaseLost:
+            self._drop(run)
+            return
+        self._late_s[job.key] = time.perf_counter() - start
+        self._pass(job, chunk.resume.digest)
+        self._listener.chunk(run.spec, len(chunk.rows), sum(row.answer == row.label for row in chunk.rows))
+
+    def _pass(self, job: Job, digest: str) -> None:
+        """A game has moved on to the state `digest` ("": its end): the one before is needed no more."""
+        before = self._passed.get(job.key, job.resume.digest)
+        if before and before != digest:
+            self._cache.drop("states", before)
+        self._passed[job.key] = digest
+
+    def _job_done(self, run: _Active, job: Job, value: Any) -> None:
+        if job.kind == "game":
+            try:
+                meter, wall_s = value
+                self._store.end_game(run.spec.key, job.argument, meter, wall_s + self._late_s.pop(job.key, 0.0))
+            except LeaseLost:
+                self._drop(run)
+                return
+        run.results[job.key] = value
+        if len(run.results) == len(run.stage):
+            self._advance(run, [run.results[other.key] for other in run.stage])
+
+    def _end(self, run: _Active, status: str, reason: str = "", detail: str = "") -> None:
+        spec = run.spec
+        if status == "DONE":
+            found = self._store.count_rows(spec.key)
+            wanted = expected_rows(spec)
+            if found != wanted:
+                status, reason = "FAILED", f"{found} rows were written where {wanted} belong"
+        try:
+            self._store.finish(spec.key, status, reason, detail)
+        except LeaseLost:
+            self._drop(run)
+            return
+        self._forget(run)
+        self._listener.finished(spec, status, reason)
+
+    def _drop(self, run: _Active) -> None:
+        """Another process has the run now: leave it to that one, and wait for its end."""
+        self._forget(run)
+        self._held.append((run.spec, run.clean_key))
+        self._listener.progress(run.spec, "taken over by another process")
+
+    def _forget(self, run: _Active) -> None:
+        self._active.pop(run.spec.key, None)
+        wanted = {job.key for other in self._active.values() for job in other.stage}
+        for job in [job for job in self._ready if job.key not in wanted]:
+            self._ready.remove(job)
+            self._in_flight.pop(job.key, None)
+
+
+def expected_rows(spec: RunSpec) -> int:
+    """How many rows a finished run has."""
+    if spec.game.protocol == "probe":
+        return sum(len(victims(spec, game)) for game in range(spec.game.trials))
+    return len(spec.places) * spec.game.repeats
+
+
+def run_all(
+    planned: list[Planned],
+    store: Store,
+    settings: Settings,
+    rerun: str = "missing",
+    listener: Listener | None = None,
+) -> None:
+    """Bring all planned runs to an end: see `Runner`."""
+    if rerun not in ("missing", "failed", "all"):
+        raise StoreError(f"rerun is {rerun!r}; it must be missing, failed or all.")
+    Runner(store, settings, rerun, listener).run(planned)

@@ -1,0 +1,205 @@
+"""Is what the database says what happens? Stored images and labels against their hashes, then whole games once more.
+
+A game is intact where every row of it is there, its images are those that were judged, and its labels are those of the
+dataset. Intact games are played again with the stored images on a fresh defense (same order, background and noise key),
+without any stored state, and compared row by row.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import registry
+from bench.cache import Cache
+from bench.environment import environment
+from bench.game import protocols
+from bench.game.crafting import Crafted
+from bench.game.resources import Workbench
+from bench.models.sources import network_source
+from bench.planning.facts import facts_of
+from bench.planning.spec import Part, RunSpec
+from bench.rows import Meter, Row, image_hash
+from bench.store import GameRecord, RunRecord, Store
+from bench.store.images import stored_images
+
+#: what differs on every repetition
+CLOCKS = ("attack_s", "defense_s")
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that does not hold against the stored images or the dataset."""
+
+    game: int
+    position: int
+    index: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A fact that the replay finds otherwise."""
+
+    game: int
+    position: int
+    index: int
+    fact: str
+    stored: Any
+    found: Any
+
+
+@dataclass
+class Verification:
+    """What was found. games: how many were replayed; left_out: why others were not, by game."""
+
+    run: str
+    rows: int
+    images: int = 0
+    bad: list[BadRow] = field(default_factory=list)
+    games: int = 0
+    left_out: dict[int, str] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return not (self.bad or self.left_out or self.differences)
+
+
+def verify(store: Store, record: RunRecord, bench: Workbench) -> Verification:
+    """Check a stored run: see the module."""
+    rows = store.rows(record.key)
+    found = Verification(record.key, len(rows))
+    spec = RunSpec.from_dict(record.spec)
+    images = stored_images(store, record, bench.cache)
+    found.images = len(images)
+    found.bad = list(_bad_rows(rows, images, spec, bench))
+    changed = _changed(spec, record, bench)
+    games = {game.game: game for game in store.games(record.key)}
+    for game in range(spec.game.games):
+        own = [row for row in rows if row.game == game]
+        reason = _not_intact(own, games.get(game), [bad for bad in found.bad if bad.game == game])
+        if reason or changed:
+            found.left_out[game] = reason or changed
+        else:
+            found.differences += _replay(spec, game, own, images, bench)
+            found.games += 1
+    return found
+
+
+def _bad_rows(
+    rows: Sequence[Row], images: dict[tuple[int, int], Tensor], spec: RunSpec, bench: Workbench
+) -> Iterable[BadRow]:
+    task = bench.task(spec.dataset)
+    for row in rows:
+        image = images.get((row.game, row.position))
+        if image is None:
+            yield BadRow(row.game, row.position, row.index, "its image is not there, or its file cannot be read")
+        elif image_hash(image) != row.adv_sha256:
+            yield BadRow(row.game, row.position, row.index, "its image has another sha256")
+        if not 0 <= row.index < task.facts.test_size:
+            yield BadRow(row.game, row.position, row.index, f"the dataset has no point {row.index}")
+            continue
+        x, y = bench.points(spec, [row.index])
+        if int(y[0]) != row.label:
+            yield BadRow(row.game, row.position, row.index, f"its label is {row.label}, in the dataset {int(y[0])}")
+        if image_hash(x[0]) != row.x_sha256:
+            yield BadRow(row.game, row.position, row.index, "its clean point has another sha256 in the dataset")
+
+
+def _not_intact(own: list[Row], game: GameRecord | None, bad: list[BadRow]) -> str:
+    """Why a game with these rows cannot be replayed, or ""."""
+    if game is None or not game.done:
+        return "it was not played to its end"
+    if bad:
+        return f"{len({row.position for row in bad})} of its rows do not hold"
+    if [row.position for row in own] != list(range(game.rows)):
+        return "rows of it are missing"
+    return ""
+
+
+def _changed(spec: RunSpec, record: RunRecord, bench: Workbench) -> str:
+    """What of the run is no longer what it was, so that a replay would show another thing; ""."""
+    if spec.key != record.key:
+        return "the run was made by another version of the harness"
+    facts = facts_of(bench.settings.data_dir)(
+        spec.dataset.name, registry.datasets.load(spec.dataset.name).Params(**spec.dataset.params)
+    )
+    now = {"dataset": Part(spec.dataset.name, 1, facts.content)}
+    for what, part in (("defense", spec.defense), ("base", spec.base)):
+        now[what] = Part(part.name, 1, registry.defenses[part.name].source_hash())
+    now["network"] = Part(*network_source(spec.network.name, str(spec.base.params.get("weights", ""))))
+    if spec.game.play and registry.protocols[spec.game.play].source_hash() != spec.game.source:
+        return f"the protocol {spec.game.play} has changed since"
+    if spec.threat.queries_served:  # then the attack plays again
+        now["attack"] = Part(spec.attack.name, 1, registry.attacks[spec.attack.name].source_hash())
+    for what, part in now.items():
+        if getattr(spec, what).source != part.source:
+            commit = str(record.provenance.get("commit", ""))[:12]
+            return (
+                f"the {what} {part.name} has changed since{f'; the run was made at commit {commit}' if commit else ''}"
+            )
+    here = environment(bench.settings.device)
+    made = record.provenance.get("environment", {})
+    other = [f"{name} {made[name]}, here {here[name]}" for name in here if name in made and made[name] != here[name]]
+    return f"it was made with {'; '.join(other)}" if other else ""
+
+
+class _Stored:
+    """The images of a game as they were stored, with what the rows say of them."""
+
+    def __init__(self, spec: RunSpec, rows: Sequence[Row], images: dict[tuple[int, int], Tensor], bench: Workbench):
+        self._spec = spec
+        self._rows = {row.index: row for row in rows}
+        self._images = images
+        self._device = bench.device
+
+    def at(self, places: list[int]) -> Crafted:
+        rows = [self._rows[self._spec.order[place]] for place in places]
+
+        def column(name: str, dtype: torch.dtype = torch.int64) -> Tensor:
+            values = [getattr(row, name) for row in rows]
+            return torch.tensor([-1 if value is None else value for value in values], dtype=dtype)
+
+        return Crafted(
+            images=torch.stack([self._images[row.game, row.position] for row in rows]).to(self._device),
+            forwards=column("forwards"),
+            backwards=column("backwards"),
+            queries=column("queries"),
+            simulated=column("simulated"),
+            seconds=column("attack_s", torch.float64),
+            believed=column("believed", torch.int8),
+            fooled_inside=column("fooled_inside", torch.int8),
+        )
+
+
+def _replay(
+    spec: RunSpec, game: int, stored: list[Row], images: dict[tuple[int, int], Tensor], bench: Workbench
+) -> list[Difference]:
+    """Play a game again; what of its rows is otherwise. Where queries changed the state, the attack plays again too."""
+    given = None if spec.threat.queries_served else _Stored(spec, stored, images, bench)
+    kept, differences = bench.states, []
+    with tempfile.TemporaryDirectory() as folder:
+        bench.states = Cache(Path(folder))
+        try:
+            chunks = protocols.play(bench, spec, game, protocols.Resume(), Meter(), given)
+            again = [row for chunk in chunks for row in chunk.rows]
+        finally:
+            bench.states = kept
+    for old, new in zip(stored, again, strict=True):
+        for fact in (f.name for f in fields(Row) if f.name not in CLOCKS):
+            before, after = getattr(old, fact), getattr(new, fact)
+            if before != after and not (_nan(before) and _nan(after)):
+                differences.append(Difference(game, old.position, old.index, fact, before, after))
+    return differences
+
+
+def _nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

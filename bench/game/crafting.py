@@ -1,0 +1,90 @@
+"""What the protocols share: crafted images with their ledger, rows of facts, chunks of rows.
+
+A row holds facts; metrics are computed from rows afterwards, so a new metric needs no new run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bench.contracts import Attack
+from bench.contracts.oracle import margins
+from bench.draws import Draws
+from bench.game.judge import as_images
+from bench.game.oracle import GameOracle
+from bench.norms import SLACK
+from bench.planning.spec import RunSpec
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """Proposed images of a block with what they cost, one entry per example.
+
+    images (N, C, H, W) float32; the counts (N,) int64; seconds (N,) float64; believed and fooled_inside (N,) int8 with
+    -1 where the attacker had no network.
+    """
+
+    images: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    queries: Tensor
+    simulated: Tensor
+    seconds: Tensor
+    believed: Tensor
+    fooled_inside: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def rows(self, rows: Sequence[int]) -> Crafted:
+        return Crafted(**{name: tensor[list(rows)] for name, tensor in self.tensors().items()})
+
+    @staticmethod
+    def join(parts: Sequence[Crafted]) -> Crafted:
+        return Crafted(
+            **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Crafted)},
+        )
+
+
+def craft(attack: Attack, oracle: GameOracle, x: Tensor, y: Tensor, spec: RunSpec, indices: Sequence[int]) -> Crafted:
+    """Let the attack propose images for x (N, C, H, W) with labels y (N,); measures, judges nothing."""
+    oracle.begin(x, y, indices)
+    draws = Draws(spec.seed, "attack", indices)
+    start = time.perf_counter()
+    proposed = attack.perturb(oracle, x.clone(), y.clone(), draws)
+    seconds = time.perf_counter() - start - oracle.ledger.recording_s
+    images = as_images(x, proposed)
+    count = len(x)
+    believed = inside = torch.full((count,), -1, dtype=torch.int8)
+    if oracle.granted is not None:
+        with torch.no_grad():
+            believed = (margins(oracle.granted(images), y) < 0).to(torch.int8).cpu()
+        threat = spec.threat
+        inside = oracle.trace.fooled_inside(count, threat.eps, SLACK[threat.norm]).to(torch.int8)
+    ledger = oracle.ledger
+    return Crafted(
+        images,
+        ledger.forwards.clone(),
+        ledger.backwards.clone(),
+        ledger.queries.clone(),
+        _shared_out(ledger.simulated, count),
+        torch.full((count,), max(seconds, 0.0) / count, dtype=torch.float64),
+        believed,
+        inside,
+    )
+
+
+def _shared_out(total: int, count: int) -> Tensor:
+    """A cost of the whole call, shared out to its examples: (count,) int64 that sums to total."""
+    shares = torch.full((count,), total // count, dtype=torch.int64)
+    shares[: total % count] += 1
+    return shares

@@ -1,0 +1,74 @@
+"""The judge: the only one who decides success. It measures the distance itself, and sees the served answer only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.errors import BadImage
+from bench.norms import SLACK
+from bench.threat import Norm, ThreatModel
+
+BOX = 1e-6
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What may be served for one example.
+
+    distance   of the proposed image to x, by norm, in pixel units (l0: pixels changed in any channel); NaN where the
+               image is not finite
+    violation  why the clean x is served in its place, or "" where the proposal stands
+    """
+
+    distance: dict[Norm, float]
+    violation: str
+
+
+def as_images(x: Tensor, proposed: object) -> Tensor:
+    """What an attack returned for x (N, C, H, W), as it would be served: float32, detached.
+
+    Raises `BadImage` where it is no float tensor of x's shape: then there is nothing to serve.
+    """
+    if not isinstance(proposed, Tensor) or not proposed.is_floating_point():
+        raise BadImage(f"The attack returned {type(proposed).__name__}; it must return a float tensor of images.")
+    if proposed.shape != x.shape:
+        raise BadImage(f"The attack returned images of shape {tuple(proposed.shape)} for inputs of {tuple(x.shape)}.")
+    return proposed.detach().to(torch.float32)
+
+
+def distances(x: Tensor, x_adv: Tensor) -> dict[Norm, Tensor]:
+    """Distance of each x_adv to its x, both (N, C, H, W) in [0, 1], by norm: (N,) float64."""
+    delta = (x_adv.double() - x.double()).flatten(2)
+    return {
+        "linf": delta.abs().flatten(1).amax(1),
+        "l2": delta.flatten(1).square().sum(1).sqrt(),
+        "l0": (delta != 0).any(dim=1).double().sum(1),
+    }
+
+
+def rule(x: Tensor, x_adv: Tensor, threat: ThreatModel, bounded: bool = True) -> list[Ruling]:
+    """A ruling per example of x and x_adv (N, C, H, W). `bounded` is False for `minimal` attacks, which have no eps."""
+    found = distances(x, x_adv)
+    finite = torch.isfinite(x_adv).flatten(1).all(1)
+    low, high = x_adv.flatten(1).amin(1), x_adv.flatten(1).amax(1)
+    rulings = []
+    for i in range(len(x)):
+        distance: dict[Norm, float] = {norm: float(values[i]) for norm, values in found.items()}
+        reason = ""
+        if not finite[i]:
+            reason = "not finite"
+        elif low[i] < -BOX or high[i] > 1 + BOX:
+            reason = f"pixels from {float(low[i]):.6g} to {float(high[i]):.6g}, outside [0, 1]"
+        elif bounded and distance[threat.norm] > threat.eps + SLACK[threat.norm]:
+            reason = f"{threat.norm} distance {distance[threat.norm]:.6g} above eps {threat.eps:.6g}"
+        rulings.append(Ruling(distance, reason))
+    return rulings
+
+
+def admitted(x: Tensor, x_adv: Tensor, rulings: list[Ruling]) -> Tensor:
+    """What is served: x_adv, and the clean x wherever the proposal is a violation."""
+    keep = torch.tensor([not ruling.violation for ruling in rulings], device=x.device)
+    return torch.where(keep.view(-1, 1, 1, 1), x_adv, x)

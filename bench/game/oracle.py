@@ -1,0 +1,356 @@
+"""The attacker's only door to the defense: it enforces the threat model, records and counts.
+
+What an attacker remembers lives here, not in the attack: what it observed, and its simulated copies. Both are functions
+of the stream and of noise keys, so a resumed game rebuilds them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from bench.contracts import Defense, DefenseInfo, probe
+from bench.contracts.oracle import Oracle, Simulation, margins
+from bench.draws import seed_of
+from bench.errors import AccessDenied
+from bench.models.frozen import frozen_copy
+from bench.threat import ThreatModel
+from bench.values import State
+
+
+@dataclass
+class Ledger:
+    """What an attack spent, per example of the current call; (N,) int64 tensors, and the seconds of recording."""
+
+    forwards: Tensor
+    backwards: Tensor
+    queries: Tensor
+    simulated: int = 0
+    recording_s: float = 0.0
+
+    @classmethod
+    def empty(cls, rows: int) -> Ledger:
+        counts = [torch.zeros(rows, dtype=torch.int64) for _ in range(3)]
+        return cls(counts[0], counts[1], counts[2])
+
+
+@dataclass
+class Trace:
+    """What the recording network saw in the current call, one entry per forward.
+
+    rows      which example each input was closest to, or None where they are the examples in order
+    margins   logit of y minus the largest other logit, (B,); below 0 the attacked network is fooled
+    distances distance of the input to its x in the threat's norm, (B,)
+    """
+
+    rows: list[Tensor | None] = field(default_factory=list)
+    margins: list[Tensor] = field(default_factory=list)
+    distances: list[Tensor] = field(default_factory=list)
+
+    def fooled_inside(self, count: int, eps: float, slack: float) -> Tensor:
+        """(count,) bool: some recorded input within eps of its x fooled the attacked network."""
+        fooled = torch.zeros(count, dtype=torch.bool)
+        for rows, margin, distance in zip(self.rows, self.margins, self.distances, strict=True):
+            hit = ((margin < 0) & (distance <= eps + slack)).cpu()
+            if rows is None:
+                fooled |= hit
+            else:
+                fooled[rows[hit]] = True
+        return fooled
+
+
+class GameOracle(Oracle):
+    """The oracle of one game: `AccessDenied` for anything that the threat model does not grant.
+
+    threat    what is granted
+    info      name, kind, differentiable, randomised: a value, not the defense
+    deployed  the defense as it serves now; None in `replay`, where the attacker must do without
+    trained   theta_0
+    surrogate the attacker's own network, where the threat model grants one
+    fresh     makes a defense that has served nothing, with a given noise key
+    observed  background points that the attacker saw, (M, C, H, W)
+    company   the rest of the batch in which a `batch` defense answers a query, (B-1, C, H, W)
+    key       the attacker's own randomness
+    report    is called with one line of progress, by attacks that take long
+    """
+
+    def __init__(
+        self,
+        threat: ThreatModel,
+        info: DefenseInfo,
+        *,
+        trained: nn.Module,
+        surrogate: nn.Module | None = None,
+        deployed: Defense | None,
+        fresh: Callable[[int], Defense],
+        observed: Tensor | None = None,
+        deployed_noise_key: int = 0,
+        serve: Callable[[Tensor], Tensor] | None = None,
+        catch_up: Callable[[Defense, Tensor], Defense] | None = None,
+        company: Tensor | None = None,
+        key: int = 0,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.threat = threat
+        self.info = info
+        self._trained = trained
+        self._surrogate = surrogate
+        self._deployed = deployed
+        self._fresh = fresh
+        self._observed = observed
+        self._deployed_noise_key = deployed_noise_key
+        self._serve = serve
+        self._catch_up = catch_up or _serve_all
+        self.company = company
+        self._key = key
+        self.report = report
+        self._copies = 0
+        self.ledger = Ledger.empty(0)
+        self.trace = Trace()
+        self._x = torch.empty(0)
+        self._y = torch.empty(0, dtype=torch.int64)
+        self._indices: list[int] = []
+        #: which examples of the call the attack is busy with; None: all
+        self._focus: Tensor | None = None
+        #: what the attack is handed for the granted network: see `granting`
+        self._stand_in: nn.Module | None = None
+        #: the bare network last handed out, for the harness's own look at what the attack believes
+        self.granted: nn.Module | None = None
+
+    # -- what an attack may call ------------------------------------------------------------------------------------
+
+    def model(self) -> nn.Module:
+        return self.recorded(self._network() if self._stand_in is None else self._stand_in)
+
+    @contextmanager
+    def granting(self, network: nn.Module) -> Iterator[None]:
+        before, self._stand_in = self._stand_in, network
+        try:
+            yield
+        finally:
+            self._stand_in = before
+
+    def whose(self, x: Tensor) -> Tensor:
+        return self._attribute(x)
+
+    def query(self, x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        if not self.threat.queries:
+            raise AccessDenied("The threat model grants no query (threat.queries is 0).")
+        if self._deployed is None:
+            raise AccessDenied("There is no deployed defense to query in the protocol replay.")
+        answers = []
+        charged = [int(row) for row in (self._attribute(x) if rows is None else rows)]
+        if self._deployed.kind == "static" and not self.info.randomised:  # an answer depends on its point alone
+            for row in charged:
+                self._charge(row)
+            return self._deployed.predict(x)
+        for row, point in zip(charged, x, strict=True):
+            spent = self._charge(row)
+            if self.threat.queries_served and self._serve is not None:
+                answers.append(self._serve(point[None]))
+            else:
+                draw = seed_of(self._key, "query", self._indices[row], spent)
+                answers.append(probe(self._deployed, point[None], draw, self.company))
+        return torch.cat(answers)
+
+    @contextmanager
+    def about(self, rows: Sequence[int]) -> Iterator[None]:
+        before, self._focus = self._focus, torch.tensor(list(rows), dtype=torch.int64)
+        try:
+            yield
+        finally:
+            self._focus = before
+
+    def queries_left(self, row: int) -> int:
+        return self.threat.queries - int(self.ledger.queries[row])
+
+    def _charge(self, row: int) -> int:
+        """Count a query about an example; how many there were before it."""
+        spent = int(self.ledger.queries[row])
+        if spent >= self.threat.queries:
+            raise AccessDenied(f"The budget of {self.threat.queries} queries per example is spent.")
+        self.ledger.queries[row] += 1
+        return spent
+
+    def simulate(self) -> Simulation:
+        return CountedCopy(self, self._copy())
+
+    def deployed(self) -> Simulation:
+        if self.threat.weights != "adapted":
+            raise AccessDenied(
+                f"A threat model with weights {self.threat.weights!r} grants no copy of what is deployed."
+            )
+        if not self.threat.bank:
+            raise AccessDenied("A copy needs what the defense was made from (threat.bank is false).")
+        if self._deployed is None:
+            raise AccessDenied("There is no deployed defense to copy in the protocol replay.")
+        noise = self._deployed_noise_key
+        if self.threat.randomness == "private":
+            noise = seed_of(self._key, "copy", self._copies)
+        self._copies += 1
+        return CountedCopy(self, self._deployed.fork(noise))
+
+    def _copy(self) -> Defense:
+        if self.threat.weights not in ("simulated", "adapted"):
+            raise AccessDenied(f"A threat model with weights {self.threat.weights!r} grants no simulated copy.")
+        if not self.threat.bank:
+            raise AccessDenied("A simulated copy needs what the defense was made from (threat.bank is false).")
+        noise = self._deployed_noise_key
+        if self.threat.randomness == "private":
+            noise = seed_of(self._key, "simulation", self._copies)
+        self._copies += 1
+        copy = self._fresh(noise)
+        if self._observed is not None and len(self._observed):
+            copy = self._catch_up(copy, self._observed)
+            self.ledger.simulated += len(self._observed)
+        return copy
+
+    @property
+    def observed(self) -> Tensor:
+        if self.threat.weights not in ("simulated", "adapted"):
+            raise AccessDenied(f"A threat model with weights {self.threat.weights!r} sees nothing of the stream.")
+        return self._x[:0] if self._observed is None else self._observed
+
+    def recorded(self, network: nn.Module) -> Recorder:
+        self.granted = network
+        return Recorder(self, network)
+
+    # -- what the game calls ----------------------------------------------------------------------------------------
+
+    def begin(self, x: Tensor, y: Tensor, indices: Sequence[int]) -> None:
+        """Start the record of one `perturb` call on x (N, C, H, W), labels y (N,) and their dataset indices."""
+        self._x, self._y, self._indices = x, y, list(indices)
+        self.ledger = Ledger.empty(len(x))
+        self.trace = Trace()
+        self._copies = 0
+        self._focus = self._stand_in = None
+        self.granted = None
+
+    def _network(self) -> nn.Module:
+        weights = self.threat.weights
+        if weights == "trained":
+            return frozen_copy(self._trained)
+        if weights == "surrogate" and self._surrogate is not None:
+            return frozen_copy(self._surrogate)
+        if weights == "simulated":
+            return self._copy().proxy()
+        if weights == "adapted" and self._deployed is not None:
+            return self._deployed.proxy()
+        if weights == "adapted":
+            raise AccessDenied("There is no deployed defense to read weights from in the protocol replay.")
+        raise AccessDenied("The threat model grants no weights (threat.weights is 'none').")
+
+    def record(self, x: Tensor, logits: Tensor) -> None:
+        """Note one forward of the granted network on x (B, C, H, W) and, once it happens, its backward."""
+        start = time.perf_counter()
+        aligned = self._focus is None and x.shape == self._x.shape
+        rows = None if aligned else self._attribute(x)
+        detached = x.detach()
+        x0, y = (self._x, self._y) if rows is None else (self._x[rows], self._y[rows])
+        self.trace.rows.append(rows)
+        self.trace.margins.append(margins(logits.detach(), y))
+        self.trace.distances.append(_distance(detached - x0, self.threat.norm))
+        self._count(self.ledger.forwards, rows)
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: self._count(self.ledger.backwards, rows))
+        self.ledger.recording_s += time.perf_counter() - start
+
+    @staticmethod
+    def _count(counter: Tensor, rows: Tensor | None) -> None:
+        if rows is None:
+            counter += 1
+        else:
+            counter.index_add_(0, rows, torch.ones_like(rows))
+
+    def _attribute(self, x: Tensor) -> Tensor:
+        """Which example each input (B, ...) belongs to: in order where the count fits, else the nearest, (B,).
+
+        Of those that the attack is busy with, where it says so. Nearest in the threat's norm: in another, an image at
+        the edge of its ball can be nearer to another example.
+        """
+        rows = torch.arange(len(self._x)) if self._focus is None else self._focus
+        if len(x) == len(rows):
+            return rows
+        flat = x.detach().flatten(1)
+        order = {"linf": math.inf, "l2": 2.0, "l0": 0.0}[self.threat.norm]
+        return rows[torch.cdist(flat, self._x[rows].flatten(1), p=order).argmin(1).cpu()]
+
+
+class CountedCopy(Simulation):
+    """A copy of the defense whose answers are counted in the oracle's ledger."""
+
+    def __init__(self, oracle: GameOracle, defense: Defense) -> None:
+        self._oracle = oracle
+        self._defense = defense
+        self.kind = defense.kind
+        self.batch_size = defense.batch_size
+
+    def predict(self, x: Tensor) -> Tensor:
+        self._oracle.ledger.simulated += len(x)
+        return self._defense.predict(x)
+
+    def probe(self, x: Tensor, draw: int | None = None) -> Tensor:
+        self._oracle.ledger.simulated += len(x)
+        return probe(self._defense, x, draw, self._oracle.company)
+
+    def answers(self, x: Tensor) -> Tensor:
+        if self.kind != "batch":
+            return self.probe(x)
+        return self.fork().predict(x)
+
+    def proxy(self) -> nn.Module:
+        return self._oracle.recorded(self._defense.proxy())
+
+    def proxy_for(self, x: Tensor, draw: int | None = None) -> nn.Module:
+        return self._oracle.recorded(self.bare_proxy(x, draw))
+
+    def bare_proxy(self, x: Tensor | None = None, draw: int | None = None) -> nn.Module:
+        if x is None:
+            return self._defense.proxy()
+        if self.kind != "static":
+            self._oracle.ledger.simulated += len(x)
+        return self._defense.proxy_for(x, draw)
+
+    def snapshot(self) -> State:
+        return self._defense.snapshot()
+
+    def restore(self, state: State) -> None:
+        self._defense.restore(state)
+
+    def fork(self, noise_key: int | None = None) -> Simulation:
+        return CountedCopy(self._oracle, self._defense.fork(noise_key))
+
+
+class Recorder(nn.Module):
+    """The granted network as an attack sees it; every forward is recorded by the oracle."""
+
+    def __init__(self, oracle: GameOracle, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._oracle = oracle
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        self._oracle.record(x, logits)
+        return logits
+
+
+def _serve_all(defense: Defense, x: Tensor) -> Defense:
+    defense.predict(x)
+    return defense
+
+
+def _distance(delta: Tensor, norm: str) -> Tensor:
+    """Distance in the threat's norm, (B,) float32, for the record only; the judge measures its own in float64."""
+    if norm == "linf":
+        return delta.flatten(1).abs().amax(1)
+    if norm == "l2":
+        return delta.flatten(1).norm(dim=1)
+    return (delta.flatten(2) != 0).any(1).float().sum(1)

@@ -1,0 +1,139 @@
+"""A defense in use: it serves inputs in order and knows the digest of all that led to its state.
+
+The digest is a chain over (what was fitted, noise key, every served input). A state stored under it can be taken up by
+whoever comes to the same point of the same stream: a resumed game, another cell with the same background, or an
+attacker's simulated copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bench.cache import Cache
+from bench.contracts import Defense, checked_logits, probe
+from bench.rows import Cost, image_hash
+
+
+class Serving:
+    """Serves a defense and stores its states.
+
+    identity: key of the fitted defense (`RunSpec.fit_key` and what the device adds to it)
+    """
+
+    def __init__(self, defense: Defense, identity: str, cache: Cache, classes: int, checkpoint_s: float = 5.0) -> None:
+        self.defense = defense
+        self.cache = cache
+        self.classes = classes
+        self.checkpoint_s = checkpoint_s
+        self.served = 0
+        #: seconds spent by this object on answers and probes
+        self.seconds = 0.0
+        #: what all answers of the stream took, also those that another process served
+        self.cost = Cost()
+        self.digest = _link("start", f"{identity}/{defense.noise_key}")
+        self._stored_at = time.monotonic()
+
+    def serve(self, x: Tensor) -> Tensor:
+        """Answer x (N, C, H, W) in its order: logits (N, K), checked for shape and finiteness."""
+        start, steps = time.perf_counter(), self.defense.adaptation_steps
+        logits = self.defense.predict(x)
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        delays = (seconds / len(x),) * len(x) if len(x) else ()  # points that are answered together wait together
+        self.cost = self.cost.plus(Cost(len(x), self.defense.adaptation_steps - steps, seconds, delays))
+        if self.defense.kind != "static":
+            self.digest = self._links(x)[-1]
+        self.served += len(x)
+        return checked_logits(logits, len(x), self.classes, type(self.defense).__name__)
+
+    def probe(self, x: Tensor, company: Tensor | None = None) -> Tensor:
+        """Answer each point of x (N, C, H, W) as if it came next; the state stays as it was."""
+        start = time.perf_counter()
+        logits = probe(self.defense, x, company=company)
+        self.seconds += time.perf_counter() - start
+        return checked_logits(logits, len(x), self.classes, type(self.defense).__name__)
+
+    def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]] | None]:
+        """What the defense says of the neighbours of each point of x (N, C, H, W) as it is now; None where nothing."""
+        start = time.perf_counter()
+        found = list(self.defense.neighbour_labels(x))
+        self.seconds += time.perf_counter() - start
+        return [*found] if len(found) == len(x) else [None] * len(x)
+
+    def catch_up(self, x: Tensor, report: Callable[[int], None] = lambda done: None) -> None:
+        """Serve the background x (N, C, H, W), starting from the longest stored prefix of it."""
+        if self.defense.kind == "static":  # nothing that it serves changes an answer
+            self.served += len(x)
+            return
+        step, links = self._step, self._links(x)
+        known = (i for i in reversed(range(len(links))) if self.cache.has("states", links[i]) and self._adopt(links[i]))
+        done = min(step * (next(known, -1) + 1), len(x))
+        self.served += done
+        passed = ""
+        while done < len(x):
+            batch = x[done : done + step]
+            self.serve(batch)
+            done += len(batch)
+            report(done)
+            if done < len(x) and time.monotonic() - self._stored_at >= self.checkpoint_s:
+                passed = self._store_instead(passed)
+        if len(x):
+            self._store_instead(passed)
+
+    def _store_instead(self, passed: str) -> str:
+        """Store the state here and remove the one that was stored at `passed` ("": none); what was there stays."""
+        fresh = not self.cache.has("states", self.digest)
+        self.store()
+        if passed:
+            self.cache.drop("states", passed)
+        return self.digest if fresh else ""
+
+    @property
+    def _step(self) -> int:
+        """Points that are answered together."""
+        return self.defense.batch_size if self.defense.kind == "batch" else 1
+
+    def _links(self, x: Tensor) -> list[str]:
+        """The digests after each batch of x (each point of an online defense): how a stream is cut is part of it."""
+        links, step = [self.digest], self._step
+        for start in range(0, len(x), step):
+            images = " ".join(image_hash(image) for image in x[start : start + step])
+            links.append(_link(links[-1], images))
+        return links[1:]
+
+    def store(self) -> str:
+        """Store the state under its digest; returns the digest."""
+        if self.defense.kind != "static" and not self.cache.has("states", self.digest):
+            self.cache.put_state(self.digest, self.defense.snapshot(), self.cost)
+        self._stored_at = time.monotonic()
+        return self.digest
+
+    def resume(self, digest: str, served: int) -> bool:
+        """Take up the stored state of a game; False where it is gone and the game must start again."""
+        if self.defense.kind != "static" and not self._adopt(digest):
+            return False
+        self.digest, self.served = digest, served
+        return True
+
+    def _adopt(self, digest: str) -> bool:
+        stored = self.cache.get_state(digest)
+        if stored is None:
+            return False
+        state, self.cost = stored
+        self.defense.restore(state)
+        self.digest = digest
+        return True
+
+
+def _link(digest: str, text: str) -> str:
+    return hashlib.sha256(f"{digest} {text}".encode()).hexdigest()
+
+
+def seen_with(probability: float, count: int, generator: torch.Generator) -> Tensor:
+    """(count,) bool: each point is seen independently with this probability."""
+    return torch.rand(count, generator=generator) < probability

@@ -1,0 +1,364 @@
+"""From a request to run specs: the cross product, with every parameter resolved. Nothing is run or written here."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from bench import registry
+from bench.config import Config, Suite, merge, validation_error
+from bench.contracts import Attack, Defense, DefenseInfo, Protocol
+from bench.contracts.base import build_network
+from bench.data.task import TaskFacts, TaskParams
+from bench.errors import BadValue, BenchError, BrokenPlugin, UnknownName, one_line
+from bench.models.sources import network_name, network_source
+from bench.planning.config_check import PROTOCOLS, check_sections
+from bench.planning.preflight import check_protocol, check_sizes
+from bench.planning.spec import GameSpec, Part, RunSpec
+from bench.threat import ThreatModel, convert, parse_number
+
+FactsOf = Callable[[str, TaskParams], TaskFacts]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to cross. Empty tuples and None mean the configuration's default."""
+
+    defenses: tuple[str, ...]
+    attacks: tuple[str, ...]
+    bases: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    eps: tuple[float | str, ...] = ()
+    norm: str = ""
+    seeds: tuple[int, ...] = ()
+    n: int | None = None
+    repeats: int | None = None
+    sets: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of the request, and the `clean` run that gives its clean accuracy (None: it has its own)."""
+
+    spec: RunSpec
+    clean: RunSpec | None
+
+
+def suite_requests(name: str, suites: Mapping[str, Suite], over: Request) -> list[Request]:
+    """The cells of a suite, with what the command line says over them."""
+    if name not in suites:
+        raise UnknownName("suite", name, suites, "bench list suites")
+    if not suites[name].cells:
+        raise BadValue(f"The suite {name!r} has no runs, only a table; see: bench report --help")
+    return [
+        Request(
+            defenses=over.defenses or tuple(cell.defense),
+            attacks=over.attacks or tuple(cell.attack),
+            bases=over.bases or tuple(cell.base),
+            datasets=over.datasets or tuple(cell.dataset),
+            eps=over.eps or tuple(cell.eps),
+            norm=over.norm or cell.norm,
+            seeds=over.seeds or tuple(cell.seed),
+            n=over.n if over.n is not None else cell.n,
+            repeats=over.repeats if over.repeats is not None else cell.repeats,
+            sets={**cell.set, **crossed, **over.sets},
+        )
+        for cell in suites[name].cells
+        for crossed in _combinations(cell.cross)
+    ]
+
+
+def _combinations(cross: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Every choice of one value per key, in the order of the lists."""
+    return [dict(zip(cross, values, strict=True)) for values in itertools.product(*cross.values())]
+
+
+def plan(requests: list[Request], config: Config, facts_of: FactsOf) -> list[Planned]:
+    """The runs of all requests in order, each once. Raises a `BenchError` for anything wrong."""
+    check_sections(config)
+    keys = _Keys()
+    planned: dict[str, Planned] = {}
+    for request in requests:
+        for spec in _Resolver(request, config, facts_of, keys).specs():
+            planned.setdefault(spec.key, Planned(spec, spec.paired_clean(_clean_part())))
+    keys.check([key for request in requests for key in request.sets])
+    if any(request.eps or request.norm for request in requests) and not keys.bounded:
+        raise BadValue(
+            "--eps and --norm apply to attacks within a budget, and none of these attacks has one: drop them, or set "
+            "dataset.NAME.eps in bench.toml, at which attacks of minimal norm are ranked."
+        )
+    return list(planned.values())
+
+
+class _Keys:
+    """Which dotted keys the cells declare, and which of the given ones were used."""
+
+    def __init__(self) -> None:
+        self.declared: set[str] = set()
+        self.fixed: dict[str, set[str]] = {}
+        #: some attack stays within a radius that the request may set
+        self.bounded = False
+
+    def declare(self, prefix: str, names: Any) -> None:
+        self.declared.update(f"{prefix}.{name}" for name in names)
+
+    def check(self, given: list[str]) -> None:
+        for key in given:
+            if key in self.declared or key.startswith("runner."):
+                continue
+            if key in self.fixed:
+                raise BadValue(
+                    f"{key} is fixed by {', '.join(sorted(self.fixed[key]))}; drop it, or choose an attack or a "
+                    f"protocol that leaves it free."
+                )
+            raise UnknownName("key that these runs have", key, self.declared)
+
+
+class _Resolver:
+    """Resolves one request, layer by layer: class defaults, recipe, bench.toml, its dataset part, --set."""
+
+    def __init__(self, request: Request, config: Config, facts_of: FactsOf, keys: _Keys) -> None:
+        self.request = request
+        self.config = config
+        self.facts_of = facts_of
+        self.keys = keys
+        self.sets = request.sets
+
+    def specs(self) -> list[RunSpec]:
+        request, run = self.request, self.config.run
+        specs = []
+        for dataset in request.datasets or (run.dataset,):
+            params = self._params("dataset", registry.datasets.load(dataset), dataset, dataset)
+            facts = self.facts_of(dataset, cast(TaskParams, params))
+            source = Part(dataset, 1, facts.content, params.model_dump())
+            for name in request.defenses:
+                entry = registry.defenses[name]
+                for base in (name,) if entry.base else request.bases or (run.base,):
+                    for attack in request.attacks:
+                        for threat in self._threats(attack, dataset):
+                            for seed in request.seeds or (run.seed,):
+                                specs.append(self._spec(source, facts, name, base, attack, threat, seed))
+        return specs
+
+    def _spec(
+        self, dataset: Part, facts: TaskFacts, defense: str, base: str, attack: str, threat: ThreatModel, seed: int
+    ) -> RunSpec:
+        base_part, base_seed, network = self._base(base, facts)
+        entry = registry.defenses[defense]
+        cls: type[Defense] = entry.load()
+        if entry.base:
+            part, batch = base_part, 0
+        else:
+            params = self._with_radius(self._params("defense", cls, defense, dataset.name), dataset.name)
+            batch = _validated(defense, cls, params, facts)
+            part = Part(defense, entry.version, entry.source_hash(), params.model_dump())
+        attack_entry = registry.attacks[attack]
+        attack_cls: type[Attack] = attack_entry.load()
+        attack_params = self._params("attack", attack_cls, attack, dataset.name)
+        n = self.request.n if self.request.n is not None else self.config.run.n
+        spec = RunSpec(
+            defense=part,
+            kind=cls.kind,
+            base=base_part,
+            base_seed=base_seed,
+            network=network,
+            attack=Part(attack, attack_entry.version, attack_entry.source_hash(), attack_params.model_dump()),
+            attack_kind=attack_cls.kind,
+            dataset=dataset,
+            test_size=facts.test_size,
+            threat=threat,
+            game=self._game(attack, dataset.name, n, batch, cls),
+            n=n,
+            seed=seed,
+            surrogate=self._surrogate(base_part, network, threat, facts) if threat.surrogate else None,
+        )
+        check_sizes(spec)
+        check_protocol(spec, attack_cls)
+        return spec
+
+    def _base(self, name: str, facts: TaskFacts) -> tuple[Part, int, Part]:
+        entry = registry.defenses[name]
+        if not entry.base:
+            bases = [e.name for e in registry.defenses if e.base]
+            raise BadValue(f"{name!r} is no base (a train-time defense); give --base one of: {', '.join(bases)}.")
+        cls = entry.load()
+        params = self._with_radius(self._params("base", cls, name, facts.name, extra=("seed",)), facts.name)
+        self.keys.declare("base", ["seed"])
+        seed = convert("base.seed", self._layer("base", name, facts.name).get("seed", 0), int)
+        network = _network_part(params, facts)
+        _validated(name, cls, params, facts)
+        return Part(name, entry.version, entry.source_hash(), params.model_dump()), seed, network
+
+    def _surrogate(self, base: Part, network: Part, threat: ThreatModel, facts: TaskFacts) -> Part:
+        """The network of the attacker's surrogate of a base, whose own network is `network`."""
+        if threat.surrogate == "same" or "model" not in base.params or base.params.get("weights"):
+            return network  # or there is none: see `no_surrogate`
+        name = network_name(threat.surrogate, facts.name)
+        if threat.surrogate == "other" and name == network.name:
+            name = network_name("auto", facts.name)
+        cls = registry.defenses.load(base.name)
+        params = cls.Params(**{**base.params, "model": name})
+        _validated(base.name, cls, params, facts)
+        return _network_part(params, facts)
+
+    def _with_radius(self, params: Any, dataset: str) -> Any:
+        """Parameters whose `eps` 0 means the task's default radius: of who crafts copies while training or serving."""
+        if getattr(params, "eps", None) != 0:
+            return params
+        return params.model_copy(update={"eps": self._radius(dataset, "linf")})
+
+    def _layer(self, section: str, name: str, dataset: str) -> dict[str, Any]:
+        """Values by key from bench.toml, its dataset part and --set, later over earlier."""
+        by_dataset = self.config.dataset.get(dataset, {})
+        if section == "dataset":
+            own = {k: v for k, v in by_dataset.items() if not isinstance(v, dict)}
+        else:
+            own = {}
+            for part in registry.attacks[name].sections if section == "attack" else [name]:
+                merge(own, getattr(self.config, section).get(part, {}))
+                merge(own, by_dataset.get(section, {}).get(part, {}))
+        prefix = f"{section}."
+        own.update({k[len(prefix) :]: v for k, v in self.sets.items() if k.startswith(prefix)})
+        return own
+
+    def _params(self, section: str, cls: Any, name: str, dataset: str, extra: tuple[str, ...] = ()) -> Any:
+        """The parameters of a plug-in, all layers applied."""
+        model = cls.Params
+        known = set(model.model_fields)
+        self.keys.declare(section, known)
+        prefix = f"{section}."
+        values = {
+            key: value
+            for key, value in self._layer(section, name, dataset).items()
+            if key not in extra and (key in known or f"{prefix}{key}" not in self.sets)
+        }
+        if "recipe" in known:
+            recipe = values.get("recipe", model.model_fields["recipe"].default)
+            shared = self._recipe(cls.recipe_family or name, str(recipe), dataset)
+            values = {**{key: value for key, value in shared.items() if key in known}, **values}
+        values = {key: _number(model, section, key, value) for key, value in values.items()}
+        try:
+            return model(**values)
+        except ValidationError as error:
+            raise validation_error(error, model, f"[{section}.{name}]") from None
+
+    def _recipe(self, family: str, recipe: str, dataset: str) -> dict[str, Any]:
+        recipes = self.config.recipe.get(family, {})
+        if recipe not in recipes:
+            raise UnknownName(f"recipe of {family}", recipe, recipes)
+        values = {k: v for k, v in recipes[recipe].items() if not isinstance(v, dict)}
+        own = recipes[recipe].get(dataset, {})
+        return {**values, **(own if isinstance(own, dict) else {})}
+
+    def _threats(self, attack: str, dataset: str) -> list[ThreatModel]:
+        entry = registry.attacks[attack].resolved()
+        threat = ThreatModel().with_fields(dict(entry.preset or {}))
+        free = set(entry.free or ())
+        self.keys.declare("threat", free)
+        for name in set(threat.to_dict()) - free:
+            self.keys.fixed.setdefault(f"threat.{name}", set()).add(f"--{name}" if name in ("eps", "norm") else attack)
+        values = {k: v for k, v in self.config.dataset.get(dataset, {}).get("threat", {}).items() if k in free}
+        values.update(
+            {k.partition(".")[2]: v for k, v in self.sets.items() if k.startswith("threat.") and k[7:] in free}
+        )
+        threat = threat.with_fields(values)
+        if "eps" in (entry.preset or {}):
+            return [threat]
+        cls = entry.load()
+        if cls.kind == "minimal":  # its own norm; the budget is the metrics' question
+            return [threat.with_fields({"norm": cls.norm, "eps": self._radius(dataset, cls.norm)})]
+        self.keys.bounded = True
+        norm = self.request.norm or cls.norm
+        radii = self.request.eps or (self._radius(dataset, norm),)
+        return [threat.with_fields({"norm": norm, "eps": parse_number("eps", radius)}) for radius in radii]
+
+    def _radius(self, dataset: str, norm: str) -> float:
+        """The dataset's default radius in this norm."""
+        radii = self.config.dataset.get(dataset, {}).get("eps", {})
+        if norm not in radii:
+            raise BadValue(
+                f"{dataset} has no default radius for {norm}: set dataset.{dataset}.eps.{norm} in bench.toml, or give "
+                f"--eps for an attack within a budget."
+            )
+        return parse_number(f"dataset.{dataset}.eps.{norm}", radii[norm])
+
+    def _game(self, attack: str, dataset: str, n: int, batch: int, cls: type[Defense]) -> GameSpec:
+        values: dict[str, Any] = {"protocol": registry.attacks[attack].resolved().protocol, **self.config.game}
+        values.update(self.config.dataset.get(dataset, {}).get("game", {}))
+        values.update({k[5:]: v for k, v in self.sets.items() if k.startswith("game.")})
+        if self.request.repeats is not None:
+            values["repeats"] = self.request.repeats
+        entry = registry.protocols[str(values["protocol"])]
+        protocol = str(entry.protocol)
+        own = {} if entry.name == protocol else {"play": entry.name, "source": entry.source_hash()}
+        self.keys.declare("game", ["protocol", *PROTOCOLS[protocol]])
+        for key in {k for names in PROTOCOLS.values() for k in names} - set(PROTOCOLS[protocol]):
+            self.keys.fixed.setdefault(f"game.{key}", set()).add(f"the protocol {protocol}")
+        numbers = {name: _count(f"game.{name}", values[name]) for name in PROTOCOLS[protocol]}
+        if cls.kind == "static" and not cls.randomised and "repeats" in numbers:
+            numbers["repeats"] = 1  # the order changes nothing: further games would be the same rows again
+        if "trials" in numbers:
+            numbers["trials"] = max(1, min(numbers["trials"], n))
+        if protocol == "probe" and self.request.repeats not in (None, 1):
+            raise BadValue(f"--repeats has no meaning for {attack} in the protocol probe; set game.trials instead.")
+        parts: dict[str, Any] = {**numbers, **own}
+        return GameSpec(protocol=cast(Protocol, protocol), batch=batch, **parts)
+
+
+def _clean_part() -> Part:
+    """The `clean` attack as a part of a run; it has no parameters."""
+    entry = registry.attacks["clean"]
+    return Part("clean", entry.version, entry.source_hash(), {})
+
+
+def _network_part(params: Any, facts: TaskFacts) -> Part:
+    """The network of a base as a part of a run; one from a user's file or with given weights is built once, to see."""
+    model, weights = getattr(params, "model", "auto"), getattr(params, "weights", "")
+    part = Part(*network_source(network_name(model, facts.name), weights))
+    if weights or ":" in model:
+        _built(model, weights, part.source, facts)
+    return part
+
+
+@lru_cache(maxsize=32)
+def _built(model: str, weights: str, source: str, facts: TaskFacts) -> None:
+    """Build a network, so that what is wrong with it or with its weights is said before anything is run."""
+    build_network(SimpleNamespace(model=model, weights=weights), facts, 0)
+
+
+def _validated(name: str, cls: type[Defense], params: Any, facts: TaskFacts) -> int:
+    """The batch size (0 but for `batch` defenses) of a defense whose parameters it accepts."""
+    try:
+        cls.validate(params, facts)
+        return cls(params).batch_size if cls.kind == "batch" else 0
+    except BenchError:
+        raise
+    except Exception as error:  # foreign code: whatever it raises says that it cannot be planned with
+        raise BrokenPlugin(f"{name!r} cannot be made: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _count(key: str, value: Any) -> int:
+    number = parse_number(key, value)
+    if number != int(number) or number < (0 if key == "game.p" else 1):
+        raise BadValue(f"{key} is {value!r}; give a whole number of at least {0 if key == 'game.p' else 1}.")
+    return int(number)
+
+
+def _number(model: Any, section: str, key: str, value: Any) -> Any:
+    """Fractions such as "8/255" for float parameters; everything else as it is."""
+    known = model.model_fields.get(key)
+    if known is not None and known.annotation is float and isinstance(value, str):
+        return parse_number(f"{section}.{key}", value)
+    return value
+
+
+def info_of(spec: RunSpec) -> DefenseInfo:
+    """What an attack may know of a run's defense before the game."""
+    cls: type[Defense] = registry.defenses.load(spec.defense.name)
+    return DefenseInfo(spec.defense.name, cls.kind, cls.differentiable, cls.randomised)

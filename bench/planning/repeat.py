@@ -1,0 +1,104 @@
+"""The command that plays a run again, from what is stored of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from bench.config import Config
+from bench.data.task import TaskFacts, TaskParams
+from bench.errors import BenchError, one_line
+from bench.planning.config_check import PROTOCOLS
+from bench.planning.plan import Request, plan
+from bench.planning.spec import RunSpec
+
+#: parts of a run and the first half of the keys of their parameters
+SECTIONS = ("defense", "base", "attack", "dataset")
+
+#: radii and norm, as in a request
+Budget = tuple[tuple[str, ...], str]
+
+
+def command_of(
+    spec: RunSpec, config: Config, facts: Callable[[str, TaskParams], TaskFacts], options: Sequence[str] = ()
+) -> tuple[str, str]:
+    """The shortest command that gives this very run under a configuration, and a note where it does not.
+
+    What the configuration gives by itself is left out. The command is planned again and its key compared.
+    options: words that stand behind every command: what this configuration, plug-ins and data were found with.
+    """
+    if spec.chosen is not None:
+        return "", "This run attacked what others had left, as a step of an audit; repeat the audit: bench audit"
+    names = (spec.defense.name,), (spec.attack.name,), () if spec.is_base else (spec.base.name,), (spec.dataset.name,)
+    request = Request(*names, n=spec.n, seeds=(spec.seed,))
+    bounded = spec.attack_kind != "minimal" and spec.attack.name != "clean"
+    budget: Budget = ((repr(spec.threat.eps),), spec.threat.norm) if bounded else ((), "")
+    # a dataset may have no radius of its own, so the first plan has all of them
+    radii = {f"{name}.eps": part["eps"] for name in SECTIONS if "eps" in (part := getattr(spec, name).params)}
+    if spec.is_base:
+        radii.pop("defense.eps", None)
+    try:
+        plain = plan([replace(request, eps=budget[0], norm=budget[1], sets=radii)], config, facts)[0].spec
+    except BenchError as error:
+        return "", f"Its command cannot be told here: {one_line(error)}"
+    differ = _as_typed(_differences(spec, plain))
+    repeats = None if spec.game.repeats == plain.game.repeats else spec.game.repeats
+    budgets: list[Budget] = [((), ""), (budget[0], ""), budget]
+    tried = [
+        replace(request, eps=eps, norm=norm, repeats=repeats, sets=sets)
+        for sets in (differ, {**_as_typed(radii), **differ})
+        for eps, norm in dict.fromkeys(budgets)
+    ]
+    shortest = None
+    for one in tried:
+        key = _key(one, config, facts)
+        if key == spec.key:
+            return _text(spec, one, options), ""
+        shortest = shortest or (one if key else None)
+    note = "It gives another run now: what the run was made of has changed since."
+    return _text(spec, shortest or tried[-1], options), note
+
+
+def _as_typed(sets: dict[str, Any]) -> dict[str, Any]:
+    """Values as the command line has them: what is planned is what is printed."""
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in sets.items()}
+
+
+def _key(request: Request, config: Config, facts: Callable[[str, TaskParams], TaskFacts]) -> str:
+    """The key of the run that a request gives; "" where it cannot be planned."""
+    try:
+        return plan([request], config, facts)[0].spec.key
+    except BenchError:
+        return ""
+
+
+def _differences(spec: RunSpec, plain: RunSpec) -> dict[str, Any]:
+    """Dotted keys in which a run differs from what the configuration gives."""
+    found: dict[str, Any] = {}
+    for section in SECTIONS:
+        if section == "defense" and spec.is_base:
+            continue
+        own, given = getattr(spec, section).params, getattr(plain, section).params
+        found |= {f"{section}.{name}": value for name, value in own.items() if given.get(name) != value}
+    if spec.base_seed != plain.base_seed:
+        found["base.seed"] = spec.base_seed
+    own, given = asdict(spec.threat), asdict(plain.threat)
+    found |= {f"threat.{k}": v for k, v in own.items() if v != given[k] and k not in ("eps", "norm")}
+    own, given = ({**asdict(one.game), "protocol": one.game.name} for one in (spec, plain))
+    keys = ("protocol", *(name for name in PROTOCOLS[spec.game.protocol] if name != "repeats"))
+    return found | {f"game.{name}": own[name] for name in keys if own[name] != given[name]}
+
+
+def _text(spec: RunSpec, request: Request, options: Sequence[str]) -> str:
+    words = ["bench", "run", "--defense", spec.defense.name]
+    if not spec.is_base:
+        words += ["--base", spec.base.name]
+    words += ["--attack", spec.attack.name, "--dataset", spec.dataset.name, "-n", str(spec.n), "--seed", str(spec.seed)]
+    words += ["--eps", *map(str, request.eps)] if request.eps else []
+    words += ["--norm", request.norm] if request.norm else []
+    words += ["--repeats", str(request.repeats)] if request.repeats else []
+    for name, value in request.sets.items():
+        words += ["--set", f"{name}={value}"]
+    return shlex.join([*words, *options])

@@ -1,0 +1,243 @@
+"""A run as its readers see it: from stored facts to the object that `--json` prints and the page shows."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from bench.rows import Row
+from bench.results.metrics import Estimate, answered_right, at_budget, clean_accuracy, median_distance, redraws, robust_accuracy, within_trials
+from bench.store import RunRecord, Store
+from bench.threat import ThreatModel
+
+
+def names_of(record: RunRecord) -> dict[str, Any]:
+    """What tells a run from others, from its record alone: the first columns of every table of examples."""
+    spec, threat = record.spec, record.spec["threat"]
+    return {
+        "run": record.key,
+        "status": record.status,
+        "defense": spec["defense"]["name"],
+        "base": spec["base"]["name"],
+        "attack": spec["attack"]["name"],
+        "dataset": spec["dataset"]["name"],
+        "norm": threat["norm"],
+        "eps": threat["eps"],
+        "n": spec["n"] if spec.get("chosen") is None else len(spec["chosen"]),
+        "seed": spec["seed"],
+        "protocol": spec["game"].get("play") or spec["game"]["protocol"],
+    }
+
+
+def describe(store: Store, record: RunRecord) -> dict[str, Any]:
+    """What `bench run --json` prints for one run; JSON values only."""
+    spec = record.spec
+    rows = store.rows(record.key)
+    static = spec["kind"] == "static"
+    protocol = spec["game"]["protocol"]
+    threat = ThreatModel(**spec["threat"])
+    minimal = spec.get("attack_kind") == "minimal"
+    clean = clean_answers(store, record)
+    right = at_budget(rows, threat.norm, threat.eps, clean) if minimal else answered_right(rows)
+    robust = robust_accuracy(rows, static, protocol, right) if len(right) == len(rows) else None
+    delays = answer_delays(store, record, rows)
+    result = {
+        **names_of(record),
+        "clean_accuracy": _estimate(clean_accuracy(rows, static, protocol, clean)),
+        "robust_accuracy": _estimate(robust),
+        "violations": sum(bool(row.violation) for row in rows),
+        "seconds": seconds(store, record, rows),
+        "answer_s": float(np.median(delays)) if delays else None,
+        "answer_p95_s": float(np.quantile(delays, 0.95)) if delays else None,
+        "probe_s": statistics.median(row.defense_s for row in rows) if rows and protocol == "probe" else None,
+        "ledger": ledger(store, record, rows),
+        "threat": spec["threat"],
+        "threat_in_words": threat_card(spec),
+        "threat_in_short": threat_tag(spec),
+        "game": spec["game"],
+        "flags": flags(store, record, rows, clean),
+        "reason": record.reason,
+    }
+    if protocol == "probe" and robust is not None:
+        result["robust_accuracy"]["within_trials"] = _estimate(within_trials(rows, right))
+    again = redraws(right)
+    if again is not None:
+        result["redraws"] = asdict(again)
+    if minimal:  # the image as the attack left it, whatever its distance; and how far that was
+        result["uncut_accuracy"] = _estimate(robust_accuracy(rows, static, protocol, answered_right(rows)))
+        result["median_distance"] = median_distance(rows, threat.norm)
+    return result
+
+
+def _estimate(estimate: Estimate | None) -> Any:
+    return None if estimate is None else asdict(estimate)
+
+
+def clean_answers(store: Store, record: RunRecord) -> dict[tuple[int, int], int]:
+    """Clean answers by (game, index), from the paired `clean` run; a `clean` run is its own pair."""
+    key = clean_run_of(record)
+    if key is None:
+        return {}
+    ((_, rows),) = store.facts([key], ("game", "index", "answer"))
+    return {(game, index): answer for game, index, answer in rows}
+
+
+def clean_run_of(record: RunRecord) -> str | None:
+    """Key of the run whose answers are this one's clean answers; None where its own rows have them, or nobody."""
+    if record.spec["game"]["protocol"] == "probe":
+        return None
+    return record.key if record.spec["attack"]["name"] == "clean" else record.clean_key
+
+
+def seconds(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, float]:
+    """Where the time went. attack counts crafting that was shared with other runs too, as if it had been done here."""
+    games = store.games(record.key)
+    attack = sum(row.attack_s for row in rows)
+    defense = sum(game.defense_s for game in games)
+    harness = sum(max(game.wall_s - game.attack_s - game.defense_s, 0.0) for game in games)
+    return {"attack": attack, "defense": defense, "harness": harness, "total": attack + defense + harness}
+
+
+def answer_delays(store: Store, record: RunRecord, rows: Sequence[Row]) -> list[float]:
+    """Seconds of each answer while serving: of the background in `probe`, else of the rows.
+
+    A probe of a victim may leave out work that only later points feel, so it is no measure of serving.
+    """
+    delays = [delay for game in store.games(record.key) for delay in game.background_delays or ()]
+    return delays or [row.defense_s for row in rows]
+
+
+def ledger(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, int]:
+    """Sums over the examples of what attack and defense spent, and the optimiser steps of the background."""
+    names = ("forwards", "backwards", "queries", "simulated", "adaptation_steps")
+    spent = {name: sum(getattr(row, name) for row in rows) for name in names}
+    return {**spent, "background_steps": sum(game.background_steps for game in store.games(record.key))}
+
+
+def flags(
+    store: Store, record: RunRecord, rows: Sequence[Row], clean: Mapping[tuple[int, int], int]
+) -> list[dict[str, Any]]:
+    """What a reader must know about the number, each with its figure; clean: see `clean_answers`."""
+    found = []
+    broken = [row for row in rows if row.violation]
+    if broken:
+        message = (
+            f"{len(broken)} proposals broke the threat model and were judged as the clean image; not ranked. "
+            f"First: example {broken[0].index}: {broken[0].violation}."
+        )
+        found.append({"id": "V1", "value": len(broken), "message": message})
+    chosen = record.spec.get("chosen")
+    if chosen is not None:
+        message = (
+            f"attacked only the {len(chosen)} of {record.spec['n']} examples that other attacks had left, so its share "
+            f"is theirs and not that of a fair draw; not ranked."
+        )
+        found.append({"id": "survivors", "value": len(chosen), "message": message})
+    if record.spec["threat"]["randomness"] == "shared":
+        message = (
+            "The attacker's copy drew what the deployed defense draws, which no attacker of a tier knows: a measure "
+            "of the attack (S11), not of the defense; not ranked."
+        )
+        found.append({"id": "draws", "value": 1, "message": message})
+    if rows and record.spec["game"]["protocol"] != "probe" and not clean:
+        pair = None if record.clean_key is None else store.find(record.clean_key)
+        state = "is not there" if pair is None else f"is {pair.status}{f': {pair.reason}' if pair.reason else ''}"
+        message = f"There is no clean accuracy: the paired run {str(record.clean_key)[:8]} {state}."
+        found.append({"id": "no-clean", "value": 0, "message": message})
+    for game in store.games(record.key):
+        found.extend({"id": name, "value": game.game, "message": text} for name, text in game.flags.items())
+    return found
+
+
+def threat_tag(spec: dict[str, Any]) -> str:
+    """The threat model in a few words, enough to tell the rows of a table apart."""
+    threat, game = spec["threat"], spec["game"]
+    parts = [f"{threat['norm']} {threat['eps']:.4g}"]
+    if game["protocol"] == "probe":
+        parts.append(f"p {game['p']}")
+        if threat["weights"] == "simulated":
+            parts.append(f"known {threat['known']:g}")
+        parts.append(f"delay {threat['delay']}")
+    elif game["protocol"] == "replay":
+        parts.append("replay")
+    if game.get("play"):
+        parts.append(str(game["play"]))
+    if threat.get("surrogate"):
+        parts.append(f"{threat['surrogate']} architecture")
+    if threat["queries"]:
+        parts.append(f"{threat['queries']} queries")
+    return ", ".join(parts)
+
+
+def threat_card(spec: dict[str, Any]) -> str:
+    """The threat model and the game in words."""
+    game = spec["game"]
+    card = ThreatModel(**spec["threat"]).in_words()
+    if game.get("play"):
+        return f"{card}; played by the protocol {game['play']}, which is like {game['protocol']}"
+    if game["protocol"] == "probe":
+        return f"{card}; crafted after {game['p']} inputs, {game['trials']} games with backgrounds of their own"
+    if game["protocol"] == "replay":
+        return f"{card}; the sequence is crafted beforehand and served once to a fresh defense"
+    return f"{card}; every input is attacked and served in order, the state carries on"
+
+
+def example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str, Any]:
+    """One example as `bench export` writes it."""
+    facts = asdict(row)
+    clean_answer = facts["clean_answer"]
+    return {
+        "index": row.index,
+        "trial": row.game,
+        "position": row.position,
+        "label": row.label,
+        "clean_answer": clean.get((row.game, row.index)) if clean_answer is None else clean_answer,
+        "attacked_answer": row.answer,
+        "distance": _number(facts[norm]),
+        "distances": {name: _number(facts[name]) for name in ("linf", "l2", "l0")},
+        "violation": row.violation,
+        "x_sha256": row.x_sha256,
+        "adv_sha256": row.adv_sha256,
+        "forwards": row.forwards,
+        "backwards": row.backwards,
+        "queries": row.queries,
+        "simulated": row.simulated,
+        "adaptation_steps": row.adaptation_steps,
+        "believed": row.believed,
+        "fooled_inside": row.fooled_inside,
+        "neighbours": row.neighbours,
+        "seconds": {"attack": row.attack_s, "defense": row.defense_s},
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def examples(store: Store, record: RunRecord) -> list[dict[str, Any]]:
+    """All examples of a run as `bench export` writes them."""
+    clean = clean_answers(store, record)
+    norm = record.spec["threat"]["norm"]
+    return [example(row, norm, clean) for row in store.rows(record.key)]
+
+
+def flat_rows(store: Store, record: RunRecord) -> list[dict[str, Any]]:
+    """All examples as lines of `bench export --format csv`: the run's names before the facts, nothing nested."""
+    names = names_of(record)
+    rows = []
+    for facts in examples(store, record):
+        row = dict(names)
+        for name, value in facts.items():
+            if name == "neighbours":
+                continue  # lists by set: only JSON has them
+            if isinstance(value, dict):
+                row.update({f"{name}_{part}": v for part, v in value.items()})
+            else:
+                row[name] = value
+        rows.append(row)
+    return rows

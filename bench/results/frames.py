@@ -1,0 +1,125 @@
+"""Stored examples as one pandas frame, read run by run and typed column by column; pandas is imported on use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from bench.results.describe import clean_run_of, names_of
+from bench.errors import BadValue
+from bench.store import RunRecord, Store
+from bench.threat import Norm
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+#: the facts of an example as `bench export --format csv` calls them: which column of the store each is, and its type.
+#: Int64 and boolean are pandas' own types, whose missing values are <NA>
+FACTS = {
+    "index": ("index", "int64"),
+    "trial": ("game", "int64"),
+    "position": ("position", "int64"),
+    "label": ("label", "int64"),
+    "clean_answer": ("clean_answer", "Int64"),
+    "attacked_answer": ("answer", "int64"),
+    "distances_linf": ("linf", "float64"),
+    "distances_l2": ("l2", "float64"),
+    "distances_l0": ("l0", "float64"),
+    "violation": ("violation", "str"),
+    "x_sha256": ("x_sha256", "str"),
+    "adv_sha256": ("adv_sha256", "str"),
+    "forwards": ("forwards", "int64"),
+    "backwards": ("backwards", "int64"),
+    "queries": ("queries", "int64"),
+    "simulated": ("simulated", "int64"),
+    "adaptation_steps": ("adaptation_steps", "int64"),
+    "believed": ("believed", "boolean"),
+    "fooled_inside": ("fooled_inside", "boolean"),
+    "seconds_attack": ("attack_s", "float64"),
+    "seconds_defense": ("defense_s", "float64"),
+}
+#: and the names of its run, which stand before them (see `bench.results.describe.names_of`)
+NAMES = {
+    "run": "str",
+    "status": "str",
+    "defense": "str",
+    "base": "str",
+    "attack": "str",
+    "dataset": "str",
+    "norm": "str",
+    "eps": "float64",
+    "n": "int64",
+    "seed": "int64",
+    "protocol": "str",
+}
+#: rows that are held as Python objects before they are typed
+BLOCK = 30_000
+
+
+def load_pandas() -> Any:
+    """The module pandas; `BadValue` says how to install it where it is missing."""
+    try:
+        import pandas
+    except ImportError:
+        raise BadValue(
+            'A data frame needs pandas; install it with: pip install "adversarial-game-bench[pandas]"'
+        ) from None
+    return pandas
+
+
+def frame_of(store: Store, records: Sequence[RunRecord]) -> DataFrame:
+    """One line per stored example of these runs, in their order: the run's names, then the facts.
+
+    Columns as `bench export --format csv` has them. Whole numbers are int64; clean_answer, which a run without a clean
+    answer lacks, is Int64, believed and fooled_inside are boolean, all three with <NA>; a distance that is none is NaN.
+    """
+    pd = load_pandas()
+    wanted = [column for column, _ in FACTS.values()]
+    runs, facts = _typed(store, [record.key for record in records], wanted, [kind for _, kind in FACTS.values()])
+    facts.columns = list(FACTS)
+    names = pd.DataFrame([names_of(record) for record in records], columns=list(NAMES)).astype(NAMES)
+    frame = pd.concat([names.take(runs).reset_index(drop=True), facts], axis=1)
+    frame["clean_answer"] = facts["clean_answer"].fillna(_clean_answers(store, records, runs, facts))
+    norms = get_args(Norm)
+    measured = [facts[f"distances_{norm}"] for norm in norms]
+    distance = np.select([frame["norm"] == norm for norm in norms], measured, np.nan)
+    frame.insert(list(frame).index("distances_linf"), "distance", distance)
+    return frame
+
+
+def _clean_answers(store: Store, records: Sequence[RunRecord], runs: Any, facts: DataFrame) -> Any:
+    """For each line, the answer of the run's paired clean run to the same example; <NA> where there is none."""
+    sources = [clean_run_of(record) for record in records]
+    keys = list(dict.fromkeys(key for key in sources if key is not None))
+    numbers = {key: number for number, key in enumerate(keys)}
+    place = ["source", "trial", "index"]
+    answered, clean = _typed(store, keys, ["game", "index", "answer"], ["int64"] * 3)
+    clean.columns = ["trial", "index", "answer"]
+    clean = clean.assign(source=answered).drop_duplicates(place, keep="last")
+    source_of = np.array([-1 if key is None else numbers[key] for key in sources], dtype=np.int64)
+    lines = facts[["trial", "index"]].assign(source=source_of[runs])
+    return lines.merge(clean, how="left", on=place)["answer"].astype("Int64")
+
+
+def _typed(store: Store, keys: Sequence[str], columns: list[str], types: list[str]) -> tuple[Any, DataFrame]:
+    """Columns of the rows of these runs, and for each line the number of its run, (N,)."""
+    pd = load_pandas()
+    lengths = []
+    held: list[list[Any]] = [[] for _ in columns]
+    parts = []
+    for _, rows in store.facts(keys, columns):
+        lengths.append(len(rows))
+        for column, values in zip(held, zip(*rows, strict=True), strict=bool(rows)):  # without rows, no columns
+            column.extend(values)
+        if len(held[0]) >= BLOCK:
+            parts.append(_frame(pd, held, types))
+            held = [[] for _ in columns]
+    parts.append(_frame(pd, held, types))
+    return np.repeat(np.arange(len(lengths)), np.array(lengths, dtype=np.int64)), pd.concat(parts, ignore_index=True)
+
+
+def _frame(pd: Any, columns: Sequence[Sequence[Any]], types: Sequence[str]) -> DataFrame:
+    """Columns as a frame whose columns are numbered."""
+    return pd.DataFrame({i: pd.Series(v, dtype=t) for i, (v, t) in enumerate(zip(columns, types, strict=True))})

@@ -1,0 +1,224 @@
+"""A suite's runs beside published figures: which run stands in which cell, and whether it agrees.
+
+A figure of a paper comes from other networks and mostly without its n, so it is compared with a margin: it agrees where
+our whole interval lies within the margin of it, disagrees where our whole interval lies outside, and is undecided
+otherwise (two one-sided tests; Schuirmann 1987). More examples decide more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bench.config import Suite, SuiteTable
+from bench.errors import BadValue, UnknownName
+from bench.planning.spec import placeless
+from bench.threat import parse_number
+
+#: points of accuracy within which a published figure counts as reproduced. No source gives one; in the paper's own
+#: table 2 the clean accuracy of one defense (RMC) varies by 4.3 points with the base alone, so less would ask for the
+#: same network.
+MARGIN = 5.0
+
+Verdict = Literal["agrees", "disagrees", "undecided", ""]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run in the table, in percent. `at_budget` is for attacks of minimal norm, whose `value` is uncut.
+
+    violations: images that broke the threat model and were judged as the clean ones. No figure is held against such a
+    value.
+    """
+
+    row: str
+    column: str
+    run: str
+    n: int
+    value: float
+    low: float
+    high: float
+    paper: float | None
+    at_budget: float | None = None
+    violations: int = 0
+
+    @property
+    def difference(self) -> float | None:
+        return None if self.paper is None else self.value - self.paper
+
+    @property
+    def verdict(self) -> Verdict:
+        return "" if self.violations else verdict(self.low, self.high, self.paper)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Cells by row and column (None: not run), in the order of the suite's table."""
+
+    suite: str
+    source: str
+    about: str
+    columns: list[str]
+    rows: list[tuple[str, list[Cell | None]]]
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for _, cells in self.rows for cell in cells if cell is not None]
+
+    @property
+    def missing(self) -> int:
+        """Cells of rows that hold some run which have none."""
+        return sum(cell is None for _, cells in self.rows for cell in cells)
+
+    def count(self, which: Verdict) -> int:
+        return sum(cell.verdict == which for cell in self.cells if cell.paper is not None)
+
+
+def verdict(low: float, high: float, paper: float | None, margin: float = MARGIN) -> Verdict:
+    """Whether an interval [low, high] agrees with a figure (all in percent): see the module."""
+    if paper is None:
+        return ""
+    if paper - margin <= low and high <= paper + margin:
+        return "agrees"
+    if high < paper - margin or low > paper + margin:
+        return "disagrees"
+    return "undecided"
+
+
+def table_of(name: str, suites: Mapping[str, Suite], before: tuple[str, ...] = ()) -> SuiteTable:
+    """The table that a suite's runs are laid out in: its own, or another suite's."""
+    if name in before:
+        raise BadValue(f"The suites {', '.join(before)} name each other in table_of; give one of them a table.")
+    if name not in suites:
+        raise UnknownName("suite", name, suites, "bench list suites")
+    suite = suites[name]
+    if suite.table is not None:
+        return suite.table
+    if not suite.table_of:
+        with_tables = sorted(n for n, s in suites.items() if s.table is not None or s.table_of)
+        raise BadValue(f"The suite {name!r} has no table to report in; these have one: {', '.join(with_tables)}.")
+    return table_of(suite.table_of, suites, (*before, name))
+
+
+def lay_out(
+    suite: str,
+    table: SuiteTable,
+    results: Sequence[dict[str, Any]],
+    specs: Mapping[str, Any],
+    common: Mapping[str, Any] | None = None,
+) -> Report:
+    """The table filled with described runs (see `bench.results.describe.describe`) and their specs by key, oldest first.
+
+    common: what every run has that stands in it.
+    Where several runs fit a cell, the one of most examples stands there, of these the newest. Rows without any run are
+    left out.
+    """
+    rows = []
+    for row in table.rows:
+        cells: list[Cell | None] = []
+        for number, column in enumerate(table.columns):
+            paper = row.paper[number] if row.paper else "-"
+            where = {**(common or {}), **row.where, **column.where}
+            fitting = [r for r in results if r["status"] == "DONE" and matches(where, specs[r["run"]])]
+            best = max(enumerate(fitting), key=lambda item: (item[1]["n"], item[0]), default=(0, None))[1]
+            figure = None if isinstance(paper, str) else float(paper)
+            cells.append(None if best is None else _cell(row.title, column.title, best, figure))
+        if any(cell is not None for cell in cells):
+            rows.append((row.title, cells))
+    shown = [specs[cell.run] for _, cells in rows for cell in cells if cell is not None]
+    return Report(suite, table.source, conditions(shown), [column.title for column in table.columns], rows)
+
+
+def conditions(specs: Sequence[Mapping[str, Any]]) -> str:
+    """What the runs of a report were made with: data, networks, radii, n and seeds; several where they differ."""
+    facts: dict[str, dict[str, None]] = {"": {}, "network": {}, "radius": {}, "n": {}, "seed": {}}
+    for spec in specs:
+        size = spec["dataset"]["params"].get("train_size", 0)
+        facts[""][spec["dataset"]["name"] + (f" ({size} training images)" if size else "")] = None
+        facts["network"][placeless(spec["network"])["name"]] = None
+        if spec["threat"]["eps"]:
+            facts["radius"][f"{spec['threat']['norm']} {spec['threat']['eps']:.3g}"] = None
+        facts["n"][str(spec["n"])] = None
+        facts["seed"][str(spec["seed"])] = None
+    return "; ".join(f"{name} {', '.join(values)}".strip() for name, values in facts.items() if values)
+
+
+def _cell(row: str, column: str, result: dict[str, Any], paper: float | None) -> Cell | None:
+    uncut, robust = result.get("uncut_accuracy"), result["robust_accuracy"]
+    shown = uncut or robust
+    if shown is None:
+        return None
+    at_budget = 100 * robust["value"] if uncut and robust else None
+    value, low, high = (100 * shown[name] for name in ("value", "low", "high"))
+    return Cell(row, column, result["run"], result["n"], value, low, high, paper, at_budget, result["violations"])
+
+
+def matches(where: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
+    """Whether a run's spec has all these values: names (defense, base, attack, dataset), eps, norm, or dotted keys."""
+    return all(_same(wanted, value_at(key, spec)) for key, wanted in where.items())
+
+
+def value_at(key: str, spec: Mapping[str, Any]) -> Any:
+    """The value of `defense`, `eps` or a dotted key such as `defense.delta` in a run's spec; None where it has none."""
+    section, _, name = key.partition(".")
+    if not name:
+        return spec["threat"][section] if section in ("eps", "norm") else spec[section]["name"]
+    part = spec[section]
+    return part.get(name) if section in ("game", "threat") else part["params"].get(name)
+
+
+def _same(wanted: Any, found: Any) -> bool:
+    if isinstance(found, (int, float)) and not isinstance(found, bool):
+        try:
+            return math.isclose(parse_number("", wanted), found, rel_tol=1e-9, abs_tol=1e-12)
+        except BadValue:
+            return False
+    return bool(wanted == found)
+
+
+def in_words(report: Report) -> str:
+    """One line: how many figures there are, and how they compare."""
+    figures = [cell for cell in report.cells if cell.paper is not None]
+    cheats = sum(cell.violations > 0 for cell in report.cells)
+    end = f"{report.missing} cells not run" + (f"; {cheats} broke the threat model (V1)" if cheats else "")
+    if not figures:
+        return f"{len(report.cells)} runs, no published figure; {end}"
+    counts = ", ".join(f"{report.count(which)} {name}" for which, name in _WORDS)
+    return f"{len(figures)} published figures: {counts} (margin {MARGIN:g} points); {end}"
+
+
+_WORDS: tuple[tuple[Verdict, str], ...] = (("agrees", "agree"), ("disagrees", "disagree"), ("undecided", "undecided"))
+
+
+def short(cell: Cell) -> str:
+    """`0.0 (0-1)`: the value with the ends of its interval rounded outwards, in percent; marked where it is not to be
+    used."""
+    low, high = math.floor(cell.low + 1e-7), math.ceil(cell.high - 1e-7)
+    return f"{cell.value:.1f} ({low}-{high}){' V1' if cell.violations else ''}"
+
+
+def to_markdown(report: Report) -> str:
+    """The table as Markdown; a cell is ours, the published figure and the verdict."""
+    lines = [f"| {' | '.join(['', *report.columns])} |", f"|{'---|' * (len(report.columns) + 1)}"]
+    for title, cells in report.rows:
+        lines.append(f"| {' | '.join([_escaped(title), *(_in_markdown(cell) for cell in cells)])} |")
+    source = f" Published: {_escaped(report.source)}." if report.source else ""
+    about = f"{_escaped(report.about)}. Accuracy in % (95 % interval) / published.{source} {in_words(report)}."
+    return "\n".join([*lines, "", about, ""])
+
+
+def _in_markdown(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    parts = [short(cell)]
+    if cell.at_budget is not None:
+        parts.append(f"[{cell.at_budget:.1f} at budget]")
+    if cell.paper is not None:
+        parts.append(f"/ {cell.paper:g} {cell.verdict}".strip())
+    return " ".join(parts)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

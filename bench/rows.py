@@ -1,0 +1,98 @@
+"""What a game writes down: a row of facts per example, what serving cost, and how far a game has come.
+
+A row holds facts; metrics are computed from rows afterwards, so a new metric needs no new run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Row:
+    """The facts of one example in one game. Seconds are wall-clock; everything else is the same on every repetition.
+
+    game, position    which game, and the example's place in it
+    index, label      dataset index of the point, and its true label
+    answer            the deployed defense's label for what was served (x', or x after a violation)
+    clean_answer      its label for x, from the same state (probe); None where the paired `clean` run holds it
+    linf, l2, l0      distance of the proposed image to x (pixels in [0, 1]; l0 counts pixels); NaN if not finite
+    violation         why x was served instead of the proposal, or ""
+    believed          the attacked network is fooled by the proposal (None: the attacker had no network)
+    fooled_inside     some image within eps that the attack tried fooled the attacked network
+    neighbours        labels of the neighbours of what was served, counted, by what was searched; None: nothing is
+    """
+
+    game: int
+    position: int
+    index: int
+    label: int
+    answer: int
+    clean_answer: int | None
+    linf: float
+    l2: float
+    l0: float
+    violation: str
+    x_sha256: str
+    adv_sha256: str
+    forwards: int
+    backwards: int
+    queries: int
+    simulated: int
+    adaptation_steps: int
+    believed: bool | None
+    fooled_inside: bool | None
+    attack_s: float
+    defense_s: float
+    neighbours: dict[str, list[int]] | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What serving took: answers, optimiser steps, seconds, and the seconds of each answer."""
+
+    answers: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    delays: tuple[float, ...] = ()
+
+    def plus(self, other: Cost) -> Cost:
+        return Cost(
+            self.answers + other.answers,
+            self.steps + other.steps,
+            self.seconds + other.seconds,
+            self.delays + other.delays,
+        )
+
+
+NO_COST = Cost()
+
+
+@dataclass
+class Meter:
+    """Seconds of one game by whom they are spent on; what is left of its wall-clock time is the harness's.
+
+    background: what all background points of a probe took, also where another process served them
+    """
+
+    attack_s: float = 0.0
+    defense_s: float = 0.0
+    background: Cost = field(default_factory=Cost)
+    flags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where an earlier process left a game: rows that are committed, points served, and the state's digest."""
+
+    rows: int = 0
+    served: int = 0
+    digest: str = ""
+
+
+def image_hash(x: Tensor) -> str:
+    """sha256 of one image's float32 pixels."""
+    return hashlib.sha256(x.detach().cpu().contiguous().numpy().tobytes()).hexdigest()

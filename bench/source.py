@@ -1,0 +1,111 @@
+"""A Python file as a source: run as it is now, and hashed with what it imports."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+from functools import lru_cache
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+
+from bench.errors import BrokenPlugin
+
+
+class _AsItIsNow(SourceFileLoader):
+    """Compiles what is in the file: bytecode is kept by second and size, which an edit may leave as they were."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+
+def run_file(name: str, path: Path) -> ModuleType:
+    """Run a Python file as the module `name`; what it raises comes through, and then there is no such module."""
+    if path.suffix != ".py":
+        raise BrokenPlugin(f"{path} is no Python file.")
+    spec = importlib.util.spec_from_file_location(name, path, loader=_AsItIsNow(name, str(path)))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it is run: dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+#: modules of the harness that shape images and networks, and so belong to whatever uses them
+ALWAYS_HASHED = ("bench.pgd", "bench.models.")
+#: modules made from plug-in files are called this and more
+FILE_PREFIX = "bench_plugin_"
+
+
+@lru_cache(maxsize=256)
+def module_hash(module: str) -> str:
+    """sha256 over the source of a module and, transitively, of the modules that it imports from where methods live.
+
+    That is its own package, `attacks`, `defenses`, and `bench.pgd`, which shapes images; what the rest of the harness
+    means is in `HARNESS_VERSION`. Nothing is imported: files are found by name, their import statements are read.
+    """
+    return _source_hash(module, module.startswith(FILE_PREFIX))
+
+
+def source_now(module: str) -> str:
+    """The hash of a module that this program has loaded; "" where it has no file (a notebook, standard input).
+
+    A file of its own has the hash that it has as a plug-in.
+    """
+    path = _source_path(module)
+    return "" if path is None or not path.is_file() else _source_hash(module, "." not in module)
+
+
+def _source_hash(module: str, alone: bool) -> str:
+    """The hash; alone: the module is one file, whose folder and name must not matter."""
+    tops = {module.partition(".")[0], "attacks", "defenses"} - {"bench"}
+    seen: dict[str, bytes] = {}
+    queue = [module]
+    while queue:
+        name = queue.pop()
+        path = _source_path(name)
+        if name in seen or path is None:
+            continue
+        seen[name] = path.read_bytes()
+        found = _imports(seen[name], name, path.name == "__init__.py")
+        queue.extend(n for n in found if n.partition(".")[0] in tops or n.startswith(ALWAYS_HASHED))
+    whole = hashlib.sha256()
+    for name in sorted(seen, key=lambda name: FILE_PREFIX if alone and name == module else name):
+        label = "plug-in" if alone and name == module else name
+        whole.update(label.encode() + b"\0" + seen[name] + b"\0")
+    return whole.hexdigest()
+
+
+def _source_path(module: str) -> Path | None:
+    loaded: ModuleType | None = sys.modules.get(module)
+    if loaded is not None:
+        file = getattr(loaded, "__file__", None)
+        return Path(file) if file else None
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _imports(source: bytes, module: str, is_package: bool) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            head = node.module or ""
+            if node.level:
+                up = node.level - 1 if is_package else node.level
+                parts = module.split(".")
+                head = ".".join([*(parts[:-up] if up else parts), *([head] if head else [])])
+            names.append(head)
+            names.extend(f"{head}.{alias.name}" for alias in node.names)
+    return names

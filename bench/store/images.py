@@ -1,0 +1,19 @@
+"""The images that rows speak of, from the files beside a database."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.cache import Cache
+from bench.store.store import RunRecord, Store
+
+
+def stored_images(store: Store, record: RunRecord, cache: Cache) -> dict[tuple[int, int], Tensor]:
+    """The stored proposals (C, H, W) by (game, position); those whose file cannot be read are left out."""
+    images = {}
+    for game, start, count, file in store.image_files(record.key):
+        stored = cache.find_tensors("images", file).get("images", torch.empty(0))
+        for i in range(min(count, len(stored))):
+            images[game, start + i] = stored[i]
+    return images
