@@ -28,6 +28,7 @@ _HOME = {
     "bench.models.frozen": ("frozen_copy",),
     "bench.models.network": ("Network",),
     "bench.contracts.oracle": ("Oracle", "Simulation"),
+    "bench.game.protocols.protocol": ("Protocol",),
     "bench.values": ("Params", "State"),
     "bench.registry": (
         "register_attack",

@@ -17,7 +17,7 @@ from types import ModuleType
 
 from bench import registry
 from bench.errors import BrokenPlugin, one_line
-from bench.registry import PROGRAM, Entry, Registry, registering_as
+from bench.registry import BUILT_IN, PROGRAM, Entry, Registry, registering_as
 from bench.source import FILE_PREFIX, run_file
 
 #: packages of the built-ins, and the folders of a user's own files
@@ -47,7 +47,7 @@ def load_installed() -> None:
     for names in registry.ALL:
         names.clear()
     broken_files.clear()
-    with registering_as("built-in"):
+    with registering_as(BUILT_IN):
         _load_built_ins()
     _load_entry_points()
 
@@ -95,14 +95,15 @@ def _load_built_ins() -> None:
     for package in PACKAGES:
         _built_in(package).register()
     from bench.data import BUILT_IN as data
+    from bench.game.protocols import BUILT_IN as protocols
     from bench.models import BUILT_IN as networks
 
     for name, target in data.items():
         registry.register_dataset(name, target)
     for name, (target, summary) in networks.items():
         registry.register_model(name, target, summary=summary)
-    for name, (target, summary) in registry.BUILT_IN_PROTOCOLS.items():
-        registry.register_protocol(name, target, like=name, summary=summary)
+    for name, (target, summary) in protocols.items():
+        registry.register_protocol(name, target, summary=summary)
 
 
 def _built_in(package: str) -> ModuleType:

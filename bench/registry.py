@@ -21,6 +21,8 @@ from bench.source import module_hash, source_now
 
 #: origin of what is registered outside of `load_all`: by the program that uses this package as a library
 PROGRAM = "this program"
+#: origin of what this package brings itself
+BUILT_IN = "built-in"
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,10 @@ class Entry:
     paper     address of the paper that describes it, "" where there is none
     preset    attacks: fields of the threat model that define the attack; None: the class attribute of this name
     free      attacks: further threat fields that a request may set (norm and eps always may); None: likewise
-    protocol  attacks: the default protocol; None: likewise. Protocols: the built-in one that it is like
+    protocol  attacks: the default protocol; None: likewise
     wraps     attacks: the name of the attack that it wraps when it is asked for alone; "": it wraps none
     inside    attacks: the entry of the attack inside a wrapper
-    contract  class of `bench.contracts` that the target must come from; parts: what it must have besides
+    contract  "module:Class" that the target must be a subclass of; parts: attributes that it must have
     source    hash of the source as it was registered, of what a program registered; else it is read on use
     """
 
@@ -41,7 +43,7 @@ class Entry:
     target: Any
     version: int = 1
     summary: str = ""
-    origin: str = "built-in"
+    origin: str = BUILT_IN
     base: bool = False
     paper: str = ""
     preset: Mapping[str, Any] | None = None
@@ -57,9 +59,10 @@ class Entry:
         """The class, imported if need be; `BrokenPlugin` says why it cannot be, or what it lacks of its contract."""
         found = self._import()
         if self.contract:
-            wanted = getattr(importlib.import_module("bench.contracts"), self.contract)
+            module, _, contract = self.contract.partition(":")
+            wanted = getattr(importlib.import_module(module), contract)
             if not (isinstance(found, type) and issubclass(found, wanted)):
-                raise BrokenPlugin(f"{self.name!r} ({self.origin}) is no subclass of bench.{self.contract}: {found!r}.")
+                raise BrokenPlugin(f"{self.name!r} ({self.origin}) is no subclass of bench.{contract}: {found!r}.")
             missing = sorted(getattr(found, "__abstractmethods__", ()))
             if missing:
                 raise BrokenPlugin(f"{self.name!r} ({self.origin}) lacks {', '.join(missing)}.")
@@ -209,20 +212,12 @@ class Registry:
         self._entries = dict(entries)
 
 
-defenses = Registry("defense", "Defense")
-attacks = Registry("attack", "Attack")
+defenses = Registry("defense", "bench.contracts:Defense")
+attacks = Registry("attack", "bench.contracts:Attack")
 datasets = Registry("dataset", parts=("Params", "facts", "load", "check"))
 models = Registry("model")
-protocols = Registry("protocol")
+protocols = Registry("protocol", "bench.game.protocols.protocol:Protocol")
 ALL = (defenses, attacks, datasets, models, protocols)
-
-#: by name: where it is, and what it does
-BUILT_IN_PROTOCOLS = {
-    "stream": ("bench.game.protocols.stream:play_stream", "every point is attacked and served in order"),
-    "probe": ("bench.game.protocols.probe:play_probe", "victims are answered from one state, after a background"),
-    "replay": ("bench.game.protocols.stream:play_stream", "all is crafted before, then served once to a fresh defense"),
-}
-
 
 #: who registers now: what is registered is of this origin
 _origin: ContextVar[str] = ContextVar("origin", default=PROGRAM)
@@ -273,13 +268,9 @@ def register_model(name: str, target: Any, *, summary: str = "") -> None:
     models.add(Entry(name, target, 1, summary, _origin.get()))
 
 
-def register_protocol(name: str, target: Any, *, like: str, summary: str = "") -> None:
-    """Add a protocol. `target`: a function as `bench.game.protocols.Play`, or "module:function"; `like`: stream, probe
-    or replay, whose parameters it has, whose rules for threat models hold, and as whose rows its rows are summed up."""
-    if like not in BUILT_IN_PROTOCOLS:
-        known = ", ".join(BUILT_IN_PROTOCOLS)
-        raise BrokenPlugin(f"The protocol {name!r} is like {like!r}; it must be one of {known}.")
-    protocols.add(Entry(name, target, 1, summary, _origin.get(), protocol=like))
+def register_protocol(name: str, target: Any, *, summary: str = "") -> None:
+    """Add a protocol. `target`: a `Protocol` class (see `bench.game.protocols.protocol`) or "module:Class"."""
+    protocols.add(Entry(name, target, 1, summary, _origin.get()))
 
 
 def kind_of(name: str) -> str:

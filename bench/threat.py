@@ -20,7 +20,6 @@ class ThreatModel:
 
     norm            distance that bounds the perturbation
     eps             its radius, in units of [0, 1] pixels (a number of pixels for l0)
-    targeted        the attacker must reach a chosen label
     weights         which network `oracle.model()` hands out: none; surrogate (another network, trained apart on the
                     same data with the base's recipe); trained (theta_0); simulated (the proxy of the
                     attacker's own copy of the defense, fed with what it observed); adapted (the exact proxy of the
@@ -37,7 +36,6 @@ class ThreatModel:
 
     norm: Norm = "linf"
     eps: float = 0.0
-    targeted: bool = False
     weights: Weights = "none"
     surrogate: str = ""
     bank: bool = False
@@ -54,8 +52,6 @@ class ThreatModel:
                 raise BadValue(f"threat.{key} is {value!r}; it must be one of {', '.join(get_args(options))}.")
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise BadValue(f"eps is {self.eps}; give a number of at least 0, such as 8/255 or 0.3.")
-        if self.targeted:
-            raise BadValue("threat.targeted is true, but no attack here reaches for a chosen label; leave it false.")
         if bool(self.surrogate) != (self.weights == "surrogate"):
             raise BadValue(
                 f"threat.surrogate is {self.surrogate!r} where threat.weights is {self.weights!r}; name an "

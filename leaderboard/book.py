@@ -10,7 +10,7 @@ from bench.cache import digest
 from bench.planning.spec import placeless
 from bench.results.compare import outcome_of
 from bench.results.describe import describe
-from bench.results.metrics import shared_by_all
+from bench.results.metrics import Sharing
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel, tier_of
 from leaderboard.ranking import UNRANKED, Outcome, in_words, ranked, standings_of
@@ -141,7 +141,7 @@ def _outcome(store: Store, record: RunRecord, line: RunLine) -> Outcome:
         for (game, index), ok in found.items() if len(found) == len(rows) else ():  # a part would be no fair draw
             if index not in right:
                 right[index], games[index] = ok, game
-    return Outcome(line, right, games, shared_by_all(record.spec["kind"] == "static", record.spec["game"]["protocol"]))
+    return Outcome(line, right, games, Sharing.of(record.spec).shared)
 
 
 def _line(entry: Entry, record: RunRecord, result: dict[str, Any], pace: float | None) -> RunLine:
@@ -179,8 +179,8 @@ def coordinates_of(spec: Mapping[str, Any]) -> dict[str, float]:
     """What curves run over, where it applies to a run."""
     threat, game = spec["threat"], spec["game"]
     found = {"eps": threat["eps"]}
-    if game["protocol"] == "probe" and spec["kind"] != "static":
-        found["p"] = game["p"]
+    if game["facts"]["background"] and spec["kind"] != "static":
+        found |= {name: value for name, value in game["params"].items() if name != game["facts"]["games_key"]}
         if threat["weights"] in ("simulated", "adapted"):
             found |= {"delay": threat["delay"], "known": threat["known"]}
     if "delta" in spec["defense"]["params"]:
@@ -192,7 +192,7 @@ def _family(spec: Mapping[str, Any]) -> str:
     """Equal for runs that differ only in their coordinates and in how many examples they have."""
     blank: dict[str, Any] = {**spec, "n": 0, "chosen": None}
     blank["threat"] = {**spec["threat"], "eps": 0, "delay": 0, "known": 0}
-    blank["game"] = {**spec["game"], "p": 0, "trials": 0}
+    blank["game"] = {"protocol": spec["game"]["protocol"], "source": spec["game"]["source"]}
     blank["defense"] = {**spec["defense"], "params": {**spec["defense"]["params"], "delta": 0}}
     return digest(blank)
 

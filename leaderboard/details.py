@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.game.resources import Workbench
+from bench.game.resources import Resources
 from bench.results.compare import outcome_of
 from bench.results.describe import clean_answers
 from bench.results.gallery import Shown, gallery
@@ -31,7 +31,7 @@ EXAMPLES, BYTES, TABLE = 12, 600_000, 5000
 EXACT = 64
 
 
-def details(store: Store, line: RunLine, bench: Workbench, command: tuple[str, str] = ("", "")) -> RunPage:
+def details(store: Store, line: RunLine, bench: Resources, command: tuple[str, str] = ("", "")) -> RunPage:
     """Everything about one run. command: how to repeat it, and a note on that."""
     record = store.find(line.run)
     assert record is not None

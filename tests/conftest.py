@@ -18,7 +18,7 @@ import torch
 from bench import config, plugins, registry
 from bench.cli.main import call
 from bench.environment import one_thread
-from bench.game.resources import Workbench
+from bench.game.resources import Resources
 from bench.planning.facts import facts_of
 from bench.planning.plan import Request, plan
 from bench.planning.spec import RunSpec
@@ -141,9 +141,9 @@ def sets(**values: object) -> list[str]:
 
 
 @pytest.fixture
-def workbench(cache_root: Path) -> Workbench:
+def workbench(cache_root: Path) -> Resources:
     """A workbench on the CPU with the shared cache."""
-    return Workbench(Settings(cache_root, None, "cpu", None, (), 50, 5.0, 1))
+    return Resources(Settings(cache_root, None, "cpu", None, (), 50, 5.0, 1))
 
 
 def spec_of(defense: str, attack: str, n: int = 12, **values: object) -> RunSpec:

@@ -21,7 +21,7 @@ from bench.errors import BadValue
 from bench.game.crafting import Crafted, craft
 from bench.game.judge import distances
 from bench.game.oracle import GameOracle
-from bench.game.resources import Workbench
+from bench.game.resources import Resources
 from bench.threat import ThreatModel
 from tests.conftest import spec_of
 
@@ -29,16 +29,16 @@ from tests.conftest import spec_of
 class Case:
     """One attack on the digits network, and what the adapter makes of it."""
 
-    def __init__(self, workbench: Workbench, name: str, n: int = 12, **values: object) -> None:
+    def __init__(self, workbench: Resources, name: str, n: int = 12, **values: object) -> None:
         self.spec = spec_of("regular", name, n=n, **values)
-        self.x, self.y = workbench.points(self.spec, self.spec.indices)
-        self.network: nn.Module = workbench.base(self.spec).network
+        self.x, self.y = workbench.of(self.spec).points(self.spec.indices)
+        self.network: nn.Module = workbench.of(self.spec).base().network
         self.workbench = workbench
 
     def crafted(self, rows: slice = slice(None)) -> Crafted:
-        serving = self.workbench.serving(self.spec, 0)
-        oracle = self.workbench.oracle(self.spec, 0, serving)
-        attack: Attack = self.workbench.attack(self.spec)
+        serving = self.workbench.of(self.spec).serving(0)
+        oracle = self.workbench.of(self.spec).oracle(0, serving)
+        attack: Attack = self.workbench.of(self.spec).attack
         return craft(attack, oracle, self.x[rows], self.y[rows], self.spec, self.spec.indices[rows])
 
     def fooled(self, images: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Case:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", ["fgsm", "bim"])
-def test_fgsm_and_bim_are_those_of_foolbox(workbench: Workbench, name: str, norm: str) -> None:
+def test_fgsm_and_bim_are_those_of_foolbox(workbench: Resources, name: str, norm: str) -> None:
     case = Case(workbench, name)
     eps = 0.15 if norm == "linf" else 0.8
     case.spec = replace(case.spec, threat=case.spec.threat.with_fields({"norm": norm, "eps": eps}))
@@ -64,7 +64,7 @@ def test_fgsm_and_bim_are_those_of_foolbox(workbench: Workbench, name: str, norm
     assert float(distances(case.x, images)[norm].max()) <= eps + 1e-5  # type: ignore[index]
 
 
-def test_cw_is_that_of_foolbox_and_returns_the_input_where_it_finds_nothing(workbench: Workbench) -> None:
+def test_cw_is_that_of_foolbox_and_returns_the_input_where_it_finds_nothing(workbench: Resources) -> None:
     settings = {"binary_search_steps": 3, "steps": 40, "step_size": 0.05, "initial_const": 1.0}
     case = Case(workbench, "cw-l2", **{f"attack__{key}": value for key, value in settings.items()})
     engine = foolbox.attacks.L2CarliniWagnerAttack(
@@ -83,7 +83,7 @@ def test_cw_is_that_of_foolbox_and_returns_the_input_where_it_finds_nothing(work
     assert torch.equal(hopeless.crafted().images, hopeless.x)
 
 
-def test_jsma_is_that_of_art_over_the_most_likely_targets(workbench: Workbench) -> None:
+def test_jsma_is_that_of_art_over_the_most_likely_targets(workbench: Resources) -> None:
     case = Case(workbench, "jsma", attack__targets=1, attack__gamma=0.5)
     with torch.no_grad():
         logits = case.network(case.x)
@@ -174,7 +174,7 @@ def test_a_repeated_image_is_not_asked_again_and_a_spent_budget_ends_it(points) 
     assert oracle.ledger.queries.tolist() == [2, 2, 1, 1]
 
 
-def test_square_is_that_of_art_until_its_budget(workbench: Workbench) -> None:
+def test_square_is_that_of_art_until_its_budget(workbench: Resources) -> None:
     """With queries to spare the best image is at least as good as what ART returns under the same seed."""
     case = Case(workbench, "square", n=10, threat__queries=60)
     made = case.crafted()
@@ -191,12 +191,12 @@ def test_square_is_that_of_art_until_its_budget(workbench: Workbench) -> None:
     assert float(distances(case.x, made.images)["linf"].max()) <= case.spec.threat.eps + 1e-6
 
 
-def test_square_with_few_queries_stays_within_them(workbench: Workbench) -> None:
+def test_square_with_few_queries_stays_within_them(workbench: Resources) -> None:
     few = Case(workbench, "square", n=10, threat__queries=3).crafted()
     assert int(few.queries.max()) == 3
 
 
-def test_hopskipjump_walks_from_our_start_and_returns_the_nearest_image(workbench: Workbench) -> None:
+def test_hopskipjump_walks_from_our_start_and_returns_the_nearest_image(workbench: Resources) -> None:
     case = Case(workbench, "hopskipjump", n=4, threat__queries=400)
     made = case.crafted()
     fooled = case.fooled(made.images)
@@ -255,22 +255,22 @@ def test_without_queries_an_attack_that_only_asks_declines(bench, name: str) -> 
     assert done.code == 0 and done.runs[0]["status"] == "SKIPPED" and "threat.queries is 0" in done.runs[0]["reason"]
 
 
-def test_squares_that_do_not_fit_are_declined(workbench: Workbench) -> None:
-    reason = workbench.declined(spec_of("regular", "square", attack__p_init=0.95))
+def test_squares_that_do_not_fit_are_declined(workbench: Resources) -> None:
+    reason = workbench.of(spec_of("regular", "square", attack__p_init=0.95)).declined()
     assert reason is not None and "do not fit into 8 x 8" in reason
-    assert workbench.declined(spec_of("regular", "square")) is None
+    assert workbench.of(spec_of("regular", "square")).declined() is None
     with pytest.raises(BadValue, match="p_init"):
         spec_of("regular", "square", attack__p_init=1.0)
 
 
-def test_a_point_that_is_wrong_from_the_start_costs_one_query(workbench: Workbench) -> None:
+def test_a_point_that_is_wrong_from_the_start_costs_one_query(workbench: Resources) -> None:
     case = Case(workbench, "hopskipjump", n=2, threat__queries=50)
     case.y = (case.network(case.x).argmax(1) + 1) % 10
     made = case.crafted()
     assert torch.equal(made.images, case.x) and made.queries.tolist() == [1, 1]
 
 
-def test_black_box_attacks_have_no_weights_and_need_queries(workbench: Workbench) -> None:
+def test_black_box_attacks_have_no_weights_and_need_queries(workbench: Resources) -> None:
     for name in ("square", "hopskipjump"):
         spec = spec_of("rmc", name, n=2, threat__queries=4)
         assert spec.threat.weights == "none" and not spec.crafted_on_base and spec.sees_state
@@ -278,7 +278,7 @@ def test_black_box_attacks_have_no_weights_and_need_queries(workbench: Workbench
         spec_of("rmc", "pgd", threat__queries=4)
 
 
-def test_the_global_generators_are_left_alone(workbench: Workbench) -> None:
+def test_the_global_generators_are_left_alone(workbench: Resources) -> None:
     import random
 
     for name, values in (("square", {"threat__queries": 5}), ("jsma", {"attack__targets": 2})):

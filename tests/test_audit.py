@@ -26,7 +26,7 @@ from bench.checks.defense import DefenseSubject
 from bench.draws import Draws
 from bench.execution.runner import Listener
 from bench.game.oracle import Trace
-from bench.game.resources import Workbench
+from bench.game.resources import Resources
 from bench.results.metrics import paired
 from bench.rows import Row
 from bench.settings import Settings
@@ -202,7 +202,7 @@ def test_thresholds_are_crossed_from_the_right_side() -> None:
 # -- behaviour --------------------------------------------------------------------------------------------------------
 
 
-def behaved(workbench: Workbench, cls: type, n: int = 12) -> dict[str, Finding]:
+def behaved(workbench: Resources, cls: type, n: int = 12) -> dict[str, Finding]:
     registry.register_defense("planted", cls)
     return {one.id: one for one in behaviour(DefenseSubject(workbench, spec_of("planted", "clean", n=n)))}
 
@@ -222,13 +222,13 @@ def behaved(workbench: Workbench, cls: type, n: int = 12) -> dict[str, Finding]:
         (faults.LeftTraining, "M8"),
     ],
 )
-def test_a_planted_fault_trips_its_check_and_a_sound_defense_none(workbench: Workbench, cls: type, id_: str) -> None:
+def test_a_planted_fault_trips_its_check_and_a_sound_defense_none(workbench: Resources, cls: type, id_: str) -> None:
     assert behaved(workbench, cls)[id_].tripped
     sound = behaviour(DefenseSubject(workbench, spec_of("regular", "clean")))
     assert [one for one in sound if one.tripped] == [] and {one.id for one in sound} == {f"M{i}" for i in range(1, 9)}
 
 
-def test_a_restore_that_forgets_the_optimiser_is_found(workbench: Workbench) -> None:
+def test_a_restore_that_forgets_the_optimiser_is_found(workbench: Resources) -> None:
     """The weights come back and Adam's moments do not: the next answers are others."""
 
     class ForgetsMoments(RMC):
@@ -241,7 +241,7 @@ def test_a_restore_that_forgets_the_optimiser_is_found(workbench: Workbench) -> 
     assert {one.id: one.tripped for one in behaviour(subject)}["M7"]
 
 
-def test_what_is_declared_is_no_fault(workbench: Workbench) -> None:
+def test_what_is_declared_is_no_fault(workbench: Resources) -> None:
     """Declared randomness, batches and states are said, not tripped, except that an answer optimises."""
     assert not behaved(workbench, faults.Counting)["M1"].tripped
     for name, tripped in (("dent", {"M3"}), ("noise-vote", set()), ("anti-adversary", {"M3"}), ("rmc", {"M3"})):
@@ -370,9 +370,9 @@ def test_an_audit_of_an_adversarially_trained_network_is_as_hard_as_direct_calls
     assert result["flags"] == []
     settings = Settings(cache_root, None, "cpu", None, (), 50, 5.0, 1)
     plan = prepare("pgd-at", "", "digits", "quick", config.load(None), settings, n=30, sets={"base.epochs": 40})
-    workbench = Workbench(settings)
-    x, y = workbench.points(plan.main, plan.main.indices)
-    network, eps = workbench.base(plan.main).network, plan.main.threat.eps
+    workbench = Resources(settings)
+    x, y = workbench.of(plan.main).points(plan.main.indices)
+    network, eps = workbench.of(plan.main).base().network, plan.main.threat.eps
     torch.manual_seed(0)
     model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
     attack = foolbox.attacks.LinfPGD(rel_stepsize=0.05, steps=200)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import checks, config, plugins, registry
-from bench.game.resources import Workbench
+from bench.game.resources import Resources
 from tests import planted
 
 plugins.load_all()
@@ -13,12 +13,12 @@ DEFENSES = [entry.name for entry in registry.defenses]
 ATTACKS = [entry.name for entry in registry.attacks]
 
 
-def run(workbench: Workbench, name: str, kind: str, base: str = "regular") -> dict[str, checks.Result]:
+def run(workbench: Resources, name: str, kind: str, base: str = "regular") -> dict[str, checks.Result]:
     return {r.name: r for r in checks.run_checks(name, kind, config.load(None), workbench, "digits", base)}
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_every_registered_defense_keeps_the_contract(workbench: Workbench, name: str) -> None:
+def test_every_registered_defense_keeps_the_contract(workbench: Resources, name: str) -> None:
     results = run(workbench, name, "defense")
     assert len(results) == len(checks.DEFENSE_CHECKS)
     assert [r for r in results.values() if not r.passed] == []
@@ -26,14 +26,14 @@ def test_every_registered_defense_keeps_the_contract(workbench: Workbench, name:
 
 @pytest.mark.parametrize("base", ["regular", "rmc"])
 @pytest.mark.parametrize("name", ATTACKS)
-def test_every_registered_attack_keeps_the_contract(workbench: Workbench, name: str, base: str) -> None:
+def test_every_registered_attack_keeps_the_contract(workbench: Resources, name: str, base: str) -> None:
     results = run(workbench, name, "attack", base)
     assert len(results) == len(checks.ATTACK_CHECKS)
     assert [r for r in results.values() if not r.passed] == []
 
 
 @pytest.mark.parametrize("cls", [planted.Wrapped, planted.Counting, planted.Batched, planted.BigBatches])
-def test_sound_plug_ins_of_all_three_kinds_pass(workbench: Workbench, cls: type) -> None:
+def test_sound_plug_ins_of_all_three_kinds_pass(workbench: Resources, cls: type) -> None:
     registry.register_defense("sound", cls)
     assert [r for r in run(workbench, "sound", "defense").values() if not r.passed] == []
 
@@ -57,7 +57,7 @@ def test_sound_plug_ins_of_all_three_kinds_pass(workbench: Workbench, cls: type)
         (planted.LivingProxy, "the proxy has gradients"),
     ],
 )
-def test_a_planted_fault_trips_its_check(workbench: Workbench, cls: type, check: str) -> None:
+def test_a_planted_fault_trips_its_check(workbench: Resources, cls: type, check: str) -> None:
     registry.register_defense("faulty", cls)
     result = run(workbench, "faulty", "defense")[check]
     assert not result.passed and result.message and "\n" not in result.message
@@ -80,16 +80,16 @@ def test_a_planted_fault_trips_its_check(workbench: Workbench, cls: type, check:
         (planted.AsksForWeights, "returns images of the right shape"),
     ],
 )
-def test_a_planted_attack_trips_its_check(workbench: Workbench, cls: type, check: str) -> None:
+def test_a_planted_attack_trips_its_check(workbench: Resources, cls: type, check: str) -> None:
     registry.register_attack("faulty", cls)
     assert not run(workbench, "faulty", "attack")[check].passed
 
 
-def test_an_attack_may_hold_what_it_leaves_as_it_is(workbench: Workbench) -> None:
+def test_an_attack_may_hold_what_it_leaves_as_it_is(workbench: Resources) -> None:
     registry.register_attack("sound", planted.KeepsParts)
     assert run(workbench, "sound", "attack")["remembers nothing"].passed
 
 
-def test_an_attack_that_declines_says_so(workbench: Workbench) -> None:
+def test_an_attack_that_declines_says_so(workbench: Resources) -> None:
     registry.register_attack("declining", planted.Declining)
     assert run(workbench, "declining", "attack")["declines with a reason or runs"].message == "not today"

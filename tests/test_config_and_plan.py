@@ -92,7 +92,7 @@ def test_a_key_applies_where_it_is_declared_and_leaves_other_cells_alone() -> No
     keys = {spec.attack.name: spec.key for spec in moved}
     assert keys["pgd"] == plain["pgd"] and keys["pgd-skip-delayed"] != plain["pgd-skip-delayed"]
     delayed = next(spec for spec in moved if spec.attack.name == "pgd-skip-delayed")
-    assert (delayed.threat.delay, delayed.game.p) == (7, 9)
+    assert (delayed.threat.delay, delayed.game.params["p"]) == (7, 9)
 
 
 def test_execution_does_not_enter_a_key_and_every_parameter_does() -> None:
@@ -115,7 +115,7 @@ def test_runs_that_differ_by_seed_share_the_base_and_not_the_bank() -> None:
 
 def test_the_order_of_a_static_defense_is_not_repeated() -> None:
     regular, rmc = planned("regular", "rmc", repeats=3)
-    assert (regular.game.repeats, rmc.game.repeats) == (1, 3)
+    assert (regular.game.games, rmc.game.games) == (1, 3)
     assert regular.key == planned("regular")[0].key
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,12 @@ import torch
 from bench import registry
 from bench.cache import Cache
 from bench.errors import BadValue
-from bench.game.protocols import play
-from bench.game.protocols.probe import background_of, victims
-from bench.game.protocols.stream import stream_order
-from bench.game.resources import Workbench
+from bench.game.chunks import Chunk
+from bench.game.resources import Resources
 from bench.game.serving import Serving
+from bench.planning.rules import rules_of as protocol_of
 from bench.planning.spec import RunSpec
-from bench.rows import Meter, Resume, Row, image_hash
+from bench.rows import Resume, Row, image_hash
 from tests import planted
 from tests.conftest import plan_quick, spec_of
 
@@ -33,8 +33,23 @@ def plugins() -> None:
     registry.register_attack("asker", planted.Asker, preset={"queries": 2}, free=("queries", "queries_served"))
 
 
-def rows_of(workbench: Workbench, spec: RunSpec, game: int = 0, resume: Resume | None = None) -> list[Row]:
-    return [row for chunk in play(workbench, spec, game, resume or Resume(), Meter()) for row in chunk.rows]
+def play(workbench: Resources, spec: RunSpec, game: int, resume: Resume) -> Iterator[Chunk]:
+    chunks: Iterator[Chunk] = protocol_of(spec.game).play(workbench.match(spec, game), resume)
+    return chunks
+
+
+def places_of(spec: RunSpec, game: int) -> list[int]:
+    places: list[int] = protocol_of(spec.game).places(spec, game)
+    return places
+
+
+def background_of(spec: RunSpec, game: int) -> list[int]:
+    indices: list[int] = protocol_of(spec.game).background(spec, game)
+    return indices
+
+
+def rows_of(workbench: Resources, spec: RunSpec, game: int = 0, resume: Resume | None = None) -> list[Row]:
+    return [row for chunk in play(workbench, spec, game, resume or Resume()) for row in chunk.rows]
 
 
 def facts(rows: list[Row]) -> list[Row]:
@@ -42,45 +57,45 @@ def facts(rows: list[Row]) -> list[Row]:
     return [replace(row, attack_s=0.0, defense_s=0.0) for row in rows]
 
 
-def apart(workbench: Workbench, tmp_path: Path, **settings: object) -> Workbench:
+def apart(workbench: Resources, tmp_path: Path, **settings: object) -> Resources:
     """A workbench whose states are its own and whose bases and banks are the shared ones."""
     for kind in ("bases", "banks"):
         (tmp_path / "own").mkdir(exist_ok=True)
         target = tmp_path / "own" / kind
         if not target.exists():
             target.symlink_to(workbench.settings.cache_root / kind)
-    return Workbench(replace(workbench.settings, cache_root=tmp_path / "own", **settings))  # type: ignore[arg-type]
+    return Resources(replace(workbench.settings, cache_root=tmp_path / "own", **settings))  # type: ignore[arg-type]
 
 
-def test_a_stream_serves_every_point_once_in_the_seeded_order(workbench: Workbench) -> None:
+def test_a_stream_serves_every_point_once_in_the_seeded_order(workbench: Resources) -> None:
     spec = spec_of("counting", "clean", n=7)
     rows = rows_of(workbench, spec)
     assert [row.index for row in rows] == spec.indices and [row.position for row in rows] == list(range(7))
-    defense = workbench.fitted(spec).fork(spec.noise_key(0))
-    x, y = workbench.points(spec, spec.indices)
+    defense = workbench.of(spec).fitted().fork(spec.noise_key(0))
+    x, y = workbench.of(spec).points(spec.indices)
     assert [row.answer for row in rows] == defense.predict(x).argmax(1).tolist()
     assert [row.label for row in rows] == y.tolist()
     assert rows[3].x_sha256 == rows[3].adv_sha256 == image_hash(x[3]) and rows[3].linf == 0
 
 
-def test_repeats_permute_the_stream_and_have_their_own_noise(workbench: Workbench) -> None:
+def test_repeats_permute_the_stream_and_have_their_own_noise(workbench: Resources) -> None:
     spec = plan_quick("counting", "clean", 9, {"game.repeats": 3})
     first, second = rows_of(workbench, spec, 0), rows_of(workbench, spec, 1)
     assert sorted(row.index for row in second) == sorted(row.index for row in first)
     assert [row.index for row in second] != [row.index for row in first] and {row.game for row in second} == {1}
-    assert stream_order(spec, 1) != stream_order(spec, 2) and spec.noise_key(1) != spec.noise_key(2)
+    assert places_of(spec, 1) != places_of(spec, 2) and spec.noise_key(1) != spec.noise_key(2)
 
 
-def test_an_attack_on_a_stream_is_crafted_against_the_state_that_serves(workbench: Workbench) -> None:
+def test_an_attack_on_a_stream_is_crafted_against_the_state_that_serves(workbench: Resources) -> None:
     """pgd-skip in the protocol stream: point i is crafted on theta after i answers."""
     spec = spec_of("rmc", "pgd-skip", n=3, game__protocol="stream")
     rows = rows_of(workbench, spec)
-    defense = workbench.fitted(spec).fork(spec.noise_key(0))
-    x, y = workbench.points(spec, spec.indices)
-    attack = workbench.attack(spec)
+    defense = workbench.of(spec).fitted().fork(spec.noise_key(0))
+    x, y = workbench.of(spec).points(spec.indices)
+    attack = workbench.of(spec).attack
     for i, row in enumerate(rows):
-        serving = workbench.wrap(spec, defense)
-        oracle = workbench.oracle(spec, 0, serving)
+        serving = workbench.of(spec).served(defense)
+        oracle = workbench.of(spec).oracle(0, serving)
         from bench.game.crafting import craft
 
         images = craft(attack, oracle, x[i : i + 1], y[i : i + 1], spec, [spec.indices[i]]).images
@@ -89,7 +104,7 @@ def test_an_attack_on_a_stream_is_crafted_against_the_state_that_serves(workbenc
 
 
 def test_images_crafted_on_the_base_are_made_once_for_all_runtime_defenses(
-    workbench: Workbench, tmp_path: Path
+    workbench: Resources, tmp_path: Path
 ) -> None:
     bench = apart(workbench, tmp_path)
     regular = rows_of(bench, spec_of("regular", "pgd", n=20))
@@ -105,38 +120,38 @@ def test_images_crafted_on_the_base_are_made_once_for_all_runtime_defenses(
 
 @pytest.mark.parametrize("cut", [1, 4, 6])
 def test_a_stream_goes_on_from_any_chunk_as_if_it_had_not_stopped(
-    workbench: Workbench, tmp_path: Path, cut: int
+    workbench: Resources, tmp_path: Path, cut: int
 ) -> None:
     spec = spec_of("rmc-plus", "pgd", n=8)
     whole = rows_of(workbench, spec)
     bench = apart(workbench, tmp_path, chunk=1)
-    chunks = play(bench, spec, 0, Resume(), Meter())
+    chunks = play(bench, spec, 0, Resume())
     head = [next(chunks) for _ in range(cut)]
     chunks.close()
     done = head[-1]
     resume = Resume(done.rows[-1].position + 1, done.served, done.digest)
-    tail = rows_of(Workbench(bench.settings), spec, 0, resume)
+    tail = rows_of(Resources(bench.settings), spec, 0, resume)
     assert facts([row for chunk in head for row in chunk.rows] + tail) == facts(whole)
     lost = rows_of(bench, spec, 0, replace(resume, digest="0" * 64))  # the state is gone: from the start
     assert facts(lost) == facts(whole)
 
 
-def test_a_probe_answers_victims_from_one_state_x_and_x_adv_both(workbench: Workbench) -> None:
+def test_a_probe_answers_victims_from_one_state_x_and_x_adv_both(workbench: Resources) -> None:
     spec = spec_of("rmc", "pgd-skip-delayed", n=6, game__p=4, game__trials=2, threat__delay=3)
     for game in range(2):
         rows = rows_of(workbench, spec, game)
-        own = [spec.order[place] for place in victims(spec, game)]
+        own = [spec.order[place] for place in places_of(spec, game)]
         background = background_of(spec, game)
         assert [row.index for row in rows] == own and len(background) == 7 and not set(background) & set(own)
-        defense = workbench.fitted(spec).fork(spec.noise_key(game))
-        past, _ = workbench.points(spec, background)
-        x, y = workbench.points(spec, own)
+        defense = workbench.of(spec).fitted().fork(spec.noise_key(game))
+        past, _ = workbench.of(spec).points(background)
+        x, y = workbench.of(spec).points(own)
         defense.predict(past[:4])
-        oracle = workbench.oracle(spec, game, workbench.wrap(spec, defense))
+        oracle = workbench.of(spec).oracle(game, workbench.of(spec).served(defense))
         oracle.begin(x, y, own)
         from bench.draws import Draws
 
-        images = workbench.attack(spec).perturb(oracle, x, y, Draws(spec.seed, "attack", own))
+        images = workbench.of(spec).attack.perturb(oracle, x, y, Draws(spec.seed, "attack", own))
         defense.predict(past[4:])
         assert [row.adv_sha256 for row in rows] == [image_hash(image) for image in images]
         assert [row.answer for row in rows] == defense.probe(images).argmax(1).tolist()
@@ -144,7 +159,7 @@ def test_a_probe_answers_victims_from_one_state_x_and_x_adv_both(workbench: Work
         assert {row.believed for row in rows} <= {True, False}
 
 
-def test_a_longer_delay_extends_a_shorter_and_takes_its_state_up(workbench: Workbench, tmp_path: Path) -> None:
+def test_a_longer_delay_extends_a_shorter_and_takes_its_state_up(workbench: Resources, tmp_path: Path) -> None:
     short = spec_of("rmc", "pgd-skip-delayed", n=2, game__p=4, game__trials=1, threat__delay=0)
     long = spec_of("rmc", "pgd-skip-delayed", n=2, game__p=4, game__trials=1, threat__delay=3)
     assert background_of(long, 0)[:4] == background_of(short, 0)
@@ -161,7 +176,7 @@ def test_a_longer_delay_extends_a_shorter_and_takes_its_state_up(workbench: Work
     assert sum(served) == 3  # the first four were taken up
 
 
-def test_partial_sight_is_full_sight_at_one_with_shared_randomness(workbench: Workbench) -> None:
+def test_partial_sight_is_full_sight_at_one_with_shared_randomness(workbench: Resources) -> None:
     values = {"game__p": 5, "game__trials": 1}
     full = rows_of(workbench, spec_of("rmc", "pgd-skip", n=3, **values))
     shared = {"threat__known": 1, "threat__randomness": "shared"}
@@ -177,7 +192,7 @@ def test_partial_sight_is_full_sight_at_one_with_shared_randomness(workbench: Wo
     assert [row.adv_sha256 for row in none] == [row.adv_sha256 for row in trained]  # who saw nothing has theta_0
 
 
-def test_pgd_skip_against_a_static_defense_is_white_box_pgd(workbench: Workbench) -> None:
+def test_pgd_skip_against_a_static_defense_is_white_box_pgd(workbench: Resources) -> None:
     skip = rows_of(workbench, spec_of("regular", "pgd-skip", n=10, game__p=3, game__trials=1))
     pgd = rows_of(workbench, spec_of("regular", "pgd", n=10))
     agree = sum(a.adv_sha256 == b.adv_sha256 for a, b in zip(skip, pgd, strict=True))
@@ -185,26 +200,26 @@ def test_pgd_skip_against_a_static_defense_is_white_box_pgd(workbench: Workbench
     assert agree >= 9 and [row.answer for row in skip] == [row.answer for row in pgd]
 
 
-def test_replay_crafts_on_simulated_copies_and_judges_on_a_fresh_defense(workbench: Workbench) -> None:
+def test_replay_crafts_on_simulated_copies_and_judges_on_a_fresh_defense(workbench: Resources) -> None:
     spec = spec_of("rmc", "replayer", n=4)
     rows = rows_of(workbench, spec)
-    x, y = workbench.points(spec, spec.indices)
-    oracle = workbench.oracle(spec, 0, None)
+    x, y = workbench.of(spec).points(spec.indices)
+    oracle = workbench.of(spec).oracle(0, None)
     oracle.begin(x, y, spec.indices)
     copy = oracle.simulate()
     assert copy._defense.noise_key != spec.noise_key(0)  # private randomness
     from bench.draws import Draws
 
     oracle.begin(x, y, spec.indices)
-    images = workbench.attack(spec).perturb(oracle, x, y, Draws(spec.seed, "attack", spec.indices))
+    images = workbench.of(spec).attack.perturb(oracle, x, y, Draws(spec.seed, "attack", spec.indices))
     assert [row.adv_sha256 for row in rows] == [image_hash(image) for image in images]
-    fresh = workbench.fitted(spec).fork(spec.noise_key(0))
+    fresh = workbench.of(spec).fitted().fork(spec.noise_key(0))
     assert [row.answer for row in rows] == fresh.predict(images).argmax(1).tolist()
 
 
-def test_a_replayed_sequence_is_crafted_in_the_order_that_it_is_served(workbench: Workbench) -> None:
+def test_a_replayed_sequence_is_crafted_in_the_order_that_it_is_served(workbench: Resources) -> None:
     spec = plan_quick("rmc", "replayer", 5, {"game.repeats": 2})
-    order = [spec.order[place] for place in stream_order(spec, 1)]
+    order = [spec.order[place] for place in places_of(spec, 1)]
     assert order != spec.indices
     seen: list[torch.Tensor] = []
 
@@ -215,24 +230,24 @@ def test_a_replayed_sequence_is_crafted_in_the_order_that_it_is_served(workbench
 
     registry.attacks._entries["replayer"] = replace(registry.attacks["replayer"], target=Watching)
     rows = rows_of(workbench, spec, 1)
-    assert torch.equal(seen[0], workbench.points(spec, order)[0]) and [row.index for row in rows] == order
+    assert torch.equal(seen[0], workbench.of(spec).points(order)[0]) and [row.index for row in rows] == order
 
 
-def test_how_a_stream_is_cut_into_batches_is_part_of_its_digest(workbench: Workbench, tmp_path: Path) -> None:
+def test_how_a_stream_is_cut_into_batches_is_part_of_its_digest(workbench: Resources, tmp_path: Path) -> None:
     spec = spec_of("batched", "clean", n=12)
     bench = apart(workbench, tmp_path)
-    x, _ = bench.points(spec, spec.indices)
-    short, long = bench.serving(spec, 1), bench.serving(spec, 1)
+    x, _ = bench.of(spec).points(spec.indices)
+    short, long = bench.of(spec).serving(1), bench.of(spec).serving(1)
     short.catch_up(x[:10])  # 4, 4, 2
     long.catch_up(x)  # 4, 4, 4: takes the state after 8 up, and not the one after 10
     assert long.cost.answers == 12 and long.defense.snapshot().facts == {"batches": 3}
     with pytest.raises(BadValue, match="multiples"):
         spec_of("batched", "pgd-skip", n=3, game__p=6, game__trials=1)
-    assert "a query needs company" in str(workbench.declined(spec_of("batched", "asker", n=4)))
-    assert workbench.declined(spec_of("batched", "pgd", n=4)) is None
+    assert "a query needs company" in str(workbench.of(spec_of("batched", "asker", n=4)).declined())
+    assert workbench.of(spec_of("batched", "pgd", n=4)).declined() is None
 
 
-def test_an_attack_cannot_write_into_the_defense(workbench: Workbench) -> None:
+def test_an_attack_cannot_write_into_the_defense(workbench: Resources) -> None:
     class Vandal(planted.Attack):
         def perturb(self, oracle, x, y, draws):  # type: ignore[no-untyped-def]
             with torch.no_grad():
@@ -245,45 +260,46 @@ def test_an_attack_cannot_write_into_the_defense(workbench: Workbench) -> None:
     for defense in ("regular", "rmc", "deepnn"):
         clean = [row.answer for row in rows_of(workbench, spec_of(defense, "clean", n=4))]
         for attack in ("vandal", "vandal-skip"):
-            bench = Workbench(replace(workbench.settings, cache_root=workbench.settings.cache_root))
+            bench = Resources(replace(workbench.settings, cache_root=workbench.settings.cache_root))
             assert [row.answer for row in rows_of(bench, spec_of(defense, attack, n=4))] == clean
             assert [row.answer for row in rows_of(bench, spec_of(defense, "clean", n=4))] == clean
 
 
-def test_queries_are_in_the_rows_and_served_ones_move_the_stream(workbench: Workbench) -> None:
+def test_queries_are_in_the_rows_and_served_ones_move_the_stream(workbench: Resources) -> None:
     quiet = rows_of(workbench, spec_of("counting", "asker", n=4))
     assert {row.queries for row in quiet} == {2} and {row.believed for row in quiet} == {None}
     spec = spec_of("counting", "asker", n=4, threat__queries_served="true")
-    last = list(play(workbench, spec, 0, Resume(), Meter()))[-1]
+    last = list(play(workbench, spec, 0, Resume()))[-1]
     assert last.served == 4 + 8  # four points and two served queries for each
 
 
-def test_a_batch_defense_serves_whole_batches_and_flags_a_short_one(workbench: Workbench) -> None:
-    spec, meter = spec_of("batched", "clean", n=10), Meter()
-    chunks = list(play(workbench, spec, 0, Resume(), meter))
+def test_a_batch_defense_serves_whole_batches_and_flags_a_short_one(workbench: Resources) -> None:
+    spec = spec_of("batched", "clean", n=10)
+    match = workbench.match(spec, 0)
+    chunks = list(protocol_of(spec.game).play(match, Resume()))
     rows = [row for chunk in chunks for row in chunk.rows]
-    x, _ = workbench.points(spec, spec.indices)
-    defense = workbench.fitted(spec).fork(0)
+    x, _ = workbench.of(spec).points(spec.indices)
+    defense = workbench.of(spec).fitted().fork(0)
     expected = torch.cat([defense.answer_batch(x[:4]), defense.answer_batch(x[4:8]), defense.answer_batch(x[8:])])
     assert [row.answer for row in rows] == expected.argmax(1).tolist()
-    assert meter.flags == {"short-batch": "the last batch of a game holds 2 of 4 points"}
+    assert match.meter.flags == {"short-batch": "the last batch of a game holds 2 of 4 points"}
     assert spec.game.batch == 4 and spec.key != replace(spec, game=replace(spec.game, batch=5)).key
 
 
-def test_a_batch_defense_is_probed_in_the_company_of_the_next_background(workbench: Workbench) -> None:
+def test_a_batch_defense_is_probed_in_the_company_of_the_next_background(workbench: Resources) -> None:
     spec = spec_of("batched", "pgd-skip", n=3, game__p=4, game__trials=1)
     rows = rows_of(workbench, spec)
     background = background_of(spec, 0)
     assert len(background) == 4 + 3
-    past, _ = workbench.points(spec, background)
-    defense = workbench.fitted(spec).fork(0)
+    past, _ = workbench.of(spec).points(background)
+    defense = workbench.of(spec).fitted().fork(0)
     defense.predict(past[:4])
-    x, _ = workbench.points(spec, [row.index for row in rows])
+    x, _ = workbench.of(spec).points([row.index for row in rows])
     for point, row in zip(x, rows, strict=True):
         assert row.clean_answer == int(defense.fork().predict(torch.cat([past[4:], point[None]]))[-1].argmax())
 
 
-def test_a_violation_is_judged_as_the_clean_image(workbench: Workbench) -> None:
+def test_a_violation_is_judged_as_the_clean_image(workbench: Resources) -> None:
     registry.register_attack("outside", planted.LeavesTheBall)
     rows = rows_of(workbench, spec_of("regular", "outside", n=12))
     clean = rows_of(workbench, spec_of("regular", "clean", n=12))
@@ -292,29 +308,29 @@ def test_a_violation_is_judged_as_the_clean_image(workbench: Workbench) -> None:
     assert all(row.linf > 0.2 for row in rows) and rows[0].adv_sha256 != rows[0].x_sha256
 
 
-def test_states_are_found_by_what_led_to_them(workbench: Workbench, tmp_path: Path) -> None:
+def test_states_are_found_by_what_led_to_them(workbench: Resources, tmp_path: Path) -> None:
     spec = spec_of("rmc", "clean", n=5)
     bench = apart(workbench, tmp_path)
-    x, _ = bench.points(spec, spec.indices)
-    one, other, noisy = (bench.serving(spec, key) for key in (1, 1, 2))
+    x, _ = bench.of(spec).points(spec.indices)
+    one, other, noisy = (bench.of(spec).serving(key) for key in (1, 1, 2))
     one.catch_up(x[:3])
     digests = {one.digest}
     other.catch_up(x[[1, 0, 2]])
     noisy.catch_up(x[:3])
     assert len(digests | {other.digest, noisy.digest}) == 3
-    again = bench.serving(spec, 1)
+    again = bench.of(spec).serving(1)
     again.catch_up(x[:3])
     assert again.digest == one.digest and again.seconds == 0
     assert torch.equal(again.probe(x[3:]), one.probe(x[3:]))
 
 
-def test_checkpoints_on_the_way_do_not_pile_up(workbench: Workbench, tmp_path: Path) -> None:
+def test_checkpoints_on_the_way_do_not_pile_up(workbench: Resources, tmp_path: Path) -> None:
     spec = spec_of("rmc", "clean", n=5)
     bench = apart(workbench, tmp_path, checkpoint_s=1e-9)  # one after every answer
-    x, _ = bench.points(spec, spec.indices)
-    first = bench.serving(spec, 1)
+    x, _ = bench.of(spec).points(spec.indices)
+    first = bench.of(spec).serving(1)
     first.catch_up(x[:2])
-    kept = bench.serving(spec, 1)
+    kept = bench.of(spec).serving(1)
     kept.catch_up(x)  # passes the state after two points, which is somebody else's
     states = {path.name for path in (tmp_path / "own" / "states").iterdir()}
     assert states == {first.digest, kept.digest}

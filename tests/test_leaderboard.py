@@ -597,7 +597,7 @@ def test_a_run_whose_dataset_has_changed_is_shown_without_its_points(
     def raises(*_: object) -> None:
         raise KeyError("a column that is gone")
 
-    monkeypatch.setattr("bench.game.resources.Workbench.points", raises)
+    monkeypatch.setattr("bench.game.resources.Resources.points", raises)
     assert bench("leaderboard", "--out", "site").code == 0
     page = next((tmp_path / "site" / "runs").glob("*.html")).read_text()
     assert "The clean points of this run are not here" in page and "a column that is gone" in page

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from bench.results.metrics import (
+    Sharing,
     answered_right,
     at_budget,
     clean_accuracy,
@@ -65,9 +66,9 @@ def test_serving_the_same_points_again_is_no_further_evidence() -> None:
 
 def test_repeats_of_a_static_defense_are_no_further_examples_either() -> None:
     rows = [replace(ROW, game=g, position=i, index=i, answer=int(i < 50)) for g in range(5) for i in range(100)]
-    found = robust_accuracy(rows, True, "stream", answered_right(rows))
+    found = robust_accuracy(rows, Sharing("", False), answered_right(rows))
     assert found is not None and (found.low, found.high) == (wilson(50, 100).low, wilson(50, 100).high)
-    victims = robust_accuracy(rows[:40], True, "probe", answered_right(rows[:40]))
+    victims = robust_accuracy(rows[:40], Sharing("", True), answered_right(rows[:40]))
     assert victims is not None and victims.method == "Wilson"
 
 
@@ -85,20 +86,20 @@ def test_a_difference_over_repetitions_counts_every_point_once() -> None:
 
 def test_accuracies_of_a_hand_made_table() -> None:
     rows = [replace(ROW, position=i, index=i, answer=1 if i < 3 else 0) for i in range(4)]
-    robust = robust_accuracy(rows, True, "stream", answered_right(rows))
+    robust = robust_accuracy(rows, Sharing("", False), answered_right(rows))
     assert robust is not None and robust.value == 0.75 and robust.method == "Wilson"
-    for protocol, words in (("stream", "this one stream"), ("probe", "this one state")):
-        alone = robust_accuracy(rows, False, protocol, answered_right(rows))
-        assert alone is not None and words in alone.method
+    for shared in ("stream", "state"):
+        alone = robust_accuracy(rows, Sharing(shared, False), answered_right(rows))
+        assert alone is not None and f"this one {shared}" in alone.method
     again = rows + [replace(row, game=1) for row in rows]
     right = answered_right(again)
-    assert "orders of the same points" in robust_accuracy(again, False, "stream", right).method  # type: ignore[union-attr]
-    assert "bootstrap over 2 games" in robust_accuracy(again, False, "probe", right).method  # type: ignore[union-attr]
-    assert robust_accuracy([], True, "stream", {}) is None
-    assert clean_accuracy(rows, True, "stream", {}) is None
-    paired = clean_accuracy(rows, True, "stream", {(0, 0): 1, (0, 1): 0, (0, 2): 1, (0, 3): 1})
+    assert "orders of the same points" in robust_accuracy(again, Sharing("stream", False), right).method  # type: ignore[union-attr]
+    assert "bootstrap over 2 games" in robust_accuracy(again, Sharing("state", True), right).method  # type: ignore[union-attr]
+    assert robust_accuracy([], Sharing("", False), {}) is None
+    assert clean_accuracy(rows, Sharing("", False), {}) is None
+    paired = clean_accuracy(rows, Sharing("", False), {(0, 0): 1, (0, 1): 0, (0, 2): 1, (0, 3): 1})
     assert paired is not None and paired.value == 0.75
-    own = clean_accuracy([replace(row, clean_answer=1) for row in rows], True, "probe", {(0, 0): 0})
+    own = clean_accuracy([replace(row, clean_answer=1) for row in rows], Sharing("", True), {(0, 0): 0})
     assert own is not None and own.value == 1.0
 
 

@@ -100,7 +100,7 @@ def builder(workbench) -> BankBuilder:
     spec = spec_of("rmc", "clean")
     task = Digits.load(TaskParams(), None)
     context = Context(0, 0, torch.device("cpu"), workbench.cache, workbench.artefact(spec.base_key))
-    return BankBuilder(BankRecipe((3, 3), 0.05, 0.2), task, workbench.base(spec), context)
+    return BankBuilder(BankRecipe((3, 3), 0.05, 0.2), task, workbench.of(spec).base(), context)
 
 
 def test_the_bank_holds_the_training_set_and_copies_in_the_ball(builder: BankBuilder) -> None:

@@ -12,20 +12,25 @@ from bench import config, registry
 from bench.errors import BrokenPlugin
 from bench.planning.facts import facts_of
 from bench.planning.repeat import command_of
-from bench.planning.spec import GameSpec, RunSpec
+from bench.planning.spec import RunSpec
 from bench.store import Store
-from tests.conftest import Bench, sets, spec_of
+from tests.conftest import Bench, fresh_registry, sets, spec_of
 
 TEXT = """
-from dataclasses import replace
 from bench import register_protocol
-from bench.game.protocols.stream import play_stream
+from bench.game.protocols.stream import Stream
 
-def play_backwards(bench, spec, game, resume, meter, given=None):
-    turned = replace(spec, chosen=tuple(reversed(spec.places)))
-    yield from play_stream(bench, turned, game, resume, meter, given)
+class Backwards(Stream):
+    def places(self, spec, game):
+        return super().places(spec, game)[::-1]
 
-register_protocol("backwards", play_backwards, like="stream", summary="last point first")
+    def card(self, spec):
+        return "the last input is attacked and served first"
+
+    def tag(self, spec):
+        return "backwards"
+
+register_protocol("backwards", Backwards, summary="last point first")
 """
 SHORT = sets(base__epochs=8, defense__epochs=1, defense__k=128, defense__bank_steps=5, attack__steps=5)
 
@@ -44,13 +49,13 @@ def test_a_protocol_of_a_plug_in_plays_and_is_told_apart(bench: Bench, plugin: P
         bench(*args, "--workers", 2, "--set", "game.protocol=backwards").runs,
     )
     assert turned["status"] == "DONE" and turned["run"] != plain["run"] and turned["protocol"] == "backwards"
-    assert "played by the protocol backwards, which is like stream" in turned["threat_in_words"]
+    assert "the last input is attacked and served first (protocol backwards)" in turned["threat_in_words"]
     store = Store.open(config.load(None).store.db)
     assert store is not None
     cleans = [
         run for run in store.runs() if run.spec["attack"]["name"] == "clean"
     ]  # of the same stream, one forwards, one backwards
-    assert {run.spec["game"].get("play", "") for run in cleans} == {"", "backwards"}
+    assert {run.spec["game"]["protocol"] for run in cleans} == {"stream", "backwards"}
     order = [[row.index for row in store.rows(run["run"])] for run in (plain, turned)]
     assert order[1] == order[0][::-1]
     verified = json.loads(bench("verify", turned["run"], "--json", "--plugin", plugin).out)
@@ -68,8 +73,10 @@ def test_a_protocol_of_a_plug_in_plays_and_is_told_apart(bench: Bench, plugin: P
 def test_what_is_not_registered_is_refused(bench: Bench) -> None:
     done = bench("run", "--defense", "regular", "--attack", "pgd", "--set", "game.protocol=strem")
     assert done.code == 2 and "Did you mean 'stream'" in done.err
-    with pytest.raises(BrokenPlugin, match="must be one of stream, probe, replay"):
-        registry.register_protocol("mine", "x:y", like="nothing")
+    registry.register_protocol("mine", "tests.planted:Counting")
+    with pytest.raises(BrokenPlugin, match=r"is no subclass of bench\.Protocol"):
+        registry.protocols.load("mine")
+    fresh_registry()
     assert {row["name"] for row in json.loads(bench("list", "protocols", "--json").out)} == {
         "stream",
         "probe",
@@ -77,9 +84,10 @@ def test_what_is_not_registered_is_refused(bench: Bench) -> None:
     }
 
 
-def test_keys_of_built_in_protocols_hold_nothing_of_it() -> None:
+def test_what_a_protocol_says_is_stored_and_no_part_of_the_key() -> None:
     spec = spec_of("rmc", "pgd-skip")
-    assert set(spec.to_dict()["game"]) == {"protocol", "p", "trials", "repeats", "batch"}
-    other = replace(spec, game=replace(spec.game, play="mine", source="a"))
-    assert other.key != spec.key != replace(other, game=replace(other.game, source="b")).key != other.key
-    assert GameSpec("probe", play="mine").name == "mine" and GameSpec("probe").name == "probe"
+    assert spec.game.source == "" and spec.game.card and spec.game.tag == "p 40, delay 0"
+    assert replace(spec, game=replace(spec.game, card="other words", tag="other")).key == spec.key
+    mine = replace(spec, game=replace(spec.game, protocol="mine", source="a"))
+    assert mine.key != spec.key != replace(mine, game=replace(mine.game, source="b")).key != mine.key
+    assert RunSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec

@@ -84,7 +84,7 @@ def test_reset_is_the_start_and_a_fork_is_on_its_own() -> None:
 
 def fitted(workbench, name: str, **values: object):
     spec = spec_of(name, "clean", **values)
-    return workbench.fitted(spec).fork(1), *workbench.points(spec, spec.indices)
+    return workbench.of(spec).fitted().fork(1), *workbench.of(spec).points(spec.indices)
 
 
 def test_rmc_adapts_to_the_neighbours_and_carries_over(workbench) -> None:
@@ -139,7 +139,7 @@ def test_rmc_plus_replaces_what_it_says_by_examples_in_the_ball(workbench, delta
     assert set(overlay.rows) <= set(pool) and len(overlay.rows) == round(delta * len(pool)) > 0
     originals = bank.images[bank.originals(overlay.rows)].astype(int)
     assert 0 < np.abs(overlay.images.astype(int) - originals).max() <= 0.2 * bank.pixel_scale
-    frozen = workbench.fitted(spec_of("rmc-plus", "clean", defense__delta=delta, defense__replace=replace))
+    frozen = workbench.of(spec_of("rmc-plus", "clean", defense__delta=delta, defense__replace=replace)).fitted()
     assert frozen._bank.overlay is None  # the fitted bank is shared and stays as it was
 
 
@@ -161,8 +161,8 @@ def test_rmc_plus_crafts_against_its_adapted_weights(workbench) -> None:
 @pytest.mark.parametrize("name", ["rmc", "webnn"])
 def test_an_approximate_index_may_find_fewer_than_k(workbench, name: str) -> None:
     spec = spec_of(name, "clean", n=3, defense__index="ivf", defense__probes=1, defense__k=1000)
-    defense = workbench.fitted(spec).fork(1)
-    x, _ = workbench.points(spec, spec.indices)
+    defense = workbench.of(spec).fitted().fork(1)
+    x, _ = workbench.of(spec).points(spec.indices)
     assert (
         len(defense._bank.search(defense._features.features(x[:1]).numpy()[0], 1000).ids) < 1000
         if name == "rmc"

@@ -10,7 +10,7 @@ from torch.autograd.functional import jacobian
 from bench.data.task import TaskFacts
 from bench.draws import generator
 from bench.errors import BadValue
-from bench.game.resources import Workbench
+from bench.game.resources import Resources
 from bench.models.small_cnn import DigitsCNN
 from defenses.adversarial import FGSMTraining, FGSMTrainingParams, PGDTraining, PGDTrainingParams
 from defenses.cross_lipschitz import cross_lipschitz
@@ -185,7 +185,7 @@ def test_adversarial_bases_take_the_radius_of_the_task() -> None:
 
 
 @pytest.mark.parametrize("name", ["fgsm-at", "pgd-at", "jacobian", "cross-lipschitz", "feature-denoising"])
-def test_training_is_a_function_of_its_seed(workbench: Workbench, name: str) -> None:
+def test_training_is_a_function_of_its_seed(workbench: Resources, name: str) -> None:
     spec = spec_of(name, "clean", base__epochs=1)
     task, context = workbench.task(spec.dataset), workbench._context(spec, 0)
     made = []

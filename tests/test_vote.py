@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from bench.errors import BadValue
-from bench.game.resources import Workbench
+from bench.game.resources import Resources
 from defenses.neighbours import Neighbours
 from defenses.vote import NearestVote, SoftKNN, class_indexes
 from defenses.webnn import confidence
 from tests.conftest import spec_of
 
 
-def fitted(workbench: Workbench, name: str, **values: object) -> tuple[NearestVote, torch.Tensor]:
+def fitted(workbench: Resources, name: str, **values: object) -> tuple[NearestVote, torch.Tensor]:
     spec = spec_of(name, "clean", n=10, **values)
-    defense = workbench.fitted(spec)
+    defense = workbench.of(spec).fitted()
     assert isinstance(defense, NearestVote)
-    return defense, workbench.points(spec, spec.indices)[0]
+    return defense, workbench.of(spec).points(spec.indices)[0]
 
 
 def features(defense: NearestVote) -> np.ndarray:
@@ -30,7 +30,7 @@ def features(defense: NearestVote) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["deepnn", "webnn"])
-def test_the_vote_is_that_of_a_brute_force_search(workbench: Workbench, name: str) -> None:
+def test_the_vote_is_that_of_a_brute_force_search(workbench: Resources, name: str) -> None:
     defense, x = fitted(workbench, name, defense__k=15)
     logits, bank = defense.predict(x), features(defense)
     assert len(bank) == (1297 if name == "deepnn" else 2594)
@@ -41,7 +41,7 @@ def test_the_vote_is_that_of_a_brute_force_search(workbench: Workbench, name: st
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "entropy", "diversity"])
-def test_averaged_outputs_are_those_of_a_brute_force(workbench: Workbench, weighting: str) -> None:
+def test_averaged_outputs_are_those_of_a_brute_force(workbench: Resources, weighting: str) -> None:
     defense, x = fitted(workbench, "webnn", defense__k=15, defense__weighting=weighting)
     logits, bank = defense.predict(x), features(defense)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_a_sure_output_weighs_more_than_an_unsure_one() -> None:
     assert confidence(outputs, "diversity")[1] == pytest.approx(2 * 0.25**3)
 
 
-def test_the_soft_vote_tends_to_the_nearest_neighbour(workbench: Workbench) -> None:
+def test_the_soft_vote_tends_to_the_nearest_neighbour(workbench: Resources) -> None:
     deepnn, x = fitted(workbench, "deepnn")
     classes = class_indexes(deepnn._bank.index, deepnn._bank.labels, 10)
     cold = SoftKNN(deepnn._network, classes, 100, 1e-5)
@@ -86,7 +86,7 @@ def test_the_soft_vote_tends_to_the_nearest_neighbour(workbench: Workbench) -> N
     assert bool((gradient.flatten(1).abs().amax(1) > 0).all())
 
 
-def test_the_soft_average_tends_to_the_output_of_the_nearest_neighbour(workbench: Workbench) -> None:
+def test_the_soft_average_tends_to_the_output_of_the_nearest_neighbour(workbench: Resources) -> None:
     webnn, x = fitted(workbench, "webnn", defense__weighting="uniform")
     outputs = np.array(webnn._spoken)
     cold = SoftKNN(webnn._network, class_indexes(webnn._bank.index, webnn._bank.labels, 10, outputs), 200, 1e-6)
@@ -109,13 +109,13 @@ def test_a_class_without_images_gets_no_vote() -> None:
     assert bool((logits[:, 3] < -1000).all()) and bool(torch.isfinite(logits).all())
 
 
-def test_proxies_share_the_images_and_not_the_network(workbench: Workbench) -> None:
+def test_proxies_share_the_images_and_not_the_network(workbench: Resources) -> None:
     deepnn, _ = fitted(workbench, "deepnn")
     first, second = deepnn.proxy(), deepnn.fork().proxy()
     assert first._classes is second._classes and first.network is not second.network
 
 
-def test_a_smaller_bank_answers_from_fewer_images(workbench: Workbench) -> None:
+def test_a_smaller_bank_answers_from_fewer_images(workbench: Resources) -> None:
     webnn, x = fitted(workbench, "webnn", defense__bank_size=200)
     assert len(webnn._bank) == 400 and webnn.predict(x).shape == (10, 10)
     with pytest.raises(BadValue, match=r"defense.bank_size is 5000, but digits has 1297"):
@@ -127,11 +127,11 @@ def test_a_smaller_bank_answers_from_fewer_images(workbench: Workbench) -> None:
 @pytest.mark.parametrize(
     ("name", "sets"), [("webnn", {"D", "D'"}), ("deepnn", {"D"}), ("rmc", {"D", "D'"}), ("knn-at", {"D"})]
 )
-def test_neighbours_are_told_by_what_was_searched(workbench: Workbench, name: str, sets: set[str]) -> None:
+def test_neighbours_are_told_by_what_was_searched(workbench: Resources, name: str, sets: set[str]) -> None:
     spec = spec_of(name, "clean", n=3)
-    defense = workbench.fitted(spec).fork()
+    defense = workbench.of(spec).fitted().fork()
     before = defense.snapshot()
-    told = defense.neighbour_labels(workbench.points(spec, spec.indices)[0])
+    told = defense.neighbour_labels(workbench.of(spec).points(spec.indices)[0])
     assert len(told) == 3 and all(set(found) == sets for found in told)
     assert all(sum(counts) == defense.params.k for found in told for counts in found.values())
     after = defense.snapshot()

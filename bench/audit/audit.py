@@ -21,12 +21,13 @@ from bench.draws import Draws
 from bench.errors import BadValue
 from bench.execution.runner import Listener, run_all
 from bench.game.crafting import craft
-from bench.game.resources import Workbench
+from bench.game.resources import Resources
 from bench.planning.facts import facts_of
 from bench.planning.plan import Planned, Request, plan
+from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
 from bench.results.compare import outcome_of
-from bench.results.metrics import shared_by_all
+from bench.results.metrics import Sharing
 from bench.settings import Settings
 from bench.store import Store
 from bench.threat import Tier, tier_of
@@ -116,7 +117,7 @@ class Player:
         self.audit = audit
         self._store = store
         self._settings = settings
-        self.bench = Workbench(settings)
+        self.bench = Resources(settings)
         self.played: dict[str, Played] = {}
         #: why a step was not played, by its name
         self.left_out: dict[str, str] = {}
@@ -192,7 +193,7 @@ class Player:
         audit, main = self.audit, self.audit.main
         trials = None
         if main.kind != "static":
-            trials = {index: place % main.game.trials for place, index in enumerate(main.order)}
+            trials = _trials(main)
         verdicts = {name: self._verdict(name) for name in get_args(Tier)}
         difference, findings = self._gain(trials)
         findings = in_order([*behaviour(self._subject()), *self._strength(trials), *findings])
@@ -222,7 +223,7 @@ class Player:
         own = [name for name, of in here.items() if of == tier] or list(here)
         games = [{row.index: row.game for row in self.played[name].rows} for name in own]
         specs = [self.audit.planned[name].spec for name in own]
-        given = max((shared_by_all(spec.kind == "static", spec.game.protocol) for spec in specs), default="")
+        given = max((Sharing.of(spec.to_dict()).shared for spec in specs), default="")
         examples = {index for name in here for index in self.played[name].outcome}
         trials = None if self.audit.main.kind == "static" else shared_games(games, examples)
         return tier_verdict(tiers, self.played, tier, trials, given)
@@ -279,11 +280,19 @@ class Player:
         if not registry.defenses.load(spec.defense.name).differentiable:
             return []
         spec = replace(spec, n=min(spec.n, PLANTED))
-        serving = self.bench.serving(spec, spec.noise_key(0))
-        x, y = self.bench.points(spec, spec.indices)
-        oracle = self.bench.oracle(spec, 0, serving)
-        craft(self.bench.attack(spec), oracle, x, y, spec, spec.indices)
+        serving = self.bench.of(spec).serving(spec.noise_key(0))
+        x, y = self.bench.of(spec).points(spec.indices)
+        oracle = self.bench.of(spec).oracle(0, serving)
+        craft(self.bench.of(spec).attack, oracle, x, y, spec, spec.indices)
         curve = settled(oracle.trace, len(x), "pgd-skip")
         params, draws = spec.attack.params, Draws(spec.seed, "audit", spec.indices)
         made = planted(serving.defense.proxy(), x, spec.threat, params["steps"], params["rel_step_size"], draws)
         return [made] if curve is None else [curve, made]
+
+
+def _trials(spec: RunSpec) -> dict[int, int]:
+    """The game of each test point (by index), where the games of a run share the points out; else one for all."""
+    if not spec.game.facts.splits:
+        return dict.fromkeys(spec.order, 0)
+    whole, rules = replace(spec, n=spec.test_size, chosen=None), rules_of(spec.game)
+    return {whole.order[place]: game for game in range(spec.game.games) for place in rules.places(whole, game)}

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from bench.planning.rules import protocols_with
+
 #: how much of everything a budget has. n: examples; few: examples of what is dear against a defense that adapts
 SIZES: dict[str, dict[str, int]] = {
     "quick": {"n": 30, "few": 10, "queries": 100, "hops": 100, "draws": 1000, "asked": 20, "rounds": 3, "square": 200,
@@ -61,7 +63,7 @@ def battery(subject: Subject, budget: str) -> list[Step]:
     size = SIZES[budget]
     n, slow = size["n"], subject.kind != "static"
     few = size["few"] if slow else n
-    asking = {"game.protocol": "probe"} if subject.kind == "batch" else {}
+    asking = {"game.protocol": protocols_with(background=True)[0]} if subject.kind == "batch" else {}
     thorough = {"attack.steps": size["steps"], "attack.square_queries": size["square"]}
     direct = DIRECT[budget]
     steps = [

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bench.audit.battery import Step
 from bench.contracts import Defense, probe
-from bench.game.resources import Workbench
+from bench.game.resources import Resources
+from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
 
 #: answers that the checks of behaviour ask for, in points of one stream
@@ -29,16 +30,16 @@ class Pace:
     gradient: float
 
 
-def pace(bench: Workbench, spec: RunSpec) -> Pace:
+def pace(bench: Resources, spec: RunSpec) -> Pace:
     """Measured on the points of a run, after one of each to warm up."""
-    defense = bench.serving(spec, 0).defense
+    defense = bench.of(spec).serving(0).defense
     together = max(spec.game.batch, 1)
-    x, _ = bench.points(spec, (spec.indices * together)[: 2 * together])
+    x, _ = bench.of(spec).points((spec.indices * together)[: 2 * together])
     company = x[1:together] if together > 1 else None
     return Pace(
         _timed(lambda: defense.predict(x[:together])) / together,
         _timed(lambda: probe(defense, x[:1], None, company)),
-        _gradient(defense, bench.points(spec, spec.indices[:MANY])[0]) if defense.differentiable else 0.0,
+        _gradient(defense, bench.of(spec).points(spec.indices[:MANY])[0]) if defense.differentiable else 0.0,
     )
 
 
@@ -67,12 +68,13 @@ def costs(steps: list[Step], specs: Mapping[str, RunSpec], pace: Pace) -> dict[s
     for step in steps:
         spec = specs[step.name]
         game, threat = spec.game, spec.threat
+        others = rules_of(game).others_served(spec)
         seconds = step.n * _of_an_example(step, spec, pace)
-        if game.protocol == "probe" and not step.on_base:
+        if game.facts.background and not step.on_base:
             if threat.weights == "simulated":
-                seconds += game.p * game.trials * threat.known * pace.answer
-            if (background := (game, threat.delay)) not in charged:
-                seconds += (game.p + threat.delay) * game.trials * pace.answer
+                seconds += (others - threat.delay) * game.games * threat.known * pace.answer
+            if (background := (game.protocol, tuple(game.params.items()), threat.delay)) not in charged:
+                seconds += others * game.games * pace.answer
                 charged.add(background)
         found[step.name] = seconds
     return found
@@ -82,7 +84,7 @@ def _of_an_example(step: Step, spec: RunSpec, pace: Pace) -> float:
     """Seconds to attack one example and to have it answered."""
     params, queries = spec.attack.params, spec.threat.queries
     passes = float(params.get("steps", 1) * params.get("restarts", 1))
-    answer = pace.probe if spec.game.protocol == "probe" else pace.answer
+    answer = pace.probe if spec.game.facts.answers_clean else pace.answer
     if "square_queries" in params:  # FAB differentiates every class; Square passes forwards only
         passes = params["steps"] * (1 + 2 * params["target_classes"]) + params["square_queries"] / 3
     if "draws" in params:

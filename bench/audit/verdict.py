@@ -55,7 +55,7 @@ def tier_verdict(
     """Worst-case robust accuracy of a tier with its interval, and which attack broke what; None where nothing ran.
 
     trials: which game each example belongs to, where examples share a state; None: they are in no games.
-    given: what they share in a single game (`bench.results.metrics.shared_by_all`).
+    given: what they share in a single game (`bench.results.metrics.Sharing`).
     """
     broken = breakers_of(steps, played, tier)
     if not broken:

@@ -11,7 +11,7 @@ from bench.checks.verdict import Check, Result, Violated
 from bench.config import Config, load
 from bench.environment import one_thread
 from bench.errors import BenchError, one_line
-from bench.game.resources import Workbench
+from bench.game.resources import Resources
 from bench.planning.facts import facts_of
 from bench.planning.plan import Request, plan
 from bench.settings import Settings
@@ -42,10 +42,10 @@ def check_file(file: Path, name: str, cache: Path, dataset: str = "digits", base
     one_thread()
     settings = Settings(cache, None, "cpu", toml, (str(file),), chunk=50, checkpoint_s=5.0, workers=1)
     config = load(toml if toml.is_file() else None)
-    return run_checks(name, registry.kind_of(name), config, Workbench(settings), dataset, base)
+    return run_checks(name, registry.kind_of(name), config, Resources(settings), dataset, base)
 
 
-def run_checks(name: str, kind: str, config: Config, bench: Workbench, dataset: str, base: str) -> list[Result]:
+def run_checks(name: str, kind: str, config: Config, bench: Resources, dataset: str, base: str) -> list[Result]:
     """All checks of one plug-in; `kind` is `defense` or `attack`. A check that raises has failed."""
     facts = facts_of(bench.settings.data_dir)
     if kind == "defense":
@@ -55,7 +55,8 @@ def run_checks(name: str, kind: str, config: Config, bench: Workbench, dataset: 
         subject = DefenseSubject(bench, spec)
         return [_result(check, subject) for check in DEFENSE_CHECKS]
     entry = registry.attacks[name].resolved()
-    sets: dict[str, int] = {"game.p": 4, "game.trials": 1} if entry.protocol == "probe" else {}
+    quick = registry.protocols.load(str(entry.protocol)).quick
+    sets: dict[str, int] = {f"game.{key}": value for key, value in quick.items()}
     if (entry.preset or {}).get("queries") and "queries" in (entry.free or ()):
         sets["threat.queries"] = QUERIES
     fields = entry.load().Params.model_fields

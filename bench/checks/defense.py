@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.checks.verdict import Check, demand, under_global_seed
 from bench.contracts import Defense, probe
-from bench.game.resources import Workbench
+from bench.game.resources import Resources
 from bench.planning.spec import RunSpec
 from bench.values import State
 
@@ -21,15 +21,15 @@ STATIC_TOLERANCE = 1e-5
 class DefenseSubject:
     """A fitted defense and a dozen test points."""
 
-    def __init__(self, bench: Workbench, spec: RunSpec) -> None:
+    def __init__(self, bench: Resources, spec: RunSpec) -> None:
         self.bench = bench
         self.spec = spec
-        self.x, self.y = bench.points(spec, spec.indices)
+        self.x, self.y = bench.of(spec).points(spec.indices)
         self.classes = bench.task(spec.dataset).facts.num_classes
 
     def fresh(self) -> Defense:
         """A copy that has served nothing."""
-        return self.bench.fitted(self.spec).fork(self.spec.noise_key(0))
+        return self.bench.of(self.spec).fitted().fork(self.spec.noise_key(0))
 
     @property
     def batch(self) -> int:

@@ -54,14 +54,14 @@ def check(
     from bench.checks import run_checks
     from bench.data.files import data_dir as data_folder
     from bench.environment import one_thread
-    from bench.game.resources import Workbench
+    from bench.game.resources import Resources
 
     one_thread()
     settings = session.settings(session.db(db), data_folder(data_dir), "cpu", 1)
     with tempfile.TemporaryDirectory(prefix="bench-check-") as folder:
         if not settings.cache_root.exists():  # a check leaves nothing behind where nothing was
             settings = replace(settings, cache_root=Path(folder))
-        results = run_checks(name, kind, session.config, Workbench(settings), dataset, base)
+        results = run_checks(name, kind, session.config, Resources(settings), dataset, base)
     failed = sum(not result.passed for result in results)
     if as_json:
         checks = [asdict(result) for result in results]

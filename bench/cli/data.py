@@ -95,7 +95,7 @@ def train(
     from bench import registry
     from bench.data.files import data_dir as data_folder
     from bench.environment import one_thread, pick_device
-    from bench.game.resources import Workbench
+    from bench.game.resources import Resources
     from bench.planning.facts import facts_of
     from bench.planning.plan import Request, plan
 
@@ -107,9 +107,9 @@ def train(
     spec = plan([request], session.config, facts_of(folder))[0].spec
     settings = session.settings(session.db(db), folder, pick_device(device), 1)
     one_thread()
-    bench = Workbench(settings, lambda line: click.echo(line, err=True))
-    fitted = bench.base(spec)
-    x, y = bench.points(spec, list(range(spec.test_size)))
+    bench = Resources(settings, lambda line: click.echo(line, err=True))
+    fitted = bench.of(spec).base()
+    x, y = bench.of(spec).points(list(range(spec.test_size)))
     right = int((fitted.predict(x).argmax(1) == y).sum())
     path = bench.cache.path("bases", bench.artefact(spec.base_key)) / "weights.safetensors"
     result = {

@@ -43,7 +43,7 @@ def leaderboard(
     """
     session = open_session(config, plugins, strict=False)
     from bench.data.files import data_dir as data_folder
-    from bench.game.resources import Workbench
+    from bench.game.resources import Resources
     from bench.planning.facts import facts_of
     from bench.planning.repeat import command_of
     from bench.planning.spec import RunSpec
@@ -61,7 +61,7 @@ def leaderboard(
     if folder.exists() and not folder.is_dir():
         raise BadValue(f"--out {out!r} is a file; give a folder.")
     folder_of_data = data_folder(data_dir)
-    workbench = Workbench(session.settings(url, folder_of_data, "cpu"))
+    workbench = Resources(session.settings(url, folder_of_data, "cpu"))
     facts = facts_of(folder_of_data)
     given = [word for plugin in plugins for word in ("--plugin", plugin)]  # they are needed where the pages were made
     given += ["--config", config] if config else []

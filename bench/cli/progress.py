@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 
 from bench.execution.progress import PlainListener, Tally, title
-from bench.execution.runner import Listener, expected_rows
+from bench.execution.runner import Listener
 from bench.planning.plan import Planned
+from bench.planning.rules import rows_of
 from bench.planning.spec import RunSpec
 
 #: runs that have a line of their own on a terminal: those with the latest news
@@ -42,7 +43,7 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
         self._console = console
         specs = [spec for item in planned for spec in (item.clean, item.spec) if spec is not None]
         #: rows of each run that has not ended which are to be played here, as far as that is known
-        self._open = {spec.key: expected_rows(spec) for spec in specs}
+        self._open = {spec.key: rows_of(spec) for spec in specs}
         self._asked, self._ended, self._played = len(self._open), 0, 0
         self._tallies: dict[str, Tally] = {}
         #: the lines of the runs with news, the latest last; a run that waits for what others make has none yet
@@ -97,17 +98,15 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
         line = self._lines.pop(spec.key, None)
         if line is None:
             done = self._tallies[spec.key].start if spec.key in self._tallies else 0
-            line = self._runs.add_task(
-                short_title(spec), total=expected_rows(spec), completed=done, accuracy="", doing=""
-            )
+            line = self._runs.add_task(short_title(spec), total=rows_of(spec), completed=done, accuracy="", doing="")
         self._lines[spec.key] = line
         for age, other in enumerate(reversed(self._lines.values())):
             self._runs.update(other, visible=age < MOST_LINES)
         return line
 
     def started(self, spec: RunSpec, rows: int) -> None:
-        self._tallies[spec.key] = Tally(rows, expected_rows(spec))
-        self._open[spec.key] = expected_rows(spec) - rows
+        self._tallies[spec.key] = Tally(rows, rows_of(spec))
+        self._open[spec.key] = rows_of(spec) - rows
         self._count()
 
     def progress(self, spec: RunSpec, text: str) -> None:

@@ -144,7 +144,7 @@ def _print_plan(planned: list[Any], store: Any, as_json: bool) -> None:
                 "eps": spec.threat.eps,
                 "n": spec.n,
                 "seed": spec.seed,
-                "protocol": spec.game.name,
+                "protocol": spec.game.protocol,
                 "spec": spec.to_dict(),
             }
         )

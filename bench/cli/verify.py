@@ -46,11 +46,11 @@ def verify(
     from bench.data.files import data_dir as data_folder
     from bench.environment import one_thread, pick_device
     from bench.execution.verify import verify as verify_run
-    from bench.game.resources import Workbench
+    from bench.game.resources import Resources
 
     one_thread()
     settings = session.settings(session.db(db), data_folder(data_dir), pick_device(device), 1)
-    found = verify_run(store, record, Workbench(settings))
+    found = verify_run(store, record, Resources(settings))
     if as_json:
         click.echo(json.dumps({**asdict(found), "holds": found.holds}))
         return int(not found.holds)

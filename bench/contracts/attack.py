@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
-from bench.contracts.defense import BLOCK, DefenseInfo, Protocol
+from bench.contracts.defense import BLOCK, DefenseInfo
 from bench.draws import Draws
 from bench.threat import Norm, ThreatModel
 from bench.values import Params
@@ -16,6 +16,10 @@ from bench.values import Params
 if TYPE_CHECKING:
     from bench.contracts.oracle import Oracle
     from bench.data.task import TaskFacts
+
+
+#: the protocol of attacks that name none
+DEFAULT_PROTOCOL = "stream"
 
 
 class Attack(ABC):
@@ -29,7 +33,7 @@ class Attack(ABC):
     #: protocol; what `register_attack` says beats them
     preset: ClassVar[Mapping[str, Any]] = {}
     free: ClassVar[tuple[str, ...]] = ()
-    protocol: ClassVar[Protocol] = "stream"
+    protocol: ClassVar[str] = DEFAULT_PROTOCOL
     #: `budget`: stays within the threat's eps; `minimal`: seeks the smallest perturbation in its own norm
     kind: ClassVar[Literal["budget", "minimal"]] = "budget"
     #: its own norm, and all norms that it can be run in (none named: its own)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from bench.data.task import Task, TaskFacts
 
 Kind = Literal["static", "online", "batch"]
-Protocol = Literal["stream", "probe", "replay"]
 
 #: Batched work runs in blocks of this many rows, padded to it: logits differ by 5e-6 with the company otherwise.
 BLOCK = 100

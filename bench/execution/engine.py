@@ -11,9 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Protocol
@@ -21,7 +20,7 @@ from typing import Protocol
 from bench import plugins
 from bench.environment import one_thread
 from bench.execution.jobs import Done, Event, Failed, Job, Progress, perform
-from bench.game.resources import Workbench
+from bench.game.resources import Resources
 from bench.settings import Settings
 
 #: what a worker is started with: one thread, and a C library that keeps the memory of a batch for the next one instead
@@ -34,6 +33,10 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
     "MALLOC_TOP_PAD_": str(16 << 20),
 }
+
+
+#: is told what a job does, as one line
+Watch = Callable[[Job, str], None]
 
 
 class Engine(Protocol):
@@ -49,7 +52,7 @@ class Engine(Protocol):
         """Whether any job is under way."""
 
     def events(self, timeout_s: float) -> Iterator[tuple[Job, Event]]:
-        """What jobs have said since the last call; waits for at most this long where none has."""
+        """What jobs have done since the last call (no progress); waits for at most this long where none has."""
 
     def stop(self) -> None:
         """End everything at once."""
@@ -58,10 +61,15 @@ class Engine(Protocol):
 class InlineEngine:
     """Does one job at a time in this process: no start-up, and a debugger works."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, watch: Watch) -> None:
         one_thread()
-        self._bench = Workbench(settings)
+        self._resources = Resources(settings, self._report)
+        self._watch = watch
         self._job: Job | None = None
+
+    def _report(self, line: str) -> None:
+        if self._job is not None:
+            self._watch(self._job, line)
 
     def room(self) -> bool:
         return self._job is None
@@ -73,12 +81,11 @@ class InlineEngine:
         return self._job is not None
 
     def events(self, timeout_s: float) -> Iterator[tuple[Job, Event]]:
-        job, said = self._job, deque[Event]()
+        job = self._job
         if job is None:
             time.sleep(timeout_s)
             return
-        # events are handed over while the job runs, in its own thread of control, so that chunks are committed at once
-        for event in _performed(self._bench, job, said):
+        for event in perform(self._resources, job):
             if isinstance(event, Done | Failed):
                 self._job = None
             yield job, event
@@ -87,50 +94,12 @@ class InlineEngine:
         self._job = None
 
 
-class _Abandoned(BaseException):
-    """Nobody takes a job's events any more; no `except Exception` of a plug-in may swallow it."""
-
-
-def _performed(bench: Workbench, job: Job, said: deque[Event]) -> Iterator[Event]:
-    """The events of a job done in a helper thread that waits until each event has been taken."""
-    ready, taken = threading.Semaphore(0), threading.Semaphore(0)
-    stopped = threading.Event()
-
-    def emit(event: Event) -> None:
-        said.append(event)
-        ready.release()
-        if not isinstance(event, Done | Failed):
-            taken.acquire()
-            if stopped.is_set():
-                raise _Abandoned
-
-    def work() -> None:
-        one_thread()  # some libraries keep the number of threads per thread
-        with suppress(_Abandoned):
-            perform(bench, job, emit)
-
-    bench.report = lambda line: emit(Progress(line))
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            ready.acquire()
-            event = said.popleft()
-            yield event
-            if isinstance(event, Done | Failed):
-                return
-            taken.release()
-    finally:
-        stopped.set()
-        taken.release()
-        thread.join()
-
-
 class PoolEngine:
     """A pool of `count` worker processes of one thread each."""
 
-    def __init__(self, settings: Settings, count: int) -> None:
+    def __init__(self, settings: Settings, count: int, watch: Watch) -> None:
         self._settings = settings
+        self._watch = watch
         self._context = multiprocessing.get_context("spawn")
         self._workers = [_Worker(self._context, settings) for _ in range(count)]
 
@@ -162,6 +131,9 @@ class PoolEngine:
                 event: Event = connection.recv()
             except (EOFError, ConnectionResetError):
                 event = self._replace(worker)
+            if isinstance(event, Progress):
+                self._watch(job, event.text)
+                continue
             if isinstance(event, Done | Failed):
                 worker.job = None
             yield job, event
@@ -242,10 +214,11 @@ def _work(connection: Connection, settings: Settings, parent: int) -> None:
             last[0] = time.monotonic()
             emit(Progress(line))
 
-    bench = Workbench(settings, report)
+    resources = Resources(settings, report)
     while True:
         try:
-            perform(bench, connection.recv(), emit)
+            for event in perform(resources, connection.recv()):
+                emit(event)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 
@@ -256,6 +229,8 @@ def _die_with(parent: int) -> None:
     os._exit(1)
 
 
-def make_engine(settings: Settings) -> Engine:
-    """The engine for this many workers: in this process for one, else a pool."""
-    return InlineEngine(settings) if settings.workers == 1 else PoolEngine(settings, settings.workers)
+def make_engine(settings: Settings, watch: Watch) -> Engine:
+    """The engine for this many workers: in this process for one, else a pool. `watch` is told of progress at once."""
+    if settings.workers == 1:
+        return InlineEngine(settings, watch)
+    return PoolEngine(settings, settings.workers, watch)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bench.errors import one_line
-from bench.game import protocols
-from bench.game.resources import Workbench
+from bench.game.resources import Resources, RunResources
+from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
-from bench.rows import Meter, Row
+from bench.rows import Meter, Resume, Row
 
 JobKind = Literal["declines", "base", "pieces", "piece", "fit", "craft", "game"]
 
@@ -24,7 +24,7 @@ class Job:
     kind: JobKind
     spec: RunSpec
     argument: Any = None
-    resume: protocols.Resume = field(default_factory=protocols.Resume)
+    resume: Resume = field(default_factory=Resume)
 
     @property
     def key(self) -> str:
@@ -51,7 +51,7 @@ class ChunkDone:
 
     rows: list[Row]
     file: str
-    resume: protocols.Resume
+    resume: Resume
     meter: Meter
     wall_s: float
 
@@ -72,60 +72,49 @@ class Failed:
 
 
 Event = Progress | ChunkDone | Done | Failed
-Emit = Callable[[Event], None]
 
 
-def perform(bench: Workbench, job: Job, emit: Emit) -> None:
-    """Do a job; what a plug-in raises becomes `Failed`, so that it ends its own run and no other."""
+def perform(resources: Resources, job: Job) -> Iterator[Event]:
+    """Do a job: what it says on the way, then `Done` or `Failed`.
+
+    What a plug-in raises becomes `Failed`, so that it ends its own run and no other. Progress is not yielded here: it
+    is told through `resources.report` at once, while a step takes long.
+    """
     try:
-        emit(Done(_ACTIONS[job.kind](bench, job, emit)))
+        if job.kind == "game":
+            value: Any = yield from _game(resources, job)
+        else:
+            value = _STEPS[job.kind](resources.of(job.spec), job.argument)
     except (Exception, SystemExit) as error:  # the boundary to foreign code: the reason is stored with the run
-        emit(Failed(f"{type(error).__name__}: {one_line(error)}", traceback.format_exc()))
+        yield Failed(f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
+    else:
+        yield Done(value)
 
 
-def _declines(bench: Workbench, job: Job, emit: Emit) -> str | None:
-    return bench.declined(job.spec)
-
-
-def _base(bench: Workbench, job: Job, emit: Emit) -> None:
-    bench.base(job.spec)
-
-
-def _pieces(bench: Workbench, job: Job, emit: Emit) -> list[str]:
-    return bench.missing_pieces(job.spec)
-
-
-def _piece(bench: Workbench, job: Job, emit: Emit) -> None:
-    bench.prepare(job.spec, job.argument)
-
-
-def _fit(bench: Workbench, job: Job, emit: Emit) -> None:
-    bench.fitted(job.spec)
-
-
-def _craft(bench: Workbench, job: Job, emit: Emit) -> None:
-    bench.crafted(job.spec, job.argument)
-
-
-def _game(bench: Workbench, job: Job, emit: Emit) -> tuple[Meter, float]:
-    """Play a game; returns what was spent after its last chunk. The clock starts once the defense is loaded."""
-    bench.fitted(job.spec)
-    start, meter = time.perf_counter(), Meter()
-    for chunk in protocols.play(bench, job.spec, job.argument, job.resume, meter):
-        file = bench.cache.put_tensors("images", {"images": chunk.images})
-        now = time.perf_counter()
-        resume = protocols.Resume(chunk.rows[-1].position + 1, chunk.served, chunk.digest)
-        emit(ChunkDone(chunk.rows, file, resume, replace(meter), now - start))
-        start, meter.attack_s, meter.defense_s = now, 0.0, 0.0
-    return meter, time.perf_counter() - start
-
-
-_ACTIONS: dict[str, Callable[[Workbench, Job, Emit], Any]] = {
-    "declines": _declines,
-    "base": _base,
-    "pieces": _pieces,
-    "piece": _piece,
-    "fit": _fit,
-    "craft": _craft,
-    "game": _game,
+#: what a step before the games makes, given what the run needs and the job's argument
+_STEPS: dict[str, Callable[[RunResources, Any], Any]] = {
+    "declines": lambda run, _: run.declined(),
+    "base": lambda run, _: _made(run.base()),
+    "pieces": lambda run, _: run.missing_pieces(),
+    "piece": lambda run, name: run.make_piece(name),
+    "fit": lambda run, _: _made(run.fitted()),
+    "craft": lambda run, block: _made(run.crafted_on_base(block)),
 }
+
+
+def _made(thing: object) -> None:
+    """Nothing: what was made stays in this process, or in the cache."""
+
+
+def _game(resources: Resources, job: Job) -> Generator[Event, None, tuple[Meter, float]]:
+    """Play a game; returns what was spent after its last chunk. The clock starts once the defense is loaded."""
+    resources.of(job.spec).fitted()
+    start = time.perf_counter()
+    match = resources.match(job.spec, job.argument)
+    for chunk in rules_of(job.spec.game).play(match, job.resume):
+        file = resources.cache.put_tensors("images", {"images": chunk.images})
+        wall_s = time.perf_counter() - start
+        resume = Resume(chunk.rows[-1].position + 1, chunk.served, chunk.digest)
+        yield ChunkDone(chunk.rows, file, resume, replace(match.meter), wall_s)
+        start, match.meter.attack_s, match.meter.defense_s = time.perf_counter(), 0.0, 0.0
+    return match.meter, time.perf_counter() - start

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TextIO
 
-from bench.execution.runner import Listener, expected_rows
+from bench.execution.runner import Listener
+from bench.planning.rules import rows_of
 from bench.planning.spec import RunSpec
 
 
@@ -54,7 +55,7 @@ class PlainListener(Listener, AbstractContextManager["PlainListener"]):
             self._line(spec, text)
 
     def started(self, spec: RunSpec, rows: int) -> None:
-        self._tallies[spec.key] = Tally(rows, expected_rows(spec))
+        self._tallies[spec.key] = Tally(rows, rows_of(spec))
         self._line(spec, f"goes on after {rows} rows" if rows else "started")
 
     def progress(self, spec: RunSpec, text: str) -> None:

@@ -15,9 +15,10 @@ from bench.cache import Cache
 from bench.environment import collect
 from bench.errors import StoreError, one_line
 from bench.execution.engine import Engine, make_engine
-from bench.execution.jobs import ChunkDone, Done, Event, Failed, Job, Progress
-from bench.game.protocols.probe import victims
+from bench.execution.jobs import ChunkDone, Done, Event, Failed, Job
+from bench.game.blocks import Blocks
 from bench.planning.plan import Planned
+from bench.planning.rules import rows_of
 from bench.planning.spec import RunSpec
 from bench.settings import Settings
 from bench.store import Claim, LeaseLost, Store
@@ -64,8 +65,8 @@ def script(spec: RunSpec, open_games: Iterable[Job]) -> Script:
         yield [Job("piece", spec, name) for name in dict.fromkeys(missing)]
     yield [Job("fit", spec)]
     if spec.crafted_on_base:
-        size = registry.attacks.load(spec.attack.name).block or spec.n
-        yield [Job("craft", spec, block) for block in range(-(-spec.n // size))]
+        blocks = Blocks(spec.places, registry.attacks.load(spec.attack.name).block)
+        yield [Job("craft", spec, block) for block in range(len(blocks))]
     yield list(open_games)
 
 
@@ -150,7 +151,7 @@ class Runner:
 
     def _submit(self, job: Job) -> None:
         if self._engine is None:  # no process is started before there is work
-            self._engine = make_engine(self._settings)
+            self._engine = make_engine(self._settings, self._progress)
         self._engine.submit(job)
 
     def _next(self, pending: deque[tuple[RunSpec, str | None]], held: deque[tuple[RunSpec, str | None]]) -> Job | None:
@@ -209,12 +210,17 @@ class Runner:
 
     # -- what comes back --------------------------------------------------------------------------------------------
 
+    def _waiting(self, job: Job) -> list[_Active]:
+        """The runs that wait for a job."""
+        return [run for run in self._active.values() if any(other.key == job.key for other in run.stage)]
+
+    def _progress(self, job: Job, text: str) -> None:
+        for run in self._waiting(job)[:1]:  # others that wait for the same thing need not say so too
+            self._listener.progress(run.spec, text)
+
     def _handle(self, job: Job, event: Event) -> None:
-        waiting = [run for run in self._active.values() if any(other.key == job.key for other in run.stage)]
+        waiting = self._waiting(job)
         match event:
-            case Progress(text):
-                for run in waiting[:1]:  # others that wait for the same thing need not say so too
-                    self._listener.progress(run.spec, text)
             case ChunkDone():
                 for run in waiting:
                     self._commit(run, job, event)
@@ -262,7 +268,7 @@ class Runner:
         spec = run.spec
         if status == "DONE":
             found = self._store.count_rows(spec.key)
-            wanted = expected_rows(spec)
+            wanted = rows_of(spec)
             if found != wanted:
                 status, reason = "FAILED", f"{found} rows were written where {wanted} belong"
         try:
@@ -285,13 +291,6 @@ class Runner:
         for job in [job for job in self._ready if job.key not in wanted]:
             self._ready.remove(job)
             self._in_flight.pop(job.key, None)
-
-
-def expected_rows(spec: RunSpec) -> int:
-    """How many rows a finished run has."""
-    if spec.game.protocol == "probe":
-        return sum(len(victims(spec, game)) for game in range(spec.game.trials))
-    return len(spec.places) * spec.game.repeats
 
 
 def run_all(

@@ -171,7 +171,7 @@ def _registered_here(spec: RunSpec) -> Iterator[str]:
     used = [(registry.defenses, spec.defense.name), (registry.defenses, spec.base.name)]
     used += [(registry.attacks, name) for name in spec.attack.name.split(":")]
     used += [(registry.datasets, spec.dataset.name), (registry.models, spec.network.name)]
-    used += [(registry.protocols, spec.game.name)]
+    used += [(registry.protocols, spec.game.protocol)]
     used += [] if spec.surrogate is None else [(registry.models, spec.surrogate.name)]
     return (name for names, name in used if names.registered_here(name))
 

@@ -20,13 +20,13 @@ from torch import Tensor
 from bench import registry
 from bench.cache import Cache
 from bench.environment import environment
-from bench.game import protocols
 from bench.game.crafting import Crafted
-from bench.game.resources import Workbench
+from bench.game.resources import Resources
 from bench.models.sources import network_source
 from bench.planning.facts import facts_of
+from bench.planning.rules import rules_of
 from bench.planning.spec import Part, RunSpec
-from bench.rows import Meter, Row, image_hash
+from bench.rows import Resume, Row, image_hash
 from bench.store import GameRecord, RunRecord, Store
 from bench.store.images import stored_images
 
@@ -73,15 +73,15 @@ class Verification:
         return not (self.bad or self.left_out or self.differences)
 
 
-def verify(store: Store, record: RunRecord, bench: Workbench) -> Verification:
+def verify(store: Store, record: RunRecord, resources: Resources) -> Verification:
     """Check a stored run: see the module."""
     rows = store.rows(record.key)
     found = Verification(record.key, len(rows))
     spec = RunSpec.from_dict(record.spec)
-    images = stored_images(store, record, bench.cache)
+    images = stored_images(store, record, resources.cache)
     found.images = len(images)
-    found.bad = list(_bad_rows(rows, images, spec, bench))
-    changed = _changed(spec, record, bench)
+    found.bad = list(_bad_rows(rows, images, spec, resources))
+    changed = _changed(spec, record, resources)
     games = {game.game: game for game in store.games(record.key)}
     for game in range(spec.game.games):
         own = [row for row in rows if row.game == game]
@@ -89,15 +89,15 @@ def verify(store: Store, record: RunRecord, bench: Workbench) -> Verification:
         if reason or changed:
             found.left_out[game] = reason or changed
         else:
-            found.differences += _replay(spec, game, own, images, bench)
+            found.differences += _replay(spec, game, own, images, resources)
             found.games += 1
     return found
 
 
 def _bad_rows(
-    rows: Sequence[Row], images: dict[tuple[int, int], Tensor], spec: RunSpec, bench: Workbench
+    rows: Sequence[Row], images: dict[tuple[int, int], Tensor], spec: RunSpec, resources: Resources
 ) -> Iterable[BadRow]:
-    task = bench.task(spec.dataset)
+    task = resources.task(spec.dataset)
     for row in rows:
         image = images.get((row.game, row.position))
         if image is None:
@@ -107,7 +107,7 @@ def _bad_rows(
         if not 0 <= row.index < task.facts.test_size:
             yield BadRow(row.game, row.position, row.index, f"the dataset has no point {row.index}")
             continue
-        x, y = bench.points(spec, [row.index])
+        x, y = resources.of(spec).points([row.index])
         if int(y[0]) != row.label:
             yield BadRow(row.game, row.position, row.index, f"its label is {row.label}, in the dataset {int(y[0])}")
         if image_hash(x[0]) != row.x_sha256:
@@ -125,19 +125,19 @@ def _not_intact(own: list[Row], game: GameRecord | None, bad: list[BadRow]) -> s
     return ""
 
 
-def _changed(spec: RunSpec, record: RunRecord, bench: Workbench) -> str:
+def _changed(spec: RunSpec, record: RunRecord, resources: Resources) -> str:
     """What of the run is no longer what it was, so that a replay would show another thing; ""."""
     if spec.key != record.key:
         return "the run was made by another version of the harness"
-    facts = facts_of(bench.settings.data_dir)(
+    facts = facts_of(resources.settings.data_dir)(
         spec.dataset.name, registry.datasets.load(spec.dataset.name).Params(**spec.dataset.params)
     )
     now = {"dataset": Part(spec.dataset.name, 1, facts.content)}
     for what, part in (("defense", spec.defense), ("base", spec.base)):
         now[what] = Part(part.name, 1, registry.defenses[part.name].source_hash())
     now["network"] = Part(*network_source(spec.network.name, str(spec.base.params.get("weights", ""))))
-    if spec.game.play and registry.protocols[spec.game.play].source_hash() != spec.game.source:
-        return f"the protocol {spec.game.play} has changed since"
+    if spec.game.source and registry.protocols[spec.game.protocol].source_hash() != spec.game.source:
+        return f"the protocol {spec.game.protocol} has changed since"
     if spec.threat.queries_served:  # then the attack plays again
         now["attack"] = Part(spec.attack.name, 1, registry.attacks[spec.attack.name].source_hash())
     for what, part in now.items():
@@ -146,7 +146,7 @@ def _changed(spec: RunSpec, record: RunRecord, bench: Workbench) -> str:
             return (
                 f"the {what} {part.name} has changed since{f'; the run was made at commit {commit}' if commit else ''}"
             )
-    here = environment(bench.settings.device)
+    here = environment(resources.settings.device)
     made = record.provenance.get("environment", {})
     other = [f"{name} {made[name]}, here {here[name]}" for name in here if name in made and made[name] != here[name]]
     return f"it was made with {'; '.join(other)}" if other else ""
@@ -155,11 +155,11 @@ def _changed(spec: RunSpec, record: RunRecord, bench: Workbench) -> str:
 class _Stored:
     """The images of a game as they were stored, with what the rows say of them."""
 
-    def __init__(self, spec: RunSpec, rows: Sequence[Row], images: dict[tuple[int, int], Tensor], bench: Workbench):
+    def __init__(self, spec: RunSpec, rows: Sequence[Row], images: dict[tuple[int, int], Tensor], resources: Resources):
         self._spec = spec
         self._rows = {row.index: row for row in rows}
         self._images = images
-        self._device = bench.device
+        self._device = resources.device
 
     def at(self, places: list[int]) -> Crafted:
         rows = [self._rows[self._spec.order[place]] for place in places]
@@ -181,18 +181,15 @@ class _Stored:
 
 
 def _replay(
-    spec: RunSpec, game: int, stored: list[Row], images: dict[tuple[int, int], Tensor], bench: Workbench
+    spec: RunSpec, game: int, stored: list[Row], images: dict[tuple[int, int], Tensor], resources: Resources
 ) -> list[Difference]:
     """Play a game again; what of its rows is otherwise. Where queries changed the state, the attack plays again too."""
-    given = None if spec.threat.queries_served else _Stored(spec, stored, images, bench)
-    kept, differences = bench.states, []
+    given = None if spec.threat.queries_served else _Stored(spec, stored, images, resources)
+    differences = []
     with tempfile.TemporaryDirectory() as folder:
-        bench.states = Cache(Path(folder))
-        try:
-            chunks = protocols.play(bench, spec, game, protocols.Resume(), Meter(), given)
-            again = [row for chunk in chunks for row in chunk.rows]
-        finally:
-            bench.states = kept
+        match = resources.match(spec, game, given, states=Cache(Path(folder)))
+        chunks = rules_of(spec.game).play(match, Resume())
+        again = [row for chunk in chunks for row in chunk.rows]
     for old, new in zip(stored, again, strict=True):
         for fact in (f.name for f in fields(Row) if f.name not in CLOCKS):
             before, after = getattr(old, fact), getattr(new, fact)

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.game.crafting import Crafted
-from bench.game.judge import Ruling
 from bench.game.serving import Serving
-from bench.rows import Row, image_hash
+from bench.rows import Row
 
 
 @dataclass
@@ -27,52 +25,6 @@ class Chunk:
     images: Tensor
     digest: str
     served: int
-
-
-def make_row(
-    game: int,
-    position: int,
-    index: int,
-    label: int,
-    x: Tensor,
-    crafted: Crafted,
-    row: int,
-    ruling: Ruling,
-    answer: int,
-    clean_answer: int | None,
-    steps: int,
-    defense_s: float,
-    neighbours: dict[str, list[int]] | None,
-) -> Row:
-    """The row of one example: x (C, H, W), the `row`-th of `crafted`, the judge's ruling and the answers."""
-    return Row(
-        game=game,
-        position=position,
-        index=index,
-        label=label,
-        answer=answer,
-        clean_answer=clean_answer,
-        linf=ruling.distance["linf"],
-        l2=ruling.distance["l2"],
-        l0=ruling.distance["l0"],
-        violation=ruling.violation,
-        x_sha256=image_hash(x),
-        adv_sha256=image_hash(crafted.images[row]),
-        forwards=int(crafted.forwards[row]),
-        backwards=int(crafted.backwards[row]),
-        queries=int(crafted.queries[row]),
-        simulated=int(crafted.simulated[row]),
-        adaptation_steps=steps,
-        believed=_maybe(crafted.believed[row]),
-        fooled_inside=_maybe(crafted.fooled_inside[row]),
-        attack_s=float(crafted.seconds[row]),
-        defense_s=defense_s,
-        neighbours=neighbours,
-    )
-
-
-def _maybe(value: Tensor) -> bool | None:
-    return None if int(value) < 0 else bool(value)
 
 
 class ChunkMaker:

@@ -1,14 +1,11 @@
-"""What the protocols share: crafted images with their ledger, rows of facts, chunks of rows.
-
-A row holds facts; metrics are computed from rows afterwards, so a new metric needs no new run.
-"""
+"""What an attack proposed, with what it cost: crafted in one call, measured, and judged by nobody yet."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,9 +17,6 @@ from bench.game.judge import as_images
 from bench.game.oracle import GameOracle
 from bench.norms import SLACK
 from bench.planning.spec import RunSpec
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -48,11 +42,30 @@ class Crafted:
     def rows(self, rows: Sequence[int]) -> Crafted:
         return Crafted(**{name: tensor[list(rows)] for name, tensor in self.tensors().items()})
 
+    def counts(self, row: int) -> dict[str, Any]:
+        """What one proposal cost and what its attacker believes, by the names of a `Row`."""
+        return {
+            **{name: int(getattr(self, name)[row]) for name in ("forwards", "backwards", "queries", "simulated")},
+            **{name: _known(getattr(self, name)[row]) for name in ("believed", "fooled_inside")},
+            "attack_s": float(self.seconds[row]),
+        }
+
     @staticmethod
     def join(parts: Sequence[Crafted]) -> Crafted:
         return Crafted(
             **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Crafted)},
         )
+
+
+def _known(value: Tensor) -> bool | None:
+    return None if int(value) < 0 else bool(value)
+
+
+class Crafts(Protocol):
+    """Where the proposed images of a game come from."""
+
+    def at(self, places: list[int]) -> Crafted:
+        """Images for the points at these places of the seeded order."""
 
 
 def craft(attack: Attack, oracle: GameOracle, x: Tensor, y: Tensor, spec: RunSpec, indices: Sequence[int]) -> Crafted:

@@ -143,7 +143,7 @@ class GameOracle(Oracle):
         if not self.threat.queries:
             raise AccessDenied("The threat model grants no query (threat.queries is 0).")
         if self._deployed is None:
-            raise AccessDenied("There is no deployed defense to query in the protocol replay.")
+            raise AccessDenied("There is no deployed defense to query yet: this protocol crafts before it serves.")
         answers = []
         charged = [int(row) for row in (self._attribute(x) if rows is None else rows)]
         if self._deployed.kind == "static" and not self.info.randomised:  # an answer depends on its point alone
@@ -189,7 +189,7 @@ class GameOracle(Oracle):
         if not self.threat.bank:
             raise AccessDenied("A copy needs what the defense was made from (threat.bank is false).")
         if self._deployed is None:
-            raise AccessDenied("There is no deployed defense to copy in the protocol replay.")
+            raise AccessDenied("There is no deployed defense to copy yet: this protocol crafts before it serves.")
         noise = self._deployed_noise_key
         if self.threat.randomness == "private":
             noise = seed_of(self._key, "copy", self._copies)
@@ -243,7 +243,7 @@ class GameOracle(Oracle):
         if weights == "adapted" and self._deployed is not None:
             return self._deployed.proxy()
         if weights == "adapted":
-            raise AccessDenied("There is no deployed defense to read weights from in the protocol replay.")
+            raise AccessDenied("There are no adapted weights yet: this protocol crafts before it serves.")
         raise AccessDenied("The threat model grants no weights (threat.weights is 'none').")
 
     def record(self, x: Tensor, logits: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any, get_args
 
@@ -11,15 +12,20 @@ from bench.config import Config
 from bench.errors import BadValue, BrokenPlugin, UnknownName
 from bench.threat import Norm, ThreatModel
 
-#: which keys of [game] each protocol has
-PROTOCOLS: dict[str, tuple[str, ...]] = {"stream": ("repeats",), "probe": ("p", "trials"), "replay": ("repeats",)}
-GAME_KEYS = ("protocol", *dict.fromkeys(name for names in PROTOCOLS.values() for name in names))
+
+def game_keys() -> set[str]:
+    """The keys of [game]: `protocol`, and those of every protocol that loads."""
+    keys = {"protocol"}
+    for entry in registry.protocols:
+        with suppress(BrokenPlugin):  # it is told where it is asked for
+            keys |= set(entry.load().Params.model_fields)
+    return keys
 
 
 def check_sections(config: Config) -> None:
     """Raise `UnknownName` for a name or a key that nothing knows, with the nearest one; `BadValue` for a non-table."""
     _check_plugins("", config.base, config.defense, config.attack)
-    _check_keys("game", config.game, GAME_KEYS)
+    _check_keys("game", config.game, game_keys())
     families = {_family(entry) for entry in (*registry.defenses, *registry.attacks)}
     for family, recipes in config.recipe.items():
         _check_name("recipe", family, families)
@@ -42,7 +48,7 @@ def _check_dataset(name: str, values: dict[str, Any]) -> None:
     params = registry.datasets.load(name).Params.model_fields
     _check_keys(where, values, [*params, *tables])
     _check_keys(f"{where}.eps", _table(where, "eps", values.get("eps", {})), get_args(Norm))
-    _check_keys(f"{where}.game", _table(where, "game", values.get("game", {})), GAME_KEYS)
+    _check_keys(f"{where}.game", _table(where, "game", values.get("game", {})), game_keys())
     threat = [field.name for field in fields(ThreatModel)]
     _check_keys(f"{where}.threat", _table(where, "threat", values.get("threat", {})), threat)
     plugins = [_table(where, section, values.get(section, {})) for section in ("base", "defense", "attack")]

@@ -13,15 +13,17 @@ from pydantic import ValidationError
 
 from bench import registry
 from bench.config import Config, Suite, merge, validation_error
-from bench.contracts import Attack, Defense, DefenseInfo, Protocol
+from bench.contracts import Attack, Defense, DefenseInfo
 from bench.contracts.base import build_network
 from bench.data.task import TaskFacts, TaskParams
 from bench.errors import BadValue, BenchError, BrokenPlugin, UnknownName, one_line
 from bench.models.sources import network_name, network_source
-from bench.planning.config_check import PROTOCOLS, check_sections
+from bench.planning.config_check import check_sections, game_keys
 from bench.planning.preflight import check_protocol, check_sizes
+from bench.planning.rules import game_of, in_words, paired_clean
 from bench.planning.spec import GameSpec, Part, RunSpec
 from bench.threat import ThreatModel, convert, parse_number
+from bench.values import Params
 
 FactsOf = Callable[[str, TaskParams], TaskFacts]
 
@@ -86,7 +88,7 @@ def plan(requests: list[Request], config: Config, facts_of: FactsOf) -> list[Pla
     planned: dict[str, Planned] = {}
     for request in requests:
         for spec in _Resolver(request, config, facts_of, keys).specs():
-            planned.setdefault(spec.key, Planned(spec, spec.paired_clean(_clean_part())))
+            planned.setdefault(spec.key, Planned(spec, paired_clean(spec, _clean_part())))
     keys.check([key for request in requests for key in request.sets])
     if any(request.eps or request.norm for request in requests) and not keys.bounded:
         raise BadValue(
@@ -180,7 +182,7 @@ class _Resolver:
         )
         check_sizes(spec)
         check_protocol(spec, attack_cls)
-        return spec
+        return in_words(spec)
 
     def _base(self, name: str, facts: TaskFacts) -> tuple[Part, int, Part]:
         entry = registry.defenses[name]
@@ -294,21 +296,31 @@ class _Resolver:
         values.update({k[5:]: v for k, v in self.sets.items() if k.startswith("game.")})
         if self.request.repeats is not None:
             values["repeats"] = self.request.repeats
-        entry = registry.protocols[str(values["protocol"])]
-        protocol = str(entry.protocol)
-        own = {} if entry.name == protocol else {"play": entry.name, "source": entry.source_hash()}
-        self.keys.declare("game", ["protocol", *PROTOCOLS[protocol]])
-        for key in {k for names in PROTOCOLS.values() for k in names} - set(PROTOCOLS[protocol]):
-            self.keys.fixed.setdefault(f"game.{key}", set()).add(f"the protocol {protocol}")
-        numbers = {name: _count(f"game.{name}", values[name]) for name in PROTOCOLS[protocol]}
-        if cls.kind == "static" and not cls.randomised and "repeats" in numbers:
-            numbers["repeats"] = 1  # the order changes nothing: further games would be the same rows again
-        if "trials" in numbers:
-            numbers["trials"] = max(1, min(numbers["trials"], n))
-        if protocol == "probe" and self.request.repeats not in (None, 1):
-            raise BadValue(f"--repeats has no meaning for {attack} in the protocol probe; set game.trials instead.")
-        parts: dict[str, Any] = {**numbers, **own}
-        return GameSpec(protocol=cast(Protocol, protocol), batch=batch, **parts)
+        protocol = str(values["protocol"])
+        rules = registry.protocols.load(protocol)
+        own, key = set(rules.Params.model_fields), rules.facts.games_key
+        self.keys.declare("game", ["protocol", *own])
+        for name in game_keys() - own - {"protocol"}:
+            self.keys.fixed.setdefault(f"game.{name}", set()).add(f"the protocol {protocol}")
+        if "repeats" not in own and self.request.repeats not in (None, 1):
+            raise BadValue(f"--repeats has no meaning for {attack} in the protocol {protocol}; set game.{key} instead.")
+        params = _game_params(rules.Params, {name: value for name, value in values.items() if name in own})
+        if rules.facts.splits:
+            params[key] = min(params[key], max(n, 1))
+        elif cls.kind == "static" and not cls.randomised:
+            params[key] = 1  # the order changes nothing: further games would be the same rows again
+        return game_of(protocol, params, batch)
+
+
+def _game_params(model: type[Params], values: dict[str, Any]) -> dict[str, Any]:
+    """Values of a protocol's keys, as a command line or a TOML file has them."""
+    values = {name: _number(model, "game", name, value) for name, value in values.items()}
+    try:
+        return model(**values).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = f"game.{'.'.join(str(part) for part in first['loc'])}"
+        raise BadValue(f"{key} is {first.get('input')!r}: {first['msg']}.") from None
 
 
 def _clean_part() -> Part:
@@ -341,13 +353,6 @@ def _validated(name: str, cls: type[Defense], params: Any, facts: TaskFacts) -> 
         raise
     except Exception as error:  # foreign code: whatever it raises says that it cannot be planned with
         raise BrokenPlugin(f"{name!r} cannot be made: {type(error).__name__}: {one_line(error)}") from error
-
-
-def _count(key: str, value: Any) -> int:
-    number = parse_number(key, value)
-    if number != int(number) or number < (0 if key == "game.p" else 1):
-        raise BadValue(f"{key} is {value!r}; give a whole number of at least {0 if key == 'game.p' else 1}.")
-    return int(number)
 
 
 def _number(model: Any, section: str, key: str, value: Any) -> Any:

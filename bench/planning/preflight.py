@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.contracts import Attack
 from bench.errors import BadValue
+from bench.planning.rules import protocols_with, rules_of
 from bench.planning.spec import RunSpec
 
 
@@ -15,55 +16,27 @@ def check_sizes(spec: RunSpec) -> None:
         raise BadValue(
             f"n is {spec.n}; {spec.dataset.name} has {spec.test_size} test points, so give 1 to {spec.test_size}."
         )
-    game = spec.game
-    if game.protocol != "probe":
-        return
-    company = max(game.batch - 1, 0)
-    needed = game.p + spec.threat.delay + spec.victims_per_trial + company
-    if needed > spec.test_size:
-        raise BadValue(
-            f"p {game.p} + delay {spec.threat.delay} + {spec.victims_per_trial} victims a trial"
-            f"{f' + {company} points of company' if company else ''} = {needed}, but {spec.dataset.name} has "
-            f"{spec.test_size} test points; lower game.p, threat.delay or n, or raise game.trials."
-        )
 
 
 def check_protocol(spec: RunSpec, attack: type[Attack]) -> None:
     """Raise `BadValue` where the threat model asks for what the protocol has not."""
-    threat, protocol, name = spec.threat, spec.game.protocol, spec.attack.name
-    if protocol != "probe" and (threat.delay or threat.known < 1):
+    threat, protocol = spec.threat, spec.game.protocol
+    if not spec.game.facts.background and (threat.delay or threat.known < 1):
         raise BadValue(
-            f"threat.delay and threat.known have no meaning in the protocol {protocol} ({name} has delay "
-            f"{threat.delay}, known {threat.known:g}); use game.protocol=probe."
+            f"threat.delay and threat.known have no meaning in the protocol {protocol} ({spec.attack.name} has delay "
+            f"{threat.delay}, known {threat.known:g}); use game.protocol={protocols_with(background=True)[0]}."
         )
-    if protocol == "stream" and threat.weights == "simulated":
-        raise BadValue(f"{name} simulates a defense from a background, and a stream has none; use game.protocol=probe.")
-    if protocol == "replay" and (threat.weights == "adapted" or threat.queries):
-        raise BadValue(
-            f"{name} needs the deployed defense while it crafts, and in the protocol replay there is none "
-            f"yet; use game.protocol=probe or stream."
-        )
-    if protocol == "stream" and attack.block is None and spec.kind != "static" and spec.sees_state:
-        raise BadValue(
-            f"{name} crafts all images at once, and in a stream the state moves on; use game.protocol=probe."
-        )
-    if spec.kind != "batch":
-        return
-    size = spec.game.batch
-    if protocol == "probe" and (spec.game.p % size or threat.delay % size):
-        raise BadValue(
-            f"{spec.defense.name} answers batches of {size}, so game.p ({spec.game.p}) and threat.delay "
-            f"({threat.delay}) must be multiples of it."
-        )
+    if reason := rules_of(spec.game).refuses(spec, attack):
+        raise BadValue(reason)
 
 
 def no_company(spec: RunSpec) -> str | None:
     """Why the attacker of a run cannot ask a defense that answers batches; None where it can."""
     threat = spec.threat
-    if spec.kind == "batch" and threat.queries and (threat.queries_served or spec.game.protocol == "stream"):
+    if spec.kind == "batch" and threat.queries and (threat.queries_served or not spec.game.facts.background):
         return (
             f"{spec.defense.name} answers batches of {spec.game.batch}, so a query needs company: use "
-            f"game.protocol=probe and threat.queries_served=false"
+            f"game.protocol={protocols_with(background=True)[0]} and threat.queries_served=false"
         )
     return None
 

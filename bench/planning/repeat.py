@@ -10,7 +10,6 @@ from typing import Any
 from bench.config import Config
 from bench.data.task import TaskFacts, TaskParams
 from bench.errors import BenchError, one_line
-from bench.planning.config_check import PROTOCOLS
 from bench.planning.plan import Request, plan
 from bench.planning.spec import RunSpec
 
@@ -44,7 +43,8 @@ def command_of(
     except BenchError as error:
         return "", f"Its command cannot be told here: {one_line(error)}"
     differ = _as_typed(_differences(spec, plain))
-    repeats = None if spec.game.repeats == plain.game.repeats else spec.game.repeats
+    games = spec.game.params.get("repeats")
+    repeats = None if games == plain.game.params.get("repeats") else games
     budgets: list[Budget] = [((), ""), (budget[0], ""), budget]
     tried = [
         replace(request, eps=eps, norm=norm, repeats=repeats, sets=sets)
@@ -86,9 +86,8 @@ def _differences(spec: RunSpec, plain: RunSpec) -> dict[str, Any]:
         found["base.seed"] = spec.base_seed
     own, given = asdict(spec.threat), asdict(plain.threat)
     found |= {f"threat.{k}": v for k, v in own.items() if v != given[k] and k not in ("eps", "norm")}
-    own, given = ({**asdict(one.game), "protocol": one.game.name} for one in (spec, plain))
-    keys = ("protocol", *(name for name in PROTOCOLS[spec.game.protocol] if name != "repeats"))
-    return found | {f"game.{name}": own[name] for name in keys if own[name] != given[name]}
+    own, given = ({"protocol": one.game.protocol, **one.game.params} for one in (spec, plain))
+    return found | {f"game.{k}": v for k, v in own.items() if k != "repeats" and v != given.get(k)}
 
 
 def _text(spec: RunSpec, request: Request, options: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import PurePath
@@ -11,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bench.cache import digest
-from bench.contracts import Kind, Protocol
+from bench.contracts import Kind
 from bench.draws import seed_of
 from bench.threat import ThreatModel
 
@@ -31,7 +30,7 @@ class Part:
 
 def placeless(value: Any) -> Any:
     """A part of a run as it enters a key: files by their name alone, since their content is in the source hash."""
-    if not isinstance(value, dict) or "params" not in value:
+    if not isinstance(value, dict) or not {"name", "params"} <= set(value):
         return value
     name, params = value["name"], dict(value["params"])
     if params.get("weights"):
@@ -42,35 +41,56 @@ def placeless(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class GameSpec:
-    """How a game is played.
+class GameFacts:
+    """What a protocol declares of its games.
 
-    protocol  stream, probe or replay
-    p         probe: background points served before the attacker crafts
-    trials    probe: independent games that share the victims out
-    repeats   stream, replay: games over permuted streams
-    batch     the batch size of a `batch` defense, else 0
-    play      a registered protocol that plays the games in the place of `protocol`, which it is like; "": itself
-    source    the hash of that protocol's source
+    It is stored with a run: the protocol may be a plug-in that is not there when the rows are read.
+
+    games_key      the key of [game] that says how many games a run has
+    shared         what the examples of one game have in common, so that an interval holds for it alone: a `stream`
+                   that the state is carried along, or one `state`
+    splits         the games share the examples out; False: every game plays all of them
+    answers_clean  its rows hold the answer to the clean image too; False: a paired run of the attack `clean` has it
+    background     other users' inputs are served before the attacker crafts, so that `threat.known` and `threat.delay`
+                   have a meaning
     """
 
-    protocol: Protocol
-    p: int = 0
-    trials: int = 1
-    repeats: int = 1
-    batch: int = 0
-    play: str = ""
-    source: str = ""
+    games_key: str
+    shared: Literal["stream", "state"]
+    splits: bool = False
+    answers_clean: bool = False
+    background: bool = False
 
-    @property
-    def name(self) -> str:
-        """The name under which its protocol is registered."""
-        return self.play or self.protocol
+
+@dataclass(frozen=True)
+class GameSpec:
+    """How the games of a run are played.
+
+    protocol  the name under which the protocol is registered
+    params    values of the protocol's keys in [game]
+    facts     what the protocol declares
+    batch     the batch size of a `batch` defense, else 0
+    source    the hash of the protocol's source; "" for a built-in one
+    card      the game in one sentence; tag: in a few words, enough to tell the rows of a table apart
+    """
+
+    protocol: str
+    params: dict[str, Any]
+    facts: GameFacts
+    batch: int = 0
+    source: str = ""
+    card: str = ""
+    tag: str = ""
 
     @property
     def games(self) -> int:
         """How many games the run consists of; each is a unit of work."""
-        return self.trials if self.protocol == "probe" else self.repeats
+        return int(self.params[self.facts.games_key])
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> GameSpec:
+        """The game that `dataclasses.asdict` wrote."""
+        return GameSpec(**{**values, "facts": GameFacts(**values["facts"])})
 
 
 @dataclass(frozen=True)
@@ -97,10 +117,7 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Every resolved parameter that applies, as JSON values."""
-        values = {**asdict(self), "harness": HARNESS_VERSION}
-        if not self.game.play:  # what a built-in protocol has not is no part of its keys
-            values["game"] = {name: value for name, value in values["game"].items() if name not in ("play", "source")}
-        return values
+        return {**asdict(self), "harness": HARNESS_VERSION}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> RunSpec:
@@ -111,13 +128,14 @@ class RunSpec:
         if known.get("chosen") is not None:
             known["chosen"] = tuple(known["chosen"])
         return RunSpec(
-            **{**known, **made, "threat": ThreatModel(**values["threat"]), "game": GameSpec(**values["game"])}
+            **{**known, **made, "threat": ThreatModel(**values["threat"]), "game": GameSpec.from_dict(values["game"])}
         )
 
     @cached_property
     def key(self) -> str:
         """sha256 of the canonical JSON of the run."""
         values = {name: placeless(value) for name, value in self.to_dict().items()}
+        values["game"] = {name: getattr(self.game, name) for name in ("protocol", "params", "batch", "source")}
         return digest(values)
 
     @property
@@ -190,15 +208,6 @@ class RunSpec:
         return seed_of(self.seed, "noise", game)
 
     @property
-    def victims_per_trial(self) -> int:
-        return math.ceil(self.n / self.game.trials)
-
-    def paired_clean(self, clean: Part) -> RunSpec | None:
-        """The `clean` run over the same stream, which gives this run's clean accuracy; None where it has its own."""
-        if self.game.protocol == "probe" or self.attack.name == clean.name:
-            return None
-        threat = ThreatModel(norm="linf", eps=0.0, weights="none")
-        game = (
-            self.game if self.game.protocol == "stream" else replace(self.game, protocol="stream", play="", source="")
-        )
-        return replace(self, attack=clean, attack_kind="budget", threat=threat, game=game, surrogate=None, chosen=None)
+    def minimal(self) -> bool:
+        """The attack seeks the smallest perturbation; no radius bounds its images."""
+        return self.attack_kind == "minimal"

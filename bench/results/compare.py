@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.results.describe import clean_answers, threat_tag
 from bench.errors import BadValue
 from bench.rows import Row
-from bench.results.metrics import Difference, answered_right, at_budget, paired, paired_repeated, shared_by_all
+from bench.results.metrics import Difference, Sharing, answered_right, at_budget, paired, paired_repeated
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel
 
@@ -109,14 +109,19 @@ def _difference(
     b: Sequence[bool],
 ) -> Difference:
     """B - A by the test that fits what the examples (repetition, index) of the two runs share."""
-    probes = all(record.spec["game"]["protocol"] == "probe" for record in records)
+    splits = all(record.spec["game"]["facts"]["splits"] for record in records)
     games = [{row.index: row.game for row in found} for found in rows]
-    if probes and games[0] == games[1] and len(set(games[0].values())) > 1:
+    if splits and games[0] == games[1] and len(set(games[0].values())) > 1:
         return paired(a, b, [games[0][index] for _, index in keys])
     if len({number for number, _ in keys}) > 1:
         return paired_repeated(a, b, [number for number, _ in keys], [index for _, index in keys])
-    static = all(record.spec["kind"] == "static" for record in records)
-    return paired(a, b, given=shared_by_all(static, "probe" if probes else "stream"))
+    return paired(a, b, given=_given([Sharing.of(record.spec).shared for record in records]))
+
+
+def _given(shared: Sequence[str]) -> str:
+    """What a difference of runs is given: what they share, a stream where they share different things."""
+    different = sorted(set(shared) - {""}, reverse=True)
+    return different[0] if different else ""
 
 
 def _says(record: RunRecord) -> str:

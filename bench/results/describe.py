@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.rows import Row
-from bench.results.metrics import Estimate, answered_right, at_budget, clean_accuracy, median_distance, redraws, robust_accuracy, within_trials
+from bench.results.metrics import Sharing, Estimate, answered_right, at_budget, clean_accuracy, median_distance, redraws, robust_accuracy, within_trials
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel
 
@@ -30,7 +30,7 @@ def names_of(record: RunRecord) -> dict[str, Any]:
         "eps": threat["eps"],
         "n": spec["n"] if spec.get("chosen") is None else len(spec["chosen"]),
         "seed": spec["seed"],
-        "protocol": spec["game"].get("play") or spec["game"]["protocol"],
+        "protocol": spec["game"]["protocol"],
     }
 
 
@@ -38,23 +38,22 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     """What `bench run --json` prints for one run; JSON values only."""
     spec = record.spec
     rows = store.rows(record.key)
-    static = spec["kind"] == "static"
-    protocol = spec["game"]["protocol"]
+    sharing, facts = Sharing.of(spec), spec["game"]["facts"]
     threat = ThreatModel(**spec["threat"])
     minimal = spec.get("attack_kind") == "minimal"
     clean = clean_answers(store, record)
     right = at_budget(rows, threat.norm, threat.eps, clean) if minimal else answered_right(rows)
-    robust = robust_accuracy(rows, static, protocol, right) if len(right) == len(rows) else None
+    robust = robust_accuracy(rows, sharing, right) if len(right) == len(rows) else None
     delays = answer_delays(store, record, rows)
     result = {
         **names_of(record),
-        "clean_accuracy": _estimate(clean_accuracy(rows, static, protocol, clean)),
+        "clean_accuracy": _estimate(clean_accuracy(rows, sharing, clean)),
         "robust_accuracy": _estimate(robust),
         "violations": sum(bool(row.violation) for row in rows),
         "seconds": seconds(store, record, rows),
         "answer_s": float(np.median(delays)) if delays else None,
         "answer_p95_s": float(np.quantile(delays, 0.95)) if delays else None,
-        "probe_s": statistics.median(row.defense_s for row in rows) if rows and protocol == "probe" else None,
+        "probe_s": statistics.median(row.defense_s for row in rows) if rows and facts["answers_clean"] else None,
         "ledger": ledger(store, record, rows),
         "threat": spec["threat"],
         "threat_in_words": threat_card(spec),
@@ -63,13 +62,13 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
         "flags": flags(store, record, rows, clean),
         "reason": record.reason,
     }
-    if protocol == "probe" and robust is not None:
+    if facts["splits"] and robust is not None:
         result["robust_accuracy"]["within_trials"] = _estimate(within_trials(rows, right))
     again = redraws(right)
     if again is not None:
         result["redraws"] = asdict(again)
     if minimal:  # the image as the attack left it, whatever its distance; and how far that was
-        result["uncut_accuracy"] = _estimate(robust_accuracy(rows, static, protocol, answered_right(rows)))
+        result["uncut_accuracy"] = _estimate(robust_accuracy(rows, sharing, answered_right(rows)))
         result["median_distance"] = median_distance(rows, threat.norm)
     return result
 
@@ -89,7 +88,7 @@ def clean_answers(store: Store, record: RunRecord) -> dict[tuple[int, int], int]
 
 def clean_run_of(record: RunRecord) -> str | None:
     """Key of the run whose answers are this one's clean answers; None where its own rows have them, or nobody."""
-    if record.spec["game"]["protocol"] == "probe":
+    if record.spec["game"]["facts"]["answers_clean"]:
         return None
     return record.key if record.spec["attack"]["name"] == "clean" else record.clean_key
 
@@ -144,7 +143,7 @@ def flags(
             "of the attack (S11), not of the defense; not ranked."
         )
         found.append({"id": "draws", "value": 1, "message": message})
-    if rows and record.spec["game"]["protocol"] != "probe" and not clean:
+    if rows and not record.spec["game"]["facts"]["answers_clean"] and not clean:
         pair = None if record.clean_key is None else store.find(record.clean_key)
         state = "is not there" if pair is None else f"is {pair.status}{f': {pair.reason}' if pair.reason else ''}"
         message = f"There is no clean accuracy: the paired run {str(record.clean_key)[:8]} {state}."
@@ -158,15 +157,8 @@ def threat_tag(spec: dict[str, Any]) -> str:
     """The threat model in a few words, enough to tell the rows of a table apart."""
     threat, game = spec["threat"], spec["game"]
     parts = [f"{threat['norm']} {threat['eps']:.4g}"]
-    if game["protocol"] == "probe":
-        parts.append(f"p {game['p']}")
-        if threat["weights"] == "simulated":
-            parts.append(f"known {threat['known']:g}")
-        parts.append(f"delay {threat['delay']}")
-    elif game["protocol"] == "replay":
-        parts.append("replay")
-    if game.get("play"):
-        parts.append(str(game["play"]))
+    if game["tag"]:
+        parts.append(game["tag"])
     if threat.get("surrogate"):
         parts.append(f"{threat['surrogate']} architecture")
     if threat["queries"]:
@@ -177,14 +169,8 @@ def threat_tag(spec: dict[str, Any]) -> str:
 def threat_card(spec: dict[str, Any]) -> str:
     """The threat model and the game in words."""
     game = spec["game"]
-    card = ThreatModel(**spec["threat"]).in_words()
-    if game.get("play"):
-        return f"{card}; played by the protocol {game['play']}, which is like {game['protocol']}"
-    if game["protocol"] == "probe":
-        return f"{card}; crafted after {game['p']} inputs, {game['trials']} games with backgrounds of their own"
-    if game["protocol"] == "replay":
-        return f"{card}; the sequence is crafted beforehand and served once to a fresh defense"
-    return f"{card}; every input is attacked and served in order, the state carries on"
+    own = f" (protocol {game['protocol']})" if game["source"] else ""
+    return f"{ThreatModel(**spec['threat']).in_words()}; {game['card']}{own}"
 
 
 def example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str, Any]:

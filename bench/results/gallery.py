@@ -15,7 +15,7 @@ from bench.rows import Row
 from bench.planning.spec import RunSpec
 from bench.store import RunRecord, Store
 from bench.store.images import stored_images
-from bench.game.resources import Workbench
+from bench.game.resources import Resources
 
 #: neighbours of an image that are shown, of each set that is searched
 NEIGHBOURS = 3
@@ -32,7 +32,7 @@ class Shown:
 
 
 def gallery(
-    store: Store, record: RunRecord, rows: Sequence[Row], bench: Workbench, count: int
+    store: Store, record: RunRecord, rows: Sequence[Row], bench: Resources, count: int
 ) -> tuple[list[Shown], str]:
     """Up to `count` examples, violations first, then as many broken as survived; and what could not be shown, or "".
 
@@ -44,7 +44,7 @@ def gallery(
         return [], "The images of this run are not here: its files folder was removed, or lies elsewhere."
     spec = RunSpec.from_dict(record.spec)
     try:
-        x, _ = bench.points(spec, [row.index for row in chosen])
+        x, _ = bench.of(spec).points([row.index for row in chosen])
     except Exception as error:  # a dataset that has changed since may raise anything; the run is shown all the same
         return [], f"The clean points of this run are not here: {one_line(error)}"
     x_adv = torch.stack([images[row.game, row.position] for row in chosen])
@@ -66,12 +66,12 @@ def choose(rows: Sequence[Row], count: int) -> list[Row]:
     return [*violated, *turns, *broken[shorter:], *stood[shorter:]][:count]
 
 
-def _nearest(spec: RunSpec, x_adv: Tensor, bench: Workbench) -> tuple[list[dict[str, tuple[Tensor, list[int]]]], str]:
+def _nearest(spec: RunSpec, x_adv: Tensor, bench: Resources) -> tuple[list[dict[str, tuple[Tensor, list[int]]]], str]:
     """The neighbours of what was served, from what the cache holds: nothing long is made in order to look at it."""
     if spec.is_base:
         return [], ""
     if registry.defenses[spec.defense.name].source_hash() != spec.defense.source:
         return [], f"Neighbours are not shown: {spec.defense.name} has changed since this run."
-    if not bench.has_base(spec) or bench.missing_pieces(spec):
+    if not bench.of(spec).has_base() or bench.of(spec).missing_pieces():
         return [], "Neighbours are not shown: the base of this run, or its augmented set, is not here any more."
-    return bench.fitted(spec).neighbour_images(x_adv.to(bench.device), NEIGHBOURS), ""
+    return bench.of(spec).fitted().neighbour_images(x_adv.to(bench.device), NEIGHBOURS), ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,13 +50,26 @@ def wilson(right: int, count: int, method: str = "Wilson") -> Estimate:
     return Estimate(right / count, float(interval.low), float(interval.high), method)
 
 
-def shared_by_all(static: bool, protocol: str) -> str:
-    """What the examples of a single game share, so that an interval holds for it alone: a stream, a state, or ""."""
-    return "" if static else "state" if protocol == "probe" else "stream"
+@dataclass(frozen=True)
+class Sharing:
+    """What the examples of a run have in common, so that an interval must say what it is given.
+
+    shared  what those of one game share: a `stream`, a `state`, or "" (a static defense: nothing)
+    splits  the games share the examples out; False: each plays all of them
+    """
+
+    shared: str
+    splits: bool
+
+    @staticmethod
+    def of(spec: Mapping[str, Any]) -> Sharing:
+        """Of a stored run (`RunSpec.to_dict`)."""
+        facts = spec["game"]["facts"]
+        return Sharing("" if spec["kind"] == "static" else facts["shared"], facts["splits"])
 
 
 def wilson_given(right: int, count: int, given: str) -> Estimate:
-    """Wilson's interval, with what it is given in its method's name (`shared_by_all`)."""
+    """Wilson's interval, with what it is given in its method's name (`Sharing.shared`)."""
     return wilson(right, count, f"Wilson, given this one {given}" if given else "Wilson")
 
 
@@ -135,13 +149,13 @@ def median_distance(rows: Sequence[Row], norm: Norm) -> float | None:
     return float(np.median(found)) if found else None
 
 
-def robust_accuracy(rows: Sequence[Row], static: bool, protocol: str, right: Outcomes) -> Estimate | None:
+def robust_accuracy(rows: Sequence[Row], sharing: Sharing, right: Outcomes) -> Estimate | None:
     """Share of examples that are answered right under attack (`answered_right`, `at_budget`). None without rows."""
-    return _accuracy(rows, right, static, protocol)
+    return _accuracy(rows, right, sharing)
 
 
 def clean_accuracy(
-    rows: Sequence[Row], static: bool, protocol: str, clean: Mapping[tuple[int, int], int]
+    rows: Sequence[Row], sharing: Sharing, clean: Mapping[tuple[int, int], int]
 ) -> Estimate | None:
     """Share of examples whose clean answer is right: from the rows themselves, else from `clean` (game, index)."""
     answers = {
@@ -153,19 +167,19 @@ def clean_accuracy(
         for row in rows
         if answers[row.game, row.index] is not None
     }
-    return _accuracy(rows, outcome, static, protocol)
+    return _accuracy(rows, outcome, sharing)
 
 
-def _accuracy(rows: Sequence[Row], outcome: Outcomes, static: bool, protocol: str) -> Estimate | None:
+def _accuracy(rows: Sequence[Row], outcome: Outcomes, sharing: Sharing) -> Estimate | None:
     if not outcome:
         return None
     games = by_game(rows, outcome)
     flat = [value for game in games for value in game]
-    if len(games) > 1 and protocol != "probe":
+    if len(games) > 1 and not sharing.splits:
         return repeated(games)
-    if len(games) > 1 and not static:
+    if len(games) > 1 and sharing.shared:
         return clustered(games)
-    return wilson_given(sum(flat), len(flat), shared_by_all(static, protocol))
+    return wilson_given(sum(flat), len(flat), sharing.shared)
 
 
 def within_trials(rows: Sequence[Row], right: Outcomes) -> Estimate:

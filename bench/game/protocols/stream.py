@@ -1,124 +1,88 @@
-"""`stream` and `replay`: every point is attacked and served in order, and the state carries on.
+"""`stream`: every point is attacked and served in order, and the state carries on.
 
-stream  what the attack may see is the defense as it serves now
-replay  the whole sequence is crafted first, against simulated copies, then served once to a fresh defense
+What the attack may see is the defense as it serves now.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
+from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 
-from bench.contracts import BLOCK, labels_of
+from bench.contracts import Attack
 from bench.draws import generator
-from bench.game.chunks import Chunk, ChunkMaker, make_row
-from bench.game.crafting import Crafted, craft
-from bench.game.judge import admitted, rule
-from bench.game.protocols import Crafts
-from bench.game.resources import Workbench
-from bench.game.serving import Serving
-from bench.planning.spec import RunSpec
-from bench.rows import Meter, Resume
+from bench.game.blocks import Blocks
+from bench.game.chunks import Chunk
+from bench.game.crafting import Crafts
+from bench.game.match import Match
+from bench.game.protocols.protocol import Protocol
+from bench.planning.rules import protocols_with
+from bench.planning.spec import GameFacts, RunSpec
+from bench.rows import Resume
+from bench.values import Params
 
 
-def play_stream(
-    bench: Workbench, spec: RunSpec, game: int, resume: Resume, meter: Meter, given: Crafts | None = None
-) -> Iterator[Chunk]:
-    """One stream of all n examples; games after the first play a permuted stream with a noise key of their own."""
-    serving = bench.serving(spec, spec.noise_key(game))
-    places = stream_order(spec, game)
-    start = resume.rows
-    if start >= len(places):
-        return
-    if start and not serving.resume(resume.digest, resume.served):
-        start = 0
-    crafts = given or _Crafts(bench, spec, game, serving, meter)
-    bounded = bench.attack(spec).kind == "budget"
-    chunks = ChunkMaker(serving, bench.settings.chunk, bench.settings.checkpoint_s)
-    step = {"static": BLOCK, "online": 1, "batch": spec.game.batch}[spec.kind]
-    if spec.kind == "batch" and spec.n % step:
-        meter.flags["short-batch"] = f"the last batch of a game holds {spec.n % step} of {step} points"
-    for first in range(start - start % step, len(places), step):
-        here = places[first : first + step]
-        indices = [spec.order[place] for place in here]
-        x, y = bench.points(spec, indices)
-        crafted = crafts.at(here)
-        rulings = rule(x, crafted.images, spec.threat, bounded)
-        served = admitted(x, crafted.images, rulings)
-        before_s = serving.seconds
-        neighbours = serving.neighbour_labels(served)
-        spent_s, steps = serving.seconds, serving.defense.adaptation_steps
-        answers = labels_of(serving.serve(served))
-        spent_s = serving.seconds - spent_s
-        steps = serving.defense.adaptation_steps - steps
-        meter.defense_s += serving.seconds - before_s
-        for i in range(len(here)):
-            if first + i >= start:
-                row = make_row(
-                    game, first + i, indices[i], int(y[i]), x[i], crafted, i, rulings[i], answers[i], None,
-                    steps // len(here), spent_s / len(here), neighbours[i],
-                )  # fmt: skip
-                chunks.add(row, crafted.images[i])
-        if chunks.due():
-            yield from chunks.cut(store=True)
-    yield from chunks.cut(store=False)
+class StreamParams(Params):
+    """repeats: games over streams of the same points; games after the first permute the stream."""
+
+    repeats: int = Field(default=1, ge=1)
 
 
-def stream_order(spec: RunSpec, game: int) -> list[int]:
-    """Places in the seeded order, as they come in a game: as they are in the first, permuted in later ones."""
-    if game == 0:
-        return spec.places
-    return [int(i) for i in torch.randperm(spec.n, generator=generator(spec.seed, "order", game))]
+class Stream(Protocol):
+    """One stream of all n examples in each game, with a noise key of the game's own."""
 
+    Params: ClassVar[type[Params]] = StreamParams
+    facts: ClassVar[GameFacts] = GameFacts(games_key="repeats", shared="stream")
+    quick: ClassVar[dict[str, Any]] = {"repeats": 1}
 
-class _Crafts:
-    """Proposed images by place in the seeded order, crafted as late as the threat model needs and no later.
+    def places(self, spec: RunSpec, game: int) -> list[int]:
+        if game == 0:
+            return spec.places
+        return [int(i) for i in torch.randperm(spec.n, generator=generator(spec.seed, "order", game))]
 
-    Crafted before serving, in blocks aligned to the seeded order: attacks on the base alone (cached), attacks that see
-    nothing of the state, attacks on static defenses, everything in `replay`. The rest is crafted point by point against
-    the defense as it serves now.
-    """
+    def card(self, spec: RunSpec) -> str:
+        return "every input is attacked and served in order, the state carries on"
 
-    def __init__(self, bench: Workbench, spec: RunSpec, game: int, serving: Serving, meter: Meter) -> None:
-        self._bench = bench
-        self._spec = spec
-        self._attack = bench.attack(spec)
-        self._meter = meter
-        deployed = None if spec.game.protocol == "replay" else serving
-        self._oracle = bench.oracle(spec, game, deployed)
-        #: the order that blocks are cut from: a replayed sequence is crafted as it will be served
-        self._order = stream_order(spec, game) if spec.game.protocol == "replay" else spec.places
-        self._where = {place: i for i, place in enumerate(self._order)}
-        self._late = spec.sees_state and spec.kind != "static" and spec.game.protocol == "stream"
-        self._blocks: dict[int, Crafted] = {}
+    def tag(self, spec: RunSpec) -> str:
+        return ""
 
-    def at(self, places: list[int]) -> Crafted:
-        """Proposed images for the points at these places."""
-        if self._late:
-            return self._craft([self._spec.order[place] for place in places])
-        size = self._attack.block or self._spec.n
-        spots = [self._where[place] for place in places]
-        parts = [
-            self._block(block).rows([spot - block * size for spot in run])
-            for block, run in groupby(spots, key=lambda spot: spot // size)
-        ]
-        return Crafted.join(parts)
+    def refuses(self, spec: RunSpec, attack: type[Attack]) -> str | None:
+        threat, name, instead = spec.threat, spec.attack.name, f"use game.protocol={protocols_with(background=True)[0]}"
+        if threat.weights == "simulated":
+            return f"{name} simulates a defense from a background, and a stream has none; {instead}."
+        if attack.block is None and spec.kind != "static" and spec.sees_state:
+            return f"{name} crafts all images at once, and in a stream the state moves on; {instead}."
+        return None
 
-    def _block(self, block: int) -> Crafted:
-        if block not in self._blocks:
-            if self._spec.crafted_on_base:
-                crafted = self._bench.crafted(self._spec, block)
-            else:
-                size = self._attack.block or self._spec.n
-                places = self._order[block * size : (block + 1) * size]
-                crafted = self._craft([self._spec.order[place] for place in places])
-            self._blocks[block] = crafted
-        return self._blocks[block]
+    def crafts(self, match: Match, places: list[int]) -> Crafts:
+        """Images are crafted as late as the threat model needs and no later.
 
-    def _craft(self, indices: list[int]) -> Crafted:
-        x, y = self._bench.points(self._spec, indices)
-        made = craft(self._attack, self._oracle, x, y, self._spec, indices)
-        self._meter.attack_s += float(made.seconds.sum())
-        return made
+        Attacks that see the state of an online or batch defense craft for the points that come next. All others craft
+        whole blocks of the run's examples.
+        """
+        late = match.spec.sees_state and match.spec.kind != "static"
+        return match.crafts(match.spec.places, match.oracle, late=late)
+
+    def play(self, match: Match, resume: Resume) -> Iterator[Chunk]:
+        places = self.places(match.spec, match.number)
+        if resume.rows >= len(places):
+            return
+        start = match.resumed(resume)
+        crafts, chunks, step = self.crafts(match, places), match.chunks(), match.step
+        if match.spec.kind == "batch" and match.spec.n % step:
+            last = match.spec.n % step
+            match.meter.flags["short-batch"] = f"the last batch of a game holds {last} of {step} points"
+        for number, here in enumerate(Blocks(places, step)):
+            first = number * step
+            if first + len(here) <= start:
+                continue
+            group = match.group(first, here, crafts.at(here))
+            neighbours = match.neighbours(group.served)
+            answers = match.serve(group.served)
+            for row, image in match.rows(group, answers, neighbours, after=start):
+                chunks.add(row, image)
+            if chunks.due():
+                yield from chunks.cut(store=True)
+        yield from chunks.cut(store=False)

@@ -1,0 +1,96 @@
+"""What planning asks of a protocol: its keys, how many games and rows it has, what it says in words, what it refuses.
+
+How a game is played is the other half of a protocol: see `bench.game.protocols.protocol`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from bench import registry
+from bench.contracts import Attack
+from bench.planning.spec import GameFacts, GameSpec, RunSpec
+from bench.values import Params
+
+
+class Rules(ABC):
+    """The rules of a protocol, for one choice of its parameters.
+
+    A class has `Params` (its keys in [game] of bench.toml), `facts` (see `GameFacts`) and the methods below.
+    """
+
+    Params: ClassVar[type[Params]]
+    facts: ClassVar[GameFacts]
+    #: values of its keys with which a check of a plug-in is quick
+    quick: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, params: Any = None) -> None:
+        self.params: Any = params if params is not None else self.Params()
+
+    @abstractmethod
+    def places(self, spec: RunSpec, game: int) -> list[int]:
+        """Places in the run's seeded order of the examples that one game attacks, in the order of its rows."""
+
+    @abstractmethod
+    def card(self, spec: RunSpec) -> str:
+        """The game in one sentence without a stop, for a reader who sees only this number."""
+
+    def tag(self, spec: RunSpec) -> str:
+        """The game in a few words, enough to tell the rows of a table apart; "" where there is nothing to tell."""
+        return spec.game.protocol
+
+    def refuses(self, spec: RunSpec, attack: type[Attack]) -> str | None:
+        """Why the request for this run is wrong (what, what was given, what to do), or None."""
+        return None
+
+    def others_served(self, spec: RunSpec) -> int:
+        """Inputs of other users that one game serves, besides the examples that are attacked."""
+        return 0
+
+    def clean_game(self, spec: RunSpec) -> GameSpec | None:
+        """How the paired run of the attack `clean` is played; None where the rows hold the clean answers."""
+        return None if self.facts.answers_clean else spec.game
+
+
+def rules_of(game: GameSpec) -> Any:
+    """The protocol of a game, with its parameters: a `bench.game.protocols.Protocol`."""
+    cls = registry.protocols.load(game.protocol)
+    return cls(cls.Params(**game.params))
+
+
+def in_words(spec: RunSpec) -> RunSpec:
+    """The run with its game told in words."""
+    rules = rules_of(spec.game)
+    return replace(spec, game=replace(spec.game, card=rules.card(spec), tag=rules.tag(spec)))
+
+
+def game_of(protocol: str, params: dict[str, Any], batch: int = 0) -> GameSpec:
+    """The game of a registered protocol with these values of its keys; `in_words` tells it."""
+    entry = registry.protocols[protocol]
+    source = "" if entry.origin == registry.BUILT_IN else entry.source_hash()
+    return GameSpec(protocol, params, entry.load().facts, batch, source)
+
+
+def protocols_with(**facts: Any) -> list[str]:
+    """Names of the built-in protocols that declare these facts, such as `background=True`."""
+    built_in = [entry for entry in registry.protocols if entry.origin == registry.BUILT_IN]
+    own = {entry.name: entry.load().facts for entry in built_in}
+    return [name for name, had in own.items() if all(getattr(had, key) == value for key, value in facts.items())]
+
+
+def rows_of(spec: RunSpec) -> int:
+    """How many rows a finished run has."""
+    rules = rules_of(spec.game)
+    return sum(len(rules.places(spec, game)) for game in range(spec.game.games))
+
+
+def paired_clean(spec: RunSpec, clean: Any) -> RunSpec | None:
+    """The run of the attack `clean` (a `Part`) that gives this run's clean accuracy; None where it has its own."""
+    game = rules_of(spec.game).clean_game(spec)
+    if game is None or spec.attack.name == clean.name:
+        return None
+    threat = type(spec.threat)(norm="linf", eps=0.0, weights="none")
+    pair = replace(spec, attack=clean, attack_kind="budget", threat=threat, game=game, surrogate=None, chosen=None)
+    return in_words(pair)
