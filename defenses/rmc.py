@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from bench.bases import Base
 from bench.contracts import Context, Defense, OnlineDefense, shallow_fork
-from bench.data.task import Task, TaskFacts, to_pixels
+from bench.data.task import Task, TaskFacts
 from bench.draws import generator
 from bench.models.frozen import frozen_copy
 from bench.params import Params
@@ -206,7 +206,7 @@ class RMC(OnlineDefense):
             return pgd(network, x, y, eps=eps, steps=steps, step_size=step, offset=offset)
 
     def _points(self, bank: Bank, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        images = to_pixels(bank.gather(rows), bank.pixel_scale, self._device)
+        images = bank.pixels(rows, self._device)
         return images, torch.from_numpy(bank.labels[rows]).to(self._device)
 
     def _replace(self, rows: NDArray[np.int64]) -> None:
