@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from bench.bases import Base
 from bench.cache import Cache, digest
-from bench.contracts import Context, in_blocks, rows_at_once
+from bench.contracts import BLOCK, Context, in_blocks
 from bench.data.task import Task, TaskFacts, fixed_order, to_pixels
 from bench.draws import Draws
 from bench.errors import BadValue
@@ -131,8 +131,12 @@ class BankBuilder:
         seed = context.seed if recipe.copies else 0  # without copies nothing is drawn
         self.key = digest([context.base_key, _SOURCE, seed, asdict(recipe)])
         image_bytes = int(np.prod(task.facts.image_shape))
-        block = rows_at_once(context.device)
-        self.piece = max(min(PIECE, PIECE_BYTES // image_bytes) // block * block, block)
+        piece = min(PIECE, PIECE_BYTES // image_bytes)
+        self.piece = max(piece // BLOCK * BLOCK, BLOCK)
+        #: images that copies are made of at a time: a GPU makes a piece at once
+        self.block = BLOCK
+        if context.device.type == "cuda":
+            self.piece = self.block = max(piece, 1)
 
     def missing(self) -> list[str]:
         """Pieces worth making apart; none for a small bank, which `build` makes in one go."""
@@ -161,9 +165,9 @@ class BankBuilder:
         made, recipe = [], self.recipe
         steps = recipe.steps[copy]
         step_size = recipe.step_size or max(recipe.eps / 30, recipe.eps / steps)
-        network, size = self._attacked_network(), rows_at_once(self.context.device)
-        for start in range(0, len(rows), size):
-            block = rows[start : start + size].tolist()
+        network = self._attacked_network()
+        for start in range(0, len(rows), self.block):
+            block = rows[start : start + self.block].tolist()
             images = self.task.train_images[block]
             x = self.task.pixels(images, self.context.device)
             y = torch.from_numpy(self.task.train_labels[block]).to(x.device)

@@ -21,11 +21,11 @@ from bench.models.frozen import frozen_copy
 from defenses.recording import Recorder, copy_all, recorder_for
 from defenses.workspace import Recipe, Workspace
 
-__all__ = ["Learner", "Lesson", "Recipe", "side_by_side"]
+__all__ = ["Learner", "Recipe", "TuningSet", "side_by_side"]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TuningSet:
     """What is fine-tuned on: x (n, C, H, W) in [0, 1], y (n,); a validation set; the generator of the order."""
 
     x: Tensor
@@ -130,18 +130,18 @@ class Learner:
 
     def fit(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, order: torch.Generator) -> int:
         """Fine-tune on x (n, C, H, W) in [0, 1], y (n,) with early stopping on the validation set; optimiser steps."""
-        (steps,) = side_by_side([(self, Lesson(x, y, x_val, y_val, order))])
+        (steps,) = side_by_side([(self, TuningSet(x, y, x_val, y_val, order))])
         return steps
 
-    def fitting(self, lesson: Lesson) -> Generator[None, None, int]:
+    def fitting(self, data: TuningSet) -> Generator[None, None, int]:
         """The same step by step: it pauses after each step that it started."""
-        recipe, place, x, y = self.recipe, self._workspace, lesson.x, lesson.y
+        recipe, place, x, y = self.recipe, self._workspace, data.x, data.y
         place.begin()
         steps = 0
         best, best_tensors, waited = torch.inf, None, 0
         for _ in range(recipe.epochs):
             place.train_loss.zero_()
-            rows = torch.randperm(len(x), generator=lesson.order).to(x.device)
+            rows = torch.randperm(len(x), generator=data.order).to(x.device)
             images, labels = x.index_select(0, rows), y.index_select(0, rows)
             for start in range(0, len(x), recipe.batch_size):
                 batch = slice(start, start + recipe.batch_size)
@@ -150,7 +150,7 @@ class Learner:
                 yield
             if not recipe.watches:
                 continue
-            losses = torch.stack([place.validation_loss(lesson.x_val, lesson.y_val), place.train_loss])
+            losses = torch.stack([place.validation_loss(data.x_val, data.y_val), place.train_loss])
             value, train_loss = losses.tolist()  # the one look at the device in an epoch
             waited = 0 if value < best else waited + 1
             if value < best:
@@ -168,12 +168,16 @@ class Learner:
         """Logits (N, K) of x (N, C, H, W) now, in float32."""
         return self._workspace.logits(x)
 
+    def attacked(self, x: Tensor, y: Tensor, eps: float, steps: int, step_size: float, offset: Tensor | None) -> Tensor:
+        """PGD images (N, C, H, W) for x in [0, 1], y (N,) against the weights now; see `defenses.crafting`."""
+        return self._workspace.craft(x, y, eps, steps, step_size, offset)
+
     def frozen(self) -> nn.Module:
         """A copy of the network as it is now, whose weights take no gradients."""
         return frozen_copy(self.network)
 
 
-def side_by_side(tasks: Sequence[tuple[Learner, Lesson]]) -> list[int]:
+def side_by_side(tasks: Sequence[tuple[Learner, TuningSet]]) -> list[int]:
     """Fine-tune learners in workspaces of their own at the same time; the steps of each.
 
     Each gets what it would get alone: on a GPU their steps overlap, elsewhere they take turns.
@@ -182,10 +186,10 @@ def side_by_side(tasks: Sequence[tuple[Learner, Lesson]]) -> list[int]:
         raise ValueError("Learners that are fine-tuned at the same time need workspaces of their own; see `lanes`.")
     done: list[int] = [0] * len(tasks)
     running = {}
-    for number, (learner, lesson) in enumerate(tasks):
+    for number, (learner, data) in enumerate(tasks):
         if learner._shared.stream is not None:
             learner._shared.stream.wait_stream(torch.cuda.current_stream())
-        running[number] = learner.fitting(lesson)
+        running[number] = learner.fitting(data)
     while running:
         for number in list(running):
             with tasks[number][0]._shared.on_own_stream():

@@ -34,11 +34,10 @@ from bench.data.task import Task, TaskFacts
 from bench.draws import generator
 from bench.models.frozen import frozen_copy
 from bench.params import Params
-from bench.pgd import pgd
 from bench.state import State
 from defenses.bank import Bank, BankBuilder, BankParams, BankRecipe, check_bank, features_of
-from defenses.finetune import Learner, Lesson, Recipe, side_by_side
-from defenses.precision import InPrecision, Precision, computing
+from defenses.finetune import Learner, Recipe, TuningSet, side_by_side
+from defenses.precision import Precision, computing
 
 
 class AdaptationParams(Params):
@@ -120,9 +119,9 @@ class RMC(OnlineDefense):
         self.noise_key = context.noise_key
 
     def answer_one(self, x: Tensor) -> Tensor:
-        rows, lesson = self._lesson(x, self.noise_key)
+        rows, data = self._neighbourhood(x, self.noise_key)
         self._start(self._learner)
-        self._fine_tune([self._learner], [lesson])
+        self._fine_tune([self._learner], [data])
         logits = self._learner.logits(x)
         self._replace(rows)
         self._calibrate()
@@ -139,12 +138,12 @@ class RMC(OnlineDefense):
         answers = []
         for first in range(0, len(x), len(lanes)):
             points = x[first : first + len(lanes)].split(1)
-            lessons = [self._lesson(point, noise_key)[1] for point in points]
+            sets = [self._neighbourhood(point, noise_key)[1] for point in points]
             learners = lanes[: len(points)]
             for learner in learners:
                 learner.become(self._learner)
                 self._start(learner)
-            self._fine_tune(learners, lessons)
+            self._fine_tune(learners, sets)
             answers += [learner.logits(point) for learner, point in zip(learners, points, strict=True)]
         return torch.cat(answers)
 
@@ -156,7 +155,7 @@ class RMC(OnlineDefense):
         if not self.params.carry:
             learner.reset()
 
-    def _lesson(self, x: Tensor, noise_key: int) -> tuple[NDArray[np.int64], Lesson]:
+    def _neighbourhood(self, x: Tensor, noise_key: int) -> tuple[NDArray[np.int64], TuningSet]:
         """The neighbours of x (1, C, H, W): their rows, nearest first, and what is fine-tuned on."""
         params = self.params
         rows = self._bank.search(features_of_one(self._features, x), params.k).ids
@@ -182,15 +181,15 @@ class RMC(OnlineDefense):
 
     def _split(
         self, bank: Bank, training: NDArray[np.int64], held_out: NDArray[np.int64], draws: torch.Generator
-    ) -> Lesson:
+    ) -> TuningSet:
         """Rows of the bank to train on and to validate on, as images."""
         x, y = self._training_points(bank, training, draws)
         watching = self._learner.recipe.watches and len(held_out)
         x_val, y_val = self._points(bank, held_out) if watching else (x[:1], y[:1])
-        return Lesson(x, y, x_val, y_val, draws)
+        return TuningSet(x, y, x_val, y_val, draws)
 
-    def _fine_tune(self, learners: list[Learner], lessons: list[Lesson]) -> None:
-        self.adaptation_steps += sum(side_by_side(list(zip(learners, lessons, strict=True))))
+    def _fine_tune(self, learners: list[Learner], sets: list[TuningSet]) -> None:
+        self.adaptation_steps += sum(side_by_side(list(zip(learners, sets, strict=True))))
 
     def _training_points(self, bank: Bank, rows: NDArray[np.int64], draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """What is fine-tuned on, given rows of the bank: they themselves."""
@@ -201,9 +200,7 @@ class RMC(OnlineDefense):
         eps = self.params.eps
         offset = (torch.rand(x.shape, generator=draws) * 2 - 1) * eps
         step = step_size or 2.5 * eps / steps
-        network = InPrecision(self._learner.frozen(), self.params.precision)
-        with computing(self.params.precision):
-            return pgd(network, x, y, eps=eps, steps=steps, step_size=step, offset=offset)
+        return self._learner.attacked(x, y, eps, steps, step, offset)
 
     def _points(self, bank: Bank, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         images = bank.pixels(rows, self._device)
@@ -240,10 +237,10 @@ class RMC(OnlineDefense):
 
     def proxy_for(self, x: Tensor, draw: int | None = None) -> nn.Module:
         """Adapted to the last point of x (B, C, H, W), which alone is answered by it; before the calibration."""
-        _, lesson = self._lesson(x[-1:], self.noise_of(draw))
+        _, data = self._neighbourhood(x[-1:], self.noise_of(draw))
         twin = self._learner.fork()
         self._start(twin)
-        self._fine_tune([twin], [lesson])
+        self._fine_tune([twin], [data])
         return twin.frozen()
 
 

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from defenses.crafting import Crafting
+from defenses.descent import descend, empty_moments
 from defenses.frozen_norm import freeze_norms
-from defenses.precision import Precision, computing, lowered
+from defenses.precision import Precision, computing
 from defenses.recording import Body, Recorder, copy_all
 
 
@@ -69,17 +71,10 @@ class Workspace:
         if cuda:  # the layout of its convolutions: without it every one of them converts its maps there and back
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.eval()
-        weights = list(self.network.parameters())
-        self._optimiser = torch.optim.Adam(weights, lr=recipe.lr, fused=True, capturable=cuda)
-        self._moments: list[Tensor] = []
-        for weight in weights:
-            state = {
-                "step": torch.zeros((), dtype=torch.float32, device=self.device),
-                "exp_avg": torch.zeros_like(weight),
-                "exp_avg_sq": torch.zeros_like(weight),
-            }
-            self._optimiser.state[weight] = state
-            self._moments += state.values()
+        self._optimiser = torch.optim.Adam(self.network.parameters(), lr=recipe.lr, fused=True, capturable=cuda)
+        self._moments = empty_moments(self._optimiser)
+        #: PGD against the network as it is
+        self.craft = Crafting(self.network, recipe.precision, recorder)
         self._network_tensors = tensors_of(self.network)
         self.tensors = [*self._network_tensors, *self._moments]
         self._start = tensors_of(start)
@@ -120,16 +115,10 @@ class Workspace:
             self._recorded[room] = _Recorded(self, x, room, self._recorder)
         self._recorded[room].repeat(x, y)
 
-    @torch.enable_grad()  # whoever asks for an answer may do so without gradients
     def _step(self, x: Tensor, y: Tensor, share: Tensor, rows: int | Tensor) -> None:
         """The step. share (B,): the weight of each row in the loss; rows: how many of them count."""
-        with computing(self.recipe.precision):
-            logits = lowered(self.network, x, self.recipe.precision).to(self.dtype)
-            loss = (cross_entropy(logits, y, reduction="none") * share).sum()
-            self._optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            self._optimiser.step()
-        self.train_loss += loss.detach() * rows
+        loss = descend(self.network, self._optimiser, x, y, share, self.recipe.precision)
+        self.train_loss += loss * rows
 
     def validation_loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean cross-entropy (a scalar tensor) of x (N, C, H, W), y (N,) in evaluation mode, in float32."""

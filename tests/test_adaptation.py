@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.draws import generator
 from bench.models.resnet import ResNet
-from defenses.finetune import Learner, Lesson, Recipe, side_by_side
+from defenses.finetune import Learner, Recipe, TuningSet, side_by_side
 from defenses.frozen_norm import _FoldedConv2d, _FoldedLinear, _FrozenNorm, freeze_norms
 from defenses.precision import InPrecision, computing, lowered
 from defenses.recording import Rehearsal, copy_all, recorder_for
@@ -183,10 +183,10 @@ def test_fine_tuning_side_by_side_gives_what_each_would_get_alone() -> None:
         steps = fork.fit(X[:count], Y[:count], X[-8:], Y[-8:], generator("b", number))
         alone.append((steps, fork.logits(X)))
     lanes = learner.lanes(3)
-    lessons = [
-        Lesson(X[:count], Y[:count], X[-8:], Y[-8:], generator("b", number)) for number, count in enumerate(rows)
+    sets = [
+        TuningSet(X[:count], Y[:count], X[-8:], Y[-8:], generator("b", number)) for number, count in enumerate(rows)
     ]
-    steps = side_by_side(list(zip(lanes, lessons, strict=True)))
+    steps = side_by_side(list(zip(lanes, sets, strict=True)))
     assert [(n, lane.logits(X).tolist()) for n, lane in zip(steps, lanes, strict=True)] == [
         (n, logits.tolist()) for n, logits in alone
     ]
@@ -195,9 +195,9 @@ def test_fine_tuning_side_by_side_gives_what_each_would_get_alone() -> None:
 
 def test_learners_of_one_workspace_cannot_be_fine_tuned_at_the_same_time() -> None:
     learner = Learner(residual(), Recipe(1e-2, 1, 1, 16), SHAPE)
-    lesson = Lesson(X, Y, X[:1], Y[:1], generator("a"))
+    data = TuningSet(X, Y, X[:1], Y[:1], generator("a"))
     with pytest.raises(ValueError, match="workspaces of their own"):
-        side_by_side([(learner, lesson), (learner.fork(), lesson)])
+        side_by_side([(learner, data), (learner.fork(), data)])
 
 
 def test_tf32_is_allowed_where_it_is_asked_for_and_nowhere_else() -> None:

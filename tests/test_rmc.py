@@ -114,8 +114,8 @@ def test_the_training_split_is_that_of_the_paper(workbench, monkeypatch: pytest.
     rmc, x, _ = fitted(workbench, "rmc")
     seen: list[tuple[np.ndarray, np.ndarray]] = []
     monkeypatch.setattr(RMC, "_split", lambda self, bank, training, held_out, draws: seen.append((training, held_out)))
-    monkeypatch.setattr(RMC, "_fine_tune", lambda self, learners, lessons: None)
-    rows, _ = rmc._lesson(x[:1], 1)
+    monkeypatch.setattr(RMC, "_fine_tune", lambda self, learners, sets: None)
+    rows, _ = rmc._neighbourhood(x[:1], 1)
     rmc._calibrate()
     (training, held_out), (random_rows, random_held_out) = seen
     assert sorted([*training, *held_out]) == sorted(rows) and len(held_out) == (128 // 5) // 4

@@ -13,10 +13,11 @@ from bench.errors import BadValue
 from bench.models.small_cnn import DigitsCNN
 from bench.workbench import Workbench
 from defenses.adversarial import FGSMTraining, FGSMTrainingParams, PGDTraining, PGDTrainingParams
+from defenses.crafting import held
 from defenses.cross_lipschitz import cross_lipschitz
 from defenses.denoising import DenoisingBlock, FeatureDenoising, FeatureDenoisingParams, non_local_mean, with_blocks
 from defenses.jacobian import Jacobian, JacobianParams, directions, jacobian_norm
-from defenses.training import PADDING, Step, augmented, held
+from defenses.training import PADDING, Step, augmented
 from tests.conftest import spec_of
 
 FACTS = TaskFacts("digits", 10, (1, 8, 8), 100, 10, "x")
