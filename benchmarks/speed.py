@@ -50,7 +50,7 @@ def make_rmc() -> RMC:
     rmc = RMC(RMCParams(k=K))
     rmc._bank = Bank(images, rng.integers(0, 10, ROWS), Neighbours(features), ROWS // 2, 255)
     rmc._features = network
-    rmc._learner = Learner(network, Recipe(lr=3e-3, epochs=2, patience=1, batch_size=BATCH))
+    rmc._learner = Learner(network, Recipe(lr=3e-3, epochs=2, patience=1, batch_size=BATCH), (1, 28, 28))
     rmc._device = torch.device("cpu")
     rmc._t = 0
     return rmc

@@ -17,11 +17,9 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from bench.pgd import pgd
 from bench.values import Params
-from defenses.training import AdversarialParams, Step, TrainedBase, held
+from defenses.training import AdversarialParams, ExamplesBase, Step, attacked
 
 
 class FGSMTrainingParams(AdversarialParams):
@@ -30,19 +28,16 @@ class FGSMTrainingParams(AdversarialParams):
     clean_share: float = Field(default=0.5, ge=0, le=1, allow_inf_nan=False)
 
 
-class FGSMTraining(TrainedBase):
+class FGSMTraining(ExamplesBase):
     """Training on clean images and their FGSM images."""
 
     Params: ClassVar[type[Params]] = FGSMTrainingParams
 
-    def loss(self, network: nn.Module, x: Tensor, y: Tensor, step: Step) -> Tensor:
-        params = self.params
-        eps = self.radius(step)
-        with held(network):
-            x_adv = pgd(network, x, y, eps=eps, steps=1, step_size=eps)
-        logits = network(torch.cat([x, x_adv]))
-        clean, attacked = cross_entropy(logits[: len(x)], y), cross_entropy(logits[len(x) :], y)
-        return params.clean_share * clean + (1 - params.clean_share) * attacked
+    def examples(self, network: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        eps, count = self.radius(step), len(x)
+        x_adv = attacked(network, x, y, step, eps, 1, eps, None)
+        clean = x.new_full((count,), self.params.clean_share / count)
+        return torch.cat([x, x_adv]), torch.cat([y, y]), torch.cat([clean, 1 / count - clean])
 
 
 class PGDTrainingParams(AdversarialParams):
@@ -55,15 +50,14 @@ class PGDTrainingParams(AdversarialParams):
     rel_step_size: float = Field(default=0.25, gt=0, allow_inf_nan=False)
 
 
-class PGDTraining(TrainedBase):
+class PGDTraining(ExamplesBase):
     """Training on PGD images alone."""
 
     Params: ClassVar[type[Params]] = PGDTrainingParams
 
-    def loss(self, network: nn.Module, x: Tensor, y: Tensor, step: Step) -> Tensor:
+    def examples(self, network: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         params = self.params
         eps = self.radius(step)
         offset = (torch.rand(x.shape, generator=step.draws) * 2 - 1) * eps
-        with held(network):
-            x_adv = pgd(network, x, y, eps=eps, steps=params.steps, step_size=params.rel_step_size * eps, offset=offset)
-        return cross_entropy(network(x_adv), y)
+        x_adv = attacked(network, x, y, step, eps, params.steps, params.rel_step_size * eps, offset)
+        return x_adv, y, x.new_full((len(x),), 1 / len(x))

@@ -23,19 +23,23 @@ from torch import Tensor, nn
 from bench.cache import Cache, digest
 from bench.contracts import BLOCK, Context, in_blocks
 from bench.contracts.base import Base
-from bench.data.task import Task, TaskFacts, fixed_order
+from bench.data.task import Task, TaskFacts, fixed_order, to_pixels
 from bench.draws import Draws
 from bench.errors import BadValue
+from bench.models.frozen import frozen_copy
 from bench.pgd import pgd, random_offset
 from bench.source import module_hash
 from bench.values import Params
+from defenses.device_search import DeviceNeighbours, fits_beside
+from defenses.frozen_norm import freeze_norms
 from defenses.neighbours import IndexKind, Neighbours, Ranking, rank, write_index
+from defenses.precision import InPrecision, Precision, computing
 
 #: taken when the module is loaded, so that an edit during a long run does not split its bank
 _SOURCE = module_hash(__name__)
 
 #: most images that are made as one piece, and most bytes of them: what making a bank holds in memory
-PIECE = 1000
+PIECE = 1024
 PIECE_BYTES = 1 << 26
 
 
@@ -56,7 +60,8 @@ class BankParams(Params):
     steps of a copy, of bank_step_size pixels (0: eps / 30, or eps / steps where that is more). Of several, with commas,
     copies take one each in turn. A copy of one step is FGSM's: it starts from its image, others at a random point of
     the ball. bank_size: how many training images (0: all); index: `flat` (exact) or `ivf` (for banks that do not fit
-    in memory), which looks into `probes` lists a shard."""
+    in memory), which looks into `probes` lists a shard. bank_precision: what copies are made in;
+    features are float32 in any case."""
 
     copies: int = Field(default=1, ge=1)
     bank_steps: Annotated[str, BeforeValidator(_steps_of_copies)] = "40"
@@ -65,11 +70,12 @@ class BankParams(Params):
     bank_size: int = Field(default=0, ge=0)
     index: IndexKind = "flat"
     probes: int = Field(default=16, ge=1)
+    bank_precision: Precision = "float32"
 
     def bank_recipe(self) -> BankRecipe:
         given = [int(steps) for steps in self.bank_steps.split(",")]
         steps = tuple(given[copy % len(given)] for copy in range(self.copies))
-        return BankRecipe(steps, self.bank_step_size, self.eps, self.bank_size, self.index)
+        return BankRecipe(steps, self.bank_step_size, self.eps, self.bank_size, self.index, self.bank_precision)
 
 
 def check_bank(params: Any, facts: TaskFacts, copies: int) -> None:
@@ -96,13 +102,14 @@ def check_bank(params: Any, facts: TaskFacts, copies: int) -> None:
 @dataclass(frozen=True)
 class BankRecipe:
     """PGD steps of every copy of an image; step size in pixels (0: see `BankParams`); radius eps in pixels (linf);
-    size: how many training images (0: all); the kind of index."""
+    size: how many training images (0: all); the kind of index; the precision that copies are made in."""
 
     steps: tuple[int, ...] = ()
     step_size: float = 0.0
     eps: float = 0.0
     size: int = 0
     index: IndexKind = "flat"
+    precision: Precision = "float32"
 
     @property
     def copies(self) -> int:
@@ -124,7 +131,12 @@ class BankBuilder:
         seed = context.seed if recipe.copies else 0  # without copies nothing is drawn
         self.key = digest([context.base_key, _SOURCE, seed, asdict(recipe)])
         image_bytes = int(np.prod(task.facts.image_shape))
-        self.piece = max(min(PIECE, PIECE_BYTES // image_bytes) // BLOCK * BLOCK, BLOCK)
+        piece = min(PIECE, PIECE_BYTES // image_bytes)
+        self.piece = max(piece // BLOCK * BLOCK, BLOCK)
+        #: images that copies are made of at a time: a GPU makes a piece at once
+        self.block = BLOCK
+        if context.device.type == "cuda":
+            self.piece = self.block = max(piece, 1)
 
     def missing(self) -> list[str]:
         """Pieces worth making apart; none for a small bank, which `build` makes in one go."""
@@ -153,17 +165,27 @@ class BankBuilder:
         made, recipe = [], self.recipe
         steps = recipe.steps[copy]
         step_size = recipe.step_size or max(recipe.eps / 30, recipe.eps / steps)
-        for start in range(0, len(rows), BLOCK):
-            block = rows[start : start + BLOCK].tolist()
+        network = self._attacked_network()
+        for start in range(0, len(rows), self.block):
+            block = rows[start : start + self.block].tolist()
             images = self.task.train_images[block]
             x = self.task.pixels(images, self.context.device)
             y = torch.from_numpy(self.task.train_labels[block]).to(x.device)
             draws = Draws(self.context.seed, f"bank copy {copy}", block)
             offset = random_offset(draws, tuple(x.shape[1:]), recipe.eps, "linf") if steps > 1 else None
-            x_adv = pgd(self.base.network, x, y, eps=recipe.eps, steps=steps, step_size=step_size, offset=offset)
+            with computing(recipe.precision):
+                x_adv = pgd(network, x, y, eps=recipe.eps, steps=steps, step_size=step_size, offset=offset)
             made.append(stored_towards(images, x_adv, self.task.pixel_scale))
             self.context.report(f"augmented set: copy {copy + 1}/{recipe.copies}, image {block[-1] + 1}")
         return np.concatenate(made)
+
+    def _attacked_network(self) -> nn.Module:
+        """theta_0 in the layout and the precision that copies are made in."""
+        network = self.base.network
+        if self.context.device.type == "cuda":
+            example = torch.zeros((1, *self.task.facts.image_shape), device=self.context.device)
+            network = freeze_norms(frozen_copy(network), example).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return InPrecision(network, self.recipe.precision)
 
     def build(self, probes: int = 0) -> Bank:
         """The bank, made from its pieces where the cache lacks it; probes: lists to look into, of an `ivf` index."""
@@ -191,7 +213,8 @@ class BankBuilder:
             shutil.rmtree(self.cache.path("pieces", f"{self.key}-{start}"), ignore_errors=True)
         labels = np.tile(self.task.train_labels[self.chosen], 1 + self.recipe.copies)
         images = np.load(folder / "images.npy", mmap_mode="r")
-        return Bank(images, labels, Neighbours.opened(folder, probes), count, self.task.pixel_scale)
+        bank = Bank(images, labels, Neighbours.opened(folder, probes), count, self.task.pixel_scale)
+        return bank.on_device(self.context.device) if self.recipe.index == "flat" else bank
 
     def _features(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
         """Features of all images of the bank, part by part."""
@@ -202,15 +225,16 @@ class BankBuilder:
 
 def features_of(network: nn.Module, x: Tensor) -> NDArray[np.float32]:
     """Features (N, D) of images x (N, C, H, W) in [0, 1], in padded blocks."""
-    with torch.no_grad():
+    with torch.no_grad(), computing("float32"):
         features: NDArray[np.float32] = in_blocks(network.features, x).cpu().numpy()  # type: ignore[arg-type]
     return features
 
 
 def stored_towards(images: NDArray[np.uint8], x_adv: Tensor, scale: int) -> NDArray[np.uint8]:
     """x_adv (N, C, H, W) in [0, 1] on the stored grid, each pixel rounded towards its pixel in `images`."""
-    delta = x_adv.double().cpu().numpy() * scale - images
-    return (images + np.trunc(delta)).astype(np.uint8)
+    origin = torch.from_numpy(images).to(x_adv.device).double()
+    stored = origin + (x_adv.double() * scale - origin).trunc_()
+    return stored.to(torch.uint8).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -230,7 +254,8 @@ class Overlay:
 class Bank:
     """A frozen bank and what was replaced in it. Forks share both; a replacement is a new value.
 
-    images (M, C, H, W) uint8; labels (M,) int64; clean: the first `clean` rows are the training set.
+    images (M, C, H, W) uint8; labels (M,) int64; clean: the first `clean` rows are the training set; resident: the
+    images once more, on a device where they fit.
     """
 
     images: NDArray[np.uint8]
@@ -239,9 +264,28 @@ class Bank:
     clean: int
     pixel_scale: int
     overlay: Overlay | None = None
+    resident: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def on_device(self, device: torch.device, always: bool = False) -> Bank:
+        """The bank with its features and images on the device, if both fit there (`device_search.fits_beside`)."""
+        features = self.index.take(np.arange(1))
+        if not (always or fits_beside(self.images.nbytes + len(self) * features.nbytes, device)):
+            return self
+        images = torch.from_numpy(np.array(self.images)).to(device)
+        return replace(self, index=DeviceNeighbours(self.index, device), resident=images)
+
+    def pixels(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
+        """Images (k, C, H, W) float32 in [0, 1] of some rows, as the bank stands now."""
+        if self.resident is None:
+            return to_pixels(self.gather(rows), self.pixel_scale, device)
+        images = self.resident.index_select(0, torch.from_numpy(rows).to(self.resident.device))
+        if self.overlay is not None:
+            where, place = self._replaced_among(rows)
+            images[torch.from_numpy(where).to(images.device)] = torch.from_numpy(self.overlay.images[place]).to(images)
+        return images.to(device).to(torch.float32).div_(self.pixel_scale)
 
     def histograms(self, query: NDArray[np.float32], k: int, classes: int) -> dict[str, list[int]]:
         """How many of the k nearest rows carry each label: of all rows now (D'), and of the training images (D)."""
@@ -273,10 +317,16 @@ class Bank:
         """Images (k, C, H, W) of some rows, as the bank stands now."""
         images = self.images[rows]
         if self.overlay is not None:
-            place = np.searchsorted(self.overlay.rows, rows).clip(max=len(self.overlay.rows) - 1)
-            replaced = self.overlay.rows[place] == rows
-            images[replaced] = self.overlay.images[place[replaced]]
+            where, place = self._replaced_among(rows)
+            images[where] = self.overlay.images[place]
         return images
+
+    def _replaced_among(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which of some rows are replaced: their positions in `rows`, and their places in the overlay."""
+        assert self.overlay is not None
+        place = np.searchsorted(self.overlay.rows, rows).clip(max=len(self.overlay.rows) - 1)
+        where = np.flatnonzero(self.overlay.rows[place] == rows)
+        return where, place[where]
 
     def originals(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The clean row of each row."""

@@ -23,14 +23,16 @@ from bench.contracts.base import Base
 from bench.data.task import Task
 from bench.models.frozen import freeze, frozen_copy
 from bench.values import Params, State
+from defenses.precision import Precision, computing, lowered
 
 
 class DentParams(Params):
-    """batch_size: points that are answered together; steps and lr of Adam for each batch."""
+    """batch_size: points that are answered together; steps and lr of Adam for each batch, in this precision."""
 
     batch_size: int = Field(default=10, ge=2)
     steps: int = Field(default=6, ge=1)
     lr: float = Field(default=0.006, gt=0, allow_inf_nan=False)
+    precision: Precision = "float32"
 
 
 class Dent(BatchDefense):
@@ -51,7 +53,7 @@ class Dent(BatchDefense):
 
     def answer_batch(self, x: Tensor) -> Tensor:
         network = self._adapted(x)
-        with torch.no_grad():
+        with torch.no_grad(), computing("float32"):
             logits: Tensor = network(x)
         return logits
 
@@ -61,10 +63,12 @@ class Dent(BatchDefense):
         network = copy.deepcopy(self._start)
         weights = [weight for part in network.modules() if isinstance(part, Modulation) for weight in part.parameters()]
         optimiser = torch.optim.Adam(weights, lr=self.params.lr)
-        for _ in range(self.params.steps):
-            optimiser.zero_grad(set_to_none=True)
-            entropy(network(x)).mean().backward()
-            optimiser.step()
+        precision = self.params.precision
+        with computing(precision):
+            for _ in range(self.params.steps):
+                optimiser.zero_grad(set_to_none=True)
+                entropy(lowered(network, x, precision)).mean().backward()
+                optimiser.step()
         self.adaptation_steps += self.params.steps * len(x)  # every answer of the batch waits for all of them
         return freeze(network)
 

@@ -1,151 +1,208 @@
-"""The adaptation loop: a network and its Adam moments, fine-tuned on a few hundred images before each answer.
+"""The adaptation loop: weights and Adam moments, fine-tuned on a few hundred images before each answer.
 
-This is the hot path of a runtime defense: tensors stay on the device, no loader, one synchronisation an epoch at most.
+This is the hot path of a runtime defense: tensors stay on the device, no loader, at most one synchronisation an epoch,
+and none where no epoch can be stopped early.
+
+A learner is a state. The network, Adam and the recorded step are a workspace's (`defenses.workspace`), which all
+learners of one defense share: who needs it copies its state in, and so forks, probes and restored states cost a copy.
 """
 
 from __future__ import annotations
 
-import copy
+import weakref
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from bench.models.frozen import frozen_copy
+from defenses.recording import Recorder, copy_all, recorder_for
+from defenses.workspace import Recipe, Workspace
+
+__all__ = ["Learner", "Recipe", "TuningSet", "side_by_side"]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How long and how fast to fine-tune.
+class TuningSet:
+    """What is fine-tuned on: x (n, C, H, W) in [0, 1], y (n,); a validation set; the generator of the order."""
 
-    patience         stop after this many epochs without a lower validation loss
-    stop_train_loss  ... and only once the mean training loss of an epoch is below this (0: not asked)
-    restore_best     go back to the weights of the lowest validation loss
-    batch_norm       `train`: batch statistics while adapting; `frozen`: the running ones
-    """
+    x: Tensor
+    y: Tensor
+    x_val: Tensor
+    y_val: Tensor
+    order: torch.Generator
 
-    lr: float
-    epochs: int
-    patience: int
-    batch_size: int
-    stop_train_loss: float = 0.0
-    restore_best: bool = False
-    batch_norm: Literal["frozen", "train"] = "frozen"
 
-    @property
-    def watches(self) -> bool:
-        """Whether a validation loss can change anything."""
-        return self.restore_best or self.epochs > self.patience + 1
+class _Shared:
+    """A workspace and the learner whose state it holds now."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.holder: weakref.ref[Learner] | None = None
+        self.stream = torch.cuda.Stream() if workspace.device.type == "cuda" else None
+
+    @contextmanager
+    def on_own_stream(self) -> Iterator[None]:
+        """Work that is started inside runs beside that of other workspaces."""
+        if self.stream is None:
+            yield
+        else:
+            with torch.cuda.stream(self.stream):
+                yield
 
 
 class Learner:
     """A network that is fine-tuned again and again; weights and moments carry over until they are reset."""
 
-    def __init__(self, start: nn.Module, recipe: Recipe) -> None:
+    def __init__(
+        self, start: nn.Module, recipe: Recipe, image_shape: tuple[int, ...], recorder: Recorder | None = None
+    ) -> None:
+        """start: the network to begin with, for images of `image_shape` (C, H, W), in evaluation mode; it is left
+        alone. recorder: how a step is repeated; None: as the device is best served (`recorder_for`)."""
+        device = next(start.parameters()).device
+        self._make = lambda: _Shared(Workspace(start, recipe, image_shape, recorder or recorder_for(device)))
         self.recipe = recipe
-        self._start = start
-        self.network = copy.deepcopy(start)
-        self.network.requires_grad_(True)
-        self._weights = list(self.network.parameters())
-        self._optimiser = torch.optim.Adam(self._weights, lr=recipe.lr, fused=True)
-        self._zero_moments()
+        self._shared = self._make()
+        self._lanes = [self._shared]
+        self._state: list[Tensor] | None = None  # None: the workspace holds it
+        self._shared.holder = weakref.ref(self)
+
+    @property
+    def _workspace(self) -> Workspace:
+        """The workspace, holding this learner's state."""
+        shared = self._shared
+        holder = None if shared.holder is None else shared.holder()
+        if holder is not self:
+            if holder is not None:
+                holder._state = _copies(shared.workspace.tensors)
+            assert self._state is not None
+            copy_all(shared.workspace.tensors, self._state)
+            self._state = None
+            shared.holder = weakref.ref(self)
+        return shared.workspace
+
+    @property
+    def network(self) -> nn.Module:
+        """The network as it is now; not to be kept, since other learners use it too."""
+        return self._workspace.network
 
     def fork(self) -> Learner:
         """An independent copy in the same state."""
-        twin = Learner(self._start, self.recipe)
-        twin.load(self.tensors())
+        twin = object.__new__(Learner)
+        twin.__dict__.update(self.__dict__)
+        twin._state = _copies(self._tensors())
         return twin
+
+    def lanes(self, count: int) -> list[Learner]:
+        """As many forks as asked for that can be fine-tuned side by side: each has a workspace of its own."""
+        while len(self._lanes) < count:
+            self._lanes.append(self._make())
+        found = []
+        for shared in self._lanes[:count]:
+            twin = self.fork()
+            twin._shared = shared
+            found.append(twin)
+        return found
+
+    def become(self, other: Learner) -> None:
+        """Take up the state of another learner of the same network."""
+        if other is not self:
+            copy_all(self._tensors(), other._tensors())
+
+    def _tensors(self) -> Sequence[Tensor]:
+        """The state where it is."""
+        return self._shared.workspace.tensors if self._state is None else self._state
 
     def reset(self) -> None:
         """Back to the starting weights and empty moments."""
-        with torch.no_grad():
-            for tensor, origin in zip(_tensors(self.network), _tensors(self._start), strict=True):
-                tensor.copy_(origin)
-        self._zero_moments()
-
-    def _zero_moments(self) -> None:
-        for weight in self._weights:
-            self._optimiser.state[weight] = {
-                "step": torch.zeros((), dtype=torch.float32, device=weight.device),
-                "exp_avg": torch.zeros_like(weight),
-                "exp_avg_sq": torch.zeros_like(weight),
-            }
+        self._workspace.reset()
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies of the weights, buffers and moments, by name."""
-        found = {f"network.{i}": t.detach().clone() for i, t in enumerate(_tensors(self.network))}
-        for i, weight in enumerate(self._weights):
-            for name, value in self._optimiser.state[weight].items():
-                found[f"adam.{i}.{name}"] = value.clone()
-        return found
+        return {f"tensor.{i}": tensor.detach().clone() for i, tensor in enumerate(self._tensors())}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take up what `tensors` returned."""
-        with torch.no_grad():
-            for i, tensor in enumerate(_tensors(self.network)):
-                tensor.copy_(tensors[f"network.{i}"])
-            for i, weight in enumerate(self._weights):
-                for name, value in self._optimiser.state[weight].items():
-                    value.copy_(tensors[f"adam.{i}.{name}"])
+        own = self._tensors()
+        copy_all(own, [tensors[f"tensor.{i}"] for i in range(len(own))])
 
-    @torch.enable_grad()  # whoever asks for an answer may do so without gradients
     def fit(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, order: torch.Generator) -> int:
         """Fine-tune on x (n, C, H, W) in [0, 1], y (n,) with early stopping on the validation set; optimiser steps."""
-        recipe = self.recipe
-        self.network.train(recipe.batch_norm == "train")
+        (steps,) = side_by_side([(self, TuningSet(x, y, x_val, y_val, order))])
+        return steps
+
+    def fitting(self, data: TuningSet) -> Generator[None, None, int]:
+        """The same step by step: it pauses after each step that it started."""
+        recipe, place, x, y = self.recipe, self._workspace, data.x, data.y
+        place.begin()
         steps = 0
         best, best_tensors, waited = torch.inf, None, 0
         for _ in range(recipe.epochs):
-            train_loss = torch.zeros((), device=x.device)
-            rows = torch.randperm(len(x), generator=order).to(x.device)
+            place.train_loss.zero_()
+            rows = torch.randperm(len(x), generator=data.order).to(x.device)
             images, labels = x.index_select(0, rows), y.index_select(0, rows)
             for start in range(0, len(x), recipe.batch_size):
                 batch = slice(start, start + recipe.batch_size)
-                loss = cross_entropy(self.network(images[batch]), labels[batch])
-                self._optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                self._optimiser.step()
+                place.step(images[batch], labels[batch])
                 steps += 1
-                if recipe.stop_train_loss:
-                    train_loss += loss.detach() * len(labels[batch])
+                yield
             if not recipe.watches:
                 continue
-            value = self._loss(x_val, y_val)
+            losses = torch.stack([place.validation_loss(data.x_val, data.y_val), place.train_loss])
+            value, train_loss = losses.tolist()  # the one look at the device in an epoch
             waited = 0 if value < best else waited + 1
             if value < best:
                 best = value
-                best_tensors = [t.detach().clone() for t in _tensors(self.network)] if recipe.restore_best else None
-            low = not recipe.stop_train_loss or float(train_loss) / len(x) < recipe.stop_train_loss
+                best_tensors = place.network_tensors() if recipe.restore_best else None
+            low = not recipe.stop_train_loss or train_loss / len(x) < recipe.stop_train_loss
             if waited >= recipe.patience and low:
                 break
-        if recipe.restore_best and best_tensors is not None:
-            with torch.no_grad():
-                for tensor, kept in zip(_tensors(self.network), best_tensors, strict=True):
-                    tensor.copy_(kept)
-        self.network.eval()
+        if best_tensors is not None:
+            place.take_network(best_tensors)
+        place.end()
         return steps
 
-    def _loss(self, x: Tensor, y: Tensor) -> float:
-        training = self.network.training
-        self.network.eval()
-        with torch.no_grad():
-            loss = float(cross_entropy(self.network(x), y))
-        self.network.train(training)
-        return loss
-
     def logits(self, x: Tensor) -> Tensor:
-        """Logits (N, K) of x (N, C, H, W) now."""
-        with torch.no_grad():
-            logits: Tensor = self.network(x)
-        return logits
+        """Logits (N, K) of x (N, C, H, W) now, in float32."""
+        return self._workspace.logits(x)
+
+    def attacked(self, x: Tensor, y: Tensor, eps: float, steps: int, step_size: float, offset: Tensor | None) -> Tensor:
+        """PGD images (N, C, H, W) for x in [0, 1], y (N,) against the weights now; see `defenses.crafting`."""
+        return self._workspace.craft(x, y, eps, steps, step_size, offset)
 
     def frozen(self) -> nn.Module:
         """A copy of the network as it is now, whose weights take no gradients."""
         return frozen_copy(self.network)
 
 
-def _tensors(network: nn.Module) -> list[Tensor]:
-    """Weights and buffers in a fixed order."""
-    return [*network.parameters(), *network.buffers()]
+def side_by_side(tasks: Sequence[tuple[Learner, TuningSet]]) -> list[int]:
+    """Fine-tune learners in workspaces of their own at the same time; the steps of each.
+
+    Each gets what it would get alone: on a GPU their steps overlap, elsewhere they take turns.
+    """
+    if len({id(learner._shared) for learner, _ in tasks}) < len(tasks):
+        raise ValueError("Learners that are fine-tuned at the same time need workspaces of their own; see `lanes`.")
+    done: list[int] = [0] * len(tasks)
+    running = {}
+    for number, (learner, data) in enumerate(tasks):
+        if learner._shared.stream is not None:
+            learner._shared.stream.wait_stream(torch.cuda.current_stream())
+        running[number] = learner.fitting(data)
+    while running:
+        for number in list(running):
+            with tasks[number][0]._shared.on_own_stream():
+                try:
+                    next(running[number])
+                except StopIteration as end:
+                    done[number] = end.value
+                    del running[number]
+    for learner, _ in tasks:
+        if learner._shared.stream is not None:
+            torch.cuda.current_stream().wait_stream(learner._shared.stream)
+    return done
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]

@@ -47,7 +47,7 @@ class Neighbours:
         self._take([_Shard(0, index, _flat_features(index))])
 
     def _take(self, shards: list[_Shard]) -> None:
-        self._shards = shards
+        self.shards = shards
         self._starts = np.array([shard.start for shard in shards])
         self._rows = sum(len(shard.features) for shard in shards)
 
@@ -75,19 +75,19 @@ class Neighbours:
 
     def take(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Features (k, D) of some rows."""
-        if len(self._shards) == 1:
-            return self._shards[0].features[ids]
+        if len(self.shards) == 1:
+            return self.shards[0].features[ids]
         where = np.searchsorted(self._starts, ids, side="right") - 1
-        out = np.empty((len(ids), self._shards[0].features.shape[1]), np.float32)
+        out = np.empty((len(ids), self.shards[0].features.shape[1]), np.float32)
         for number in np.unique(where):
             mine = where == number
-            shard = self._shards[number]
+            shard = self.shards[number]
             out[mine] = shard.features[ids[mine] - shard.start]
         return out
 
     def batch(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """Rows (B, k) near each query (B, D) of an index in memory, as faiss returns them: not for an answer."""
-        (shard,) = self._shards
+        (shard,) = self.shards
         ids: NDArray[np.int64] = shard.index.search(queries, min(k, len(self)))[1]
         return ids
 
@@ -99,7 +99,7 @@ class Neighbours:
         hidden: a bitmap of rows to leave out; below: only rows of smaller number than this. Give one at most.
         """
         found = []
-        for shard in self._shards:
+        for shard in self.shards:
             rows = len(shard.features)
             shown: Any = None
             if hidden is not None:

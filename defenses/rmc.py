@@ -13,6 +13,7 @@ Readings and deviations, each a parameter:
 - copies are PGD with step eps / 30 (`bank_step_size`), which reaches the ball's border in 40 steps at any eps; the
   paper's step is 1/255 at eps 8/255.
 - the weights of the last epoch are kept, not those of the lowest validation loss (`restore_best`).
+- weights are adapted in float32 (`precision`); the copies that the subclasses craft at runtime are made in the same.
 - validation sets are held out of training also when no epoch can be stopped early, so that recipes see the same data;
   the loss on them is then not computed.
 """
@@ -29,13 +30,13 @@ from torch import Tensor, nn
 
 from bench.contracts import Context, Defense, OnlineDefense, shallow_fork
 from bench.contracts.base import Base
-from bench.data.task import Task, TaskFacts, to_pixels
+from bench.data.task import Task, TaskFacts
 from bench.draws import generator
 from bench.models.frozen import frozen_copy
-from bench.pgd import pgd
 from bench.values import Params, State
 from defenses.bank import Bank, BankBuilder, BankParams, BankRecipe, check_bank, features_of
-from defenses.finetune import Learner, Recipe
+from defenses.finetune import Learner, Recipe, TuningSet, side_by_side
+from defenses.precision import Precision, computing
 
 
 class AdaptationParams(Params):
@@ -56,6 +57,7 @@ class AdaptationParams(Params):
     stop_train_loss: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     calibrate_on: Literal["all", "clean"] = "all"
     batch_norm: Literal["frozen", "train"] = "frozen"
+    precision: Precision = "float32"
 
 
 class RMCParams(AdaptationParams, BankParams):
@@ -107,15 +109,18 @@ class RMC(OnlineDefense):
             stop_train_loss=params.stop_train_loss,
             restore_best=params.restore_best,
             batch_norm=params.batch_norm,
+            precision=params.precision,
         )
-        self._learner = Learner(base.network, recipe)
+        self._learner = Learner(base.network, recipe, task.facts.image_shape)
         self._device = context.device
         self._classes = task.facts.num_classes
         self._t = 0
         self.noise_key = context.noise_key
 
     def answer_one(self, x: Tensor) -> Tensor:
-        rows = self._adapt(x, self.noise_key)
+        rows, data = self._neighbourhood(x, self.noise_key)
+        self._start(self._learner)
+        self._fine_tune([self._learner], [data])
         logits = self._learner.logits(x)
         self._replace(rows)
         self._calibrate()
@@ -123,29 +128,42 @@ class RMC(OnlineDefense):
         return logits
 
     def probe(self, x: Tensor, draw: int | None = None, company: Tensor | None = None) -> Tensor:
-        """As the contract says, without calibration and replacement, which only later points feel."""
+        """As the contract says, without calibration and replacement, which only later points feel.
+
+        All points start from one state, so several are adapted side by side where the device gains by it.
+        """
         noise_key = self.noise_of(draw)
-        before = self._learner.tensors()
+        lanes = self._lanes(len(x))
         answers = []
-        for i in range(len(x)):
-            self._adapt(x[i : i + 1], noise_key)
-            answers.append(self._learner.logits(x[i : i + 1]))
-            self._learner.load(before)
+        for first in range(0, len(x), len(lanes)):
+            points = x[first : first + len(lanes)].split(1)
+            sets = [self._neighbourhood(point, noise_key)[1] for point in points]
+            learners = lanes[: len(points)]
+            for learner in learners:
+                learner.become(self._learner)
+                self._start(learner)
+            self._fine_tune(learners, sets)
+            answers += [learner.logits(point) for learner, point in zip(learners, points, strict=True)]
         return torch.cat(answers)
 
-    def _adapt(self, x: Tensor, noise_key: int) -> NDArray[np.int64]:
-        """Fine-tune on the neighbours of x (1, C, H, W); returns their rows, nearest first."""
+    def _lanes(self, points: int) -> list[Learner]:
+        """Learners to adapt this many points with."""
+        return self._learner.lanes(1)
+
+    def _start(self, learner: Learner) -> None:
+        if not self.params.carry:
+            learner.reset()
+
+    def _neighbourhood(self, x: Tensor, noise_key: int) -> tuple[NDArray[np.int64], TuningSet]:
+        """The neighbours of x (1, C, H, W): their rows, nearest first, and what is fine-tuned on."""
         params = self.params
-        if not params.carry:
-            self._learner.reset()
         rows = self._bank.search(features_of_one(self._features, x), params.k).ids
         draws = generator(noise_key, "adapt", self._t)
         nearest = max(int(params.nearest_share * len(rows)), 1)  # an approximate index may find fewer than k
         aside = int(params.validation_share * nearest)
         shuffled = torch.randperm(nearest, generator=draws).numpy()
         training = np.concatenate([rows[shuffled[aside:]], rows[nearest:]])
-        self._fine_tune(self._bank, training, rows[shuffled[:aside]], draws)
-        return rows
+        return rows, self._split(self._bank, training, rows[shuffled[:aside]], draws)
 
     def _calibrate(self) -> None:
         """The same loop on K random points of D', an eighth of them for validation."""
@@ -158,15 +176,19 @@ class RMC(OnlineDefense):
         most = bank.clean if params.calibrate_on == "clean" else len(bank)
         rows = torch.randint(most, (count,), generator=draws).numpy()
         aside = int(params.calibration_validation_share * count)
-        self._fine_tune(bank, rows[aside:], rows[:aside], draws)
+        self._fine_tune([self._learner], [self._split(bank, rows[aside:], rows[:aside], draws)])
 
-    def _fine_tune(
+    def _split(
         self, bank: Bank, training: NDArray[np.int64], held_out: NDArray[np.int64], draws: torch.Generator
-    ) -> None:
+    ) -> TuningSet:
+        """Rows of the bank to train on and to validate on, as images."""
         x, y = self._training_points(bank, training, draws)
         watching = self._learner.recipe.watches and len(held_out)
         x_val, y_val = self._points(bank, held_out) if watching else (x[:1], y[:1])
-        self.adaptation_steps += self._learner.fit(x, y, x_val, y_val, draws)
+        return TuningSet(x, y, x_val, y_val, draws)
+
+    def _fine_tune(self, learners: list[Learner], sets: list[TuningSet]) -> None:
+        self.adaptation_steps += sum(side_by_side(list(zip(learners, sets, strict=True))))
 
     def _training_points(self, bank: Bank, rows: NDArray[np.int64], draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """What is fine-tuned on, given rows of the bank: they themselves."""
@@ -177,10 +199,10 @@ class RMC(OnlineDefense):
         eps = self.params.eps
         offset = (torch.rand(x.shape, generator=draws) * 2 - 1) * eps
         step = step_size or 2.5 * eps / steps
-        return pgd(self._learner.frozen(), x, y, eps=eps, steps=steps, step_size=step, offset=offset)
+        return self._learner.attacked(x, y, eps, steps, step, offset)
 
     def _points(self, bank: Bank, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        images = to_pixels(bank.gather(rows), bank.pixel_scale, self._device)
+        images = bank.pixels(rows, self._device)
         return images, torch.from_numpy(bank.labels[rows]).to(self._device)
 
     def _replace(self, rows: NDArray[np.int64]) -> None:
@@ -214,15 +236,15 @@ class RMC(OnlineDefense):
 
     def proxy_for(self, x: Tensor, draw: int | None = None) -> nn.Module:
         """Adapted to the last point of x (B, C, H, W), which alone is answered by it; before the calibration."""
-        before = self._learner.tensors()
-        self._adapt(x[-1:], self.noise_of(draw))
-        network = self._learner.frozen()
-        self._learner.load(before)
-        return network
+        _, data = self._neighbourhood(x[-1:], self.noise_of(draw))
+        twin = self._learner.fork()
+        self._start(twin)
+        self._fine_tune([twin], [data])
+        return twin.frozen()
 
 
 def features_of_one(network: nn.Module, x: Tensor) -> NDArray[np.float32]:
     """Features (D,) of one image x (1, C, H, W); unpadded: an online defense serves one point at a time."""
-    with torch.no_grad():
+    with torch.no_grad(), computing("float32"):
         features: NDArray[np.float32] = network.features(x).cpu().numpy()[0]  # type: ignore[operator]
     return features

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,6 +18,12 @@ from bench.data.task import Task, TaskFacts
 from bench.draws import generator
 from bench.errors import BadValue
 from bench.values import Params
+from defenses.crafting import Crafting
+from defenses.descent import descend, empty_moments
+from defenses.device_search import fits_beside
+from defenses.precision import InPrecision, Precision, computing
+from defenses.recording import Body, Recorder, recorder_for
+from defenses.workspace import tensors_of
 
 #: pixels of zeros around an image from which `augment` cuts it out again
 PADDING = 4
@@ -26,7 +32,8 @@ PADDING = 4
 class TrainedParams(Params):
     """model: a registered network, `auto`, `torchvision:NAME`, `timm:NAME` or `FILE.py:FUNCTION`; weights: a
     safetensors file to start from; epochs (0: the weights as they are), batch_size, lr and weight_decay of AdamW with a
-    one-cycle rate; augment: random crops of the image padded by 4 pixels, and mirror images."""
+    one-cycle rate; augment: random crops of the image padded by 4 pixels, and mirror images; precision: of the forward
+    and backward passes, see `defenses.precision`."""
 
     model: str = "auto"
     weights: str = ""
@@ -35,6 +42,7 @@ class TrainedParams(Params):
     lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     augment: bool = False
+    precision: Precision = "float32"
 
 
 class AdversarialParams(TrainedParams):
@@ -47,10 +55,12 @@ class AdversarialParams(TrainedParams):
 
 @dataclass(frozen=True)
 class Step:
-    """Where training stands: epochs done as a real number, and the generator of this step's draws."""
+    """Where training stands: epochs done as a real number, the generator of this step's draws, and how examples are
+    crafted against the network that learns (None: nothing is)."""
 
     epoch: float
     draws: torch.Generator
+    craft: Crafting | None = None
 
 
 class TrainedBase(Base):
@@ -67,35 +77,45 @@ class TrainedBase(Base):
 
     @abstractmethod
     def loss(self, network: nn.Module, x: Tensor, y: Tensor, step: Step) -> Tensor:
-        """Scalar loss of a batch x (B, C, H, W) in [0, 1], y (B,); `network` is in training mode."""
+        """Scalar loss of a batch x (B, C, H, W) in [0, 1], y (B,); `network` is in training mode, and computes in the
+        precision that was asked for."""
 
     def train(self, task: Task, network: nn.Module, context: Context) -> None:
+        self._train(task, network, context, recorder_for(context.device))
+
+    def _train(self, task: Task, network: nn.Module, context: Context, recorder: Recorder | None) -> None:
         params, device, seed = self.params, context.device, context.seed
-        labels = torch.from_numpy(task.train_labels)
-        count, size = len(labels), params.batch_size
+        stock = Stock(task, device)
+        count, size = len(task.train_labels), params.batch_size
         steps = -(-count // size)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, max_lr=params.lr * 2, total_steps=max(params.epochs * steps, 2), cycle_momentum=False
-        )
+        if device.type == "cuda":
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        training = Training(network, params, recorder)
+        rates = one_cycle(params.lr, params.epochs * steps)
         network.train()
         for epoch in range(params.epochs):
             order = torch.randperm(count, generator=generator(seed, "training order", epoch))
             total = torch.zeros((), device=device)
             for number, start in enumerate(range(0, count, size)):
                 rows = order[start : start + size]
-                step = Step(epoch + number / steps, generator(seed, "training", epoch, number))
-                x = task.pixels(task.train_images[rows.numpy()], device)
+                step = Step(epoch + number / steps, generator(seed, "training", epoch, number), training.craft)
+                x, y = stock.batch(rows)
                 if params.augment:
                     x = augmented(x, step.draws)
-                loss = self.loss(network, x, labels[rows].to(device), step)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-                total += loss.detach() * len(rows)
+                training.set_rate(next(rates))
+                total += self._step(training, x, y, step) * len(rows)
             context.report(f"epoch {epoch + 1}/{params.epochs}, loss {float(total) / count:.4f}")
         network.eval()
+
+    def _step(self, training: Training, x: Tensor, y: Tensor, step: Step) -> Tensor:
+        """One step of the optimiser on a batch; its loss. Never recorded: a loss may draw and differentiate."""
+        precision = self.params.precision
+        with computing(precision):
+            loss = self.loss(InPrecision(training.network, precision), x, y, step)
+            training.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            training.optimiser.step()
+        return loss.detach()
 
     def radius(self, step: Step) -> float:
         """The radius of training examples at this step, in pixels (see `AdversarialParams`)."""
@@ -103,19 +123,130 @@ class TrainedBase(Base):
         return float(params.eps * min(1.0, step.epoch / params.warmup if params.warmup else 1.0))
 
 
-@contextmanager
-def held(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode and without gradients of its weights, to craft against it; then as it was."""
-    training = network.training
-    taught = [weight for weight in network.parameters() if weight.requires_grad]
-    network.eval()
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in taught:
-            weight.requires_grad_(True)
-        network.train(training)
+class ExamplesBase(TrainedBase):
+    """A network trained by the cross-entropy on examples. A subclass says `examples`; a GPU records the step."""
+
+    @abstractmethod
+    def examples(self, network: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """What is learnt from a batch x (B, C, H, W) in [0, 1], y (B,): images, labels and their weights in the loss,
+        as many as it likes, the same number for the same B."""
+
+    def loss(self, network: nn.Module, x: Tensor, y: Tensor, step: Step) -> Tensor:
+        images, labels, share = self.examples(network, x, y, step)
+        return (nn.functional.cross_entropy(network(images), labels, reduction="none") * share).sum()
+
+    def _step(self, training: Training, x: Tensor, y: Tensor, step: Step) -> Tensor:
+        return training.learn(*self.examples(training.network, x, y, step))
+
+
+def attacked(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    step: Step,
+    eps: float,
+    steps: int,
+    step_size: float,
+    offset: Tensor | None,
+) -> Tensor:
+    """PGD images for x (B, C, H, W), y (B,) against the network that learns, in evaluation mode."""
+    craft = step.craft or Crafting(network, "float32", None)
+    return craft(x, y, eps, steps, step_size, offset)
+
+
+class Stock:
+    """The training images, on the device if they fit there."""
+
+    def __init__(self, task: Task, device: torch.device) -> None:
+        self._task = task
+        self._device = device
+        self._labels = torch.from_numpy(task.train_labels).to(device)
+        self._images: Tensor | None = None
+        images = task.train_images
+        if isinstance(images, np.ndarray) and fits_beside(images.nbytes, device):
+            self._images = torch.from_numpy(images).to(device)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) float32 in [0, 1] and labels (B,) of some rows (B,), which are on the CPU."""
+        here = rows.to(self._device)
+        if self._images is None:
+            return self._task.pixels(self._task.train_images[rows.numpy()], self._device), self._labels[here]
+        images = self._images.index_select(0, here).to(torch.float32).div_(self._task.pixel_scale)
+        return images, self._labels[here]
+
+
+def one_cycle(lr: float, steps: int) -> Iterator[float]:
+    """The learning rates of one cycle up to 2 lr, one per step (Smith and Topin 2018, as torch has it)."""
+    nothing = torch.optim.SGD([torch.zeros(1)], lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        nothing, max_lr=lr * 2, total_steps=max(steps, 2), cycle_momentum=False
+    )
+    for _ in range(steps):
+        yield float(nothing.param_groups[0]["lr"])
+        nothing.step()
+        schedule.step()
+
+
+class Training:
+    """A network that learns, its AdamW and the step on weighted examples, which a recorder repeats.
+
+    Batch statistics are those of the batch, so every number of rows has a recording of its own.
+    """
+
+    def __init__(self, network: nn.Module, params: Any, recorder: Recorder | None) -> None:
+        self.network = network
+        self.craft = Crafting(network, params.precision, recorder)
+        self._precision: Precision = params.precision
+        self._recorder = recorder
+        self._recorded: dict[int, _RecordedStep] = {}
+        weights = list(network.parameters())
+        cuda = weights[0].is_cuda
+        self._rate = torch.tensor(params.lr, device=weights[0].device)
+        self.optimiser = torch.optim.AdamW(
+            weights, lr=self._rate if cuda else params.lr, weight_decay=params.weight_decay, fused=True, capturable=cuda
+        )
+        self.touched = [*tensors_of(network), *empty_moments(self.optimiser)]
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the next steps."""
+        for group in self.optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def learn(self, x: Tensor, y: Tensor, share: Tensor) -> Tensor:
+        """One step on images x (B, C, H, W), y (B,) weighted by share (B,); the loss."""
+        if self._recorder is None:
+            return descend(self.network, self.optimiser, x, y, share, self._precision)
+        if len(x) not in self._recorded:
+            self._recorded[len(x)] = _RecordedStep(self, x, self._precision, self._recorder)
+        return self._recorded[len(x)].repeat(x, y, share)
+
+
+class _RecordedStep:
+    """The step over tensors of its own, for batches like x, recorded."""
+
+    def __init__(self, training: Training, x: Tensor, precision: Precision, recorder: Recorder) -> None:
+        self._x = x.detach().clone()
+        self._y = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self._share = x.new_full((len(x),), 1 / len(x))
+        self._loss = x.new_zeros(())
+
+        def body() -> None:
+            images = self._x
+            if images.is_cuda:
+                images = images.contiguous(memory_format=torch.channels_last)
+            self._loss.copy_(descend(training.network, training.optimiser, images, self._y, self._share, precision))
+
+        self._again: Body = recorder.record(body, training.touched)
+
+    def repeat(self, x: Tensor, y: Tensor, share: Tensor) -> Tensor:
+        self._x.copy_(x)
+        self._y.copy_(y)
+        self._share.copy_(share)
+        self._again()
+        return self._loss
 
 
 def augmented(x: Tensor, draws: torch.Generator) -> Tensor:

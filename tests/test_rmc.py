@@ -12,6 +12,7 @@ from torch import nn
 from bench.draws import generator
 from bench.errors import BadValue
 from defenses.finetune import Learner, Recipe
+from defenses.rmc import RMC
 from tests.conftest import spec_of
 
 
@@ -27,7 +28,7 @@ Y = torch.arange(40) % 3
 def test_fine_tuning_is_adam_on_the_cross_entropy_in_the_drawn_order() -> None:
     """Against plain torch: the same batches, the same steps, moments carried over two calls."""
     recipe = Recipe(lr=1e-2, epochs=2, patience=5, batch_size=16)
-    learner, reference = Learner(net(), recipe), net()
+    learner, reference = Learner(net(), recipe, (1, 2, 2)), net()
     optimiser = torch.optim.Adam(reference.parameters(), lr=1e-2)
     for call in range(2):
         steps = learner.fit(X, Y, X[:4], Y[:4], generator("order", call))
@@ -46,25 +47,25 @@ def test_fine_tuning_is_adam_on_the_cross_entropy_in_the_drawn_order() -> None:
 def test_early_stopping_waits_for_its_patience() -> None:
     """A validation set of another label only gets worse: the first epoch is the best, then `patience` more."""
     recipe = Recipe(lr=1e-1, epochs=50, patience=3, batch_size=40)
-    learner = Learner(net(), recipe)
+    learner = Learner(net(), recipe, (1, 2, 2))
     same = torch.zeros(40, dtype=torch.int64)
     assert learner.fit(X, same, X[:8], same[:8] + 1, generator("a")) == 4
-    endless = Learner(net(), Recipe(lr=1e-1, epochs=7, patience=3, batch_size=40, stop_train_loss=1e-12))
+    endless = Learner(net(), Recipe(lr=1e-1, epochs=7, patience=3, batch_size=40, stop_train_loss=1e-12), (1, 2, 2))
     assert endless.fit(X, same, X[:8], same[:8] + 1, generator("a")) == 7
 
 
 def test_the_best_weights_come_back_where_they_are_asked_for() -> None:
     same = torch.zeros(40, dtype=torch.int64)
-    once = Learner(net(), Recipe(lr=1e-1, epochs=1, patience=9, batch_size=40))
+    once = Learner(net(), Recipe(lr=1e-1, epochs=1, patience=9, batch_size=40), (1, 2, 2))
     once.fit(X, same, X[:8], same[:8] + 1, generator("a"))
-    best = Learner(net(), Recipe(lr=1e-1, epochs=6, patience=9, batch_size=40, restore_best=True))
+    best = Learner(net(), Recipe(lr=1e-1, epochs=6, patience=9, batch_size=40, restore_best=True), (1, 2, 2))
     best.fit(X, same, X[:8], same[:8] + 1, generator("a"))
     assert torch.equal(best.logits(X), once.logits(X))
 
 
 def test_batch_norm_is_frozen_or_trained_as_said() -> None:
     for mode, moves in (("frozen", False), ("train", True)):
-        learner = Learner(net(), Recipe(1e-3, 1, 1, 16, batch_norm=mode))  # type: ignore[arg-type]
+        learner = Learner(net(), Recipe(1e-3, 1, 1, 16, batch_norm=mode), (1, 2, 2))  # type: ignore[arg-type]
         before = learner.network[2].running_mean.clone()  # type: ignore[index]
         learner.fit(X, Y, X[:1], Y[:1], generator("a"))
         assert torch.equal(learner.network[2].running_mean, before) is not moves  # type: ignore[index]
@@ -72,7 +73,7 @@ def test_batch_norm_is_frozen_or_trained_as_said() -> None:
 
 
 def test_reset_is_the_start_and_a_fork_is_on_its_own() -> None:
-    learner = Learner(net(), Recipe(1e-2, 1, 1, 16))
+    learner = Learner(net(), Recipe(1e-2, 1, 1, 16), (1, 2, 2))
     start = learner.tensors()
     learner.fit(X, Y, X[:1], Y[:1], generator("a"))
     moved, fork = learner.tensors(), learner.fork()
@@ -112,8 +113,9 @@ def test_without_carry_every_answer_starts_from_theta_0(workbench) -> None:
 def test_the_training_split_is_that_of_the_paper(workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     rmc, x, _ = fitted(workbench, "rmc")
     seen: list[tuple[np.ndarray, np.ndarray]] = []
-    monkeypatch.setattr(rmc, "_fine_tune", lambda bank, training, held_out, draws: seen.append((training, held_out)))
-    rows = rmc._adapt(x[:1], 1)
+    monkeypatch.setattr(RMC, "_split", lambda self, bank, training, held_out, draws: seen.append((training, held_out)))
+    monkeypatch.setattr(RMC, "_fine_tune", lambda self, learners, sets: None)
+    rows, _ = rmc._neighbourhood(x[:1], 1)
     rmc._calibrate()
     (training, held_out), (random_rows, random_held_out) = seen
     assert sorted([*training, *held_out]) == sorted(rows) and len(held_out) == (128 // 5) // 4
@@ -121,7 +123,6 @@ def test_the_training_split_is_that_of_the_paper(workbench, monkeypatch: pytest.
     assert len(random_held_out) == 128 // 8 and len(random_rows) == 128 - 128 // 8
     assert max(random_rows) >= rmc._bank.clean  # from all of D'
     clean, *_ = fitted(workbench, "rmc", defense__calibrate_on="clean")
-    monkeypatch.setattr(clean, "_fine_tune", lambda bank, training, held_out, draws: seen.append((training, held_out)))
     clean._calibrate()
     assert max(seen[-1][0]) < clean._bank.clean
 

@@ -13,10 +13,11 @@ from bench.errors import BadValue
 from bench.game.resources import Resources
 from bench.models.small_cnn import DigitsCNN
 from defenses.adversarial import FGSMTraining, FGSMTrainingParams, PGDTraining, PGDTrainingParams
+from defenses.crafting import held
 from defenses.cross_lipschitz import cross_lipschitz
 from defenses.denoising import DenoisingBlock, FeatureDenoising, FeatureDenoisingParams, non_local_mean, with_blocks
 from defenses.jacobian import Jacobian, JacobianParams, directions, jacobian_norm
-from defenses.training import PADDING, Step, augmented, held
+from defenses.training import PADDING, Step, augmented
 from tests.conftest import spec_of
 
 FACTS = TaskFacts("digits", 10, (1, 8, 8), 100, 10, "x")
@@ -187,10 +188,10 @@ def test_adversarial_bases_take_the_radius_of_the_task() -> None:
 @pytest.mark.parametrize("name", ["fgsm-at", "pgd-at", "jacobian", "cross-lipschitz", "feature-denoising"])
 def test_training_is_a_function_of_its_seed(workbench: Resources, name: str) -> None:
     spec = spec_of(name, "clean", base__epochs=1)
-    task, context = workbench.task(spec.dataset), workbench._context(spec, 0)
+    task, context = workbench.task(spec.dataset), workbench.of(spec)._context(0)
     made = []
     for _ in range(2):
-        base = workbench._unfitted(spec)
+        base = workbench.of(spec)._unfitted()
         network = base.build(task.facts, 0)
         torch.manual_seed(len(made))  # what the global generator holds must not matter
         base.train(task, network, context)

@@ -1,0 +1,106 @@
+"""Training and crafting as a GPU does them, rehearsed on a CPU: the same examples, the same steps."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench.models.resnet import ResNet
+from bench.pgd import pgd
+from defenses import training
+from defenses.crafting import Crafting, held
+from defenses.recording import Rehearsal
+from defenses.training import Stock, augmented, one_cycle
+from tests.conftest import spec_of
+
+X = torch.rand((6, 3, 8, 8), generator=torch.Generator().manual_seed(1))
+Y = torch.tensor([0, 1, 2, 3, 0, 1])
+
+
+def residual() -> nn.Module:
+    torch.manual_seed(0)
+    return ResNet(4, (3, 8, 8), widths=(8, 12), blocks=1)
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["from the image", "from a random point"])
+def test_the_recorded_ascent_is_foolboxs(started: bool) -> None:
+    network, recorder = residual().train(), Rehearsal()
+    craft = Crafting(network, "float32", recorder)
+    draws = torch.Generator().manual_seed(2)
+    for eps, steps in ((0.05, 4), (0.1, 1), (0.0, 3)):  # one recording for every radius and number of steps
+        offset = (torch.rand(X.shape, generator=draws) * 2 - 1) * eps if started else None
+        found = craft(X, Y, eps, steps, eps / 3, offset)
+        with held(network):
+            expected = pgd(network, X, Y, eps=eps, steps=steps, step_size=eps / 3, offset=offset)
+        assert torch.allclose(found, expected, atol=1e-7)
+        assert found.data_ptr() != craft(X, Y, eps, steps, eps / 3, offset).data_ptr()  # later calls leave it alone
+        nn.init.normal_(network.head.weight)  # and the weights are read where they are
+    assert recorder.recorded == 1 and network.training
+    assert all(weight.requires_grad and weight.grad is None for weight in network.parameters())
+
+
+@pytest.mark.parametrize("name", ["regular", "fgsm-at", "pgd-at"])
+def test_recorded_training_is_training(workbench, name: str) -> None:
+    """Six steps on 150 images in batches of 64, of which the last has 22."""
+    spec = spec_of(name, "clean", base__epochs=2, base__model="cifar-plain", dataset__train_size=150)
+    task, context = workbench.task(spec.dataset), workbench.of(spec)._context(0)
+    made, recorder = [], Rehearsal()
+    for recorded in (None, recorder):
+        base = workbench.of(spec)._unfitted()
+        made.append(base.build(task.facts, 0))
+        base._train(task, made[-1], context, recorded)
+    untrained = workbench.of(spec)._unfitted().build(task.facts, 0)
+    x, _ = task.test_points(list(range(200)))
+    assert torch.allclose(made[0](x), made[1](x), atol=1e-5)
+    assert float((made[0](x) - untrained.eval()(x)).abs().max().detach()) > 0.05
+    assert recorder.recorded == (2 if name == "regular" else 4)  # a step, and an ascent, for each number of rows
+
+
+def test_training_in_bfloat16_learns_and_keeps_float32_weights(workbench) -> None:
+    spec = spec_of("regular", "clean", base__epochs=3, base__precision="bfloat16")
+    task, context = workbench.task(spec.dataset), workbench.of(spec)._context(0)
+    network = workbench.of(spec)._unfitted().build(task.facts, 0)
+    workbench.of(spec)._unfitted().train(task, network, context)
+    x, y = task.test_points(list(range(500)))
+    assert float((network(x).argmax(1) == y).double().mean()) > 0.8
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
+    assert spec.base_key != spec_of("regular", "clean", base__epochs=3).base_key
+
+
+def test_the_rates_are_those_of_one_cycle() -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.AdamW([weight], lr=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.2, total_steps=7, cycle_momentum=False)
+    expected = []
+    for _ in range(7):
+        expected.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    assert list(one_cycle(0.1, 7)) == expected and len(list(one_cycle(0.1, 1))) == 1
+
+
+def test_images_that_fit_on_the_device_are_taken_from_there(workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = workbench.task(spec_of("regular", "clean").dataset)
+    rows = torch.tensor([5, 3, 1200])
+    mapped = Stock(task, torch.device("cpu"))
+    asked: list[int] = []
+    monkeypatch.setattr(training, "fits_beside", lambda size, device: asked.append(size) or True)
+    resident = Stock(task, torch.device("cpu"))
+    assert mapped._images is None and resident._images is not None and asked == [task.train_images.nbytes]
+    for found, expected in zip(resident.batch(rows), mapped.batch(rows), strict=True):
+        assert torch.equal(found, expected)
+    assert np.array_equal(resident._images.numpy(), task.train_images)
+    assert torch.equal(augmented(X, torch.Generator().manual_seed(0)), augmented(X, torch.Generator().manual_seed(0)))
+
+
+def test_weights_that_are_held_are_as_they_were_after_an_error() -> None:
+    network = residual().train()
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(ZeroDivisionError), held(network):
+        raise ZeroDivisionError
+    assert network.training and all(weight.requires_grad for weight in network.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
