@@ -24,7 +24,7 @@ _HOME = {
     "bench.draws": ("Draws", "generator", "seed_of"),
     "bench.errors": ("BenchError",),
     "bench.library": ("load", "results", "run", "run_suite"),
-    "bench.results.metrics": ("Estimate",),
+    "bench.analysis.metrics": ("Estimate",),
     "bench.models.frozen": ("frozen_copy",),
     "bench.models.network": ("Network",),
     "bench.contracts.oracle": ("Oracle", "Simulation"),
@@ -37,7 +37,7 @@ _HOME = {
         "register_model",
         "register_protocol",
     ),
-    "bench.results.result": ("Result", "Results"),
+    "bench.analysis.result": ("Result", "Results"),
     "bench.threat": ("ThreatModel",),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}

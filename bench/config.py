@@ -77,7 +77,7 @@ Where = Annotated[dict[str, Any], AfterValidator(_known_facts)]
 
 
 class TableColumn(_Section):
-    """A column of a suite's table: which runs stand in it (see `bench.results.report`)."""
+    """A column of a suite's table: which runs stand in it (see `bench.analysis.report`)."""
 
     title: str
     where: Where

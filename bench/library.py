@@ -13,13 +13,13 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from bench import registry
+from bench.analysis.frames import frame_of
+from bench.analysis.result import Result, Results
 from bench.environment import threads_kept
 from bench.errors import BadValue, UnknownName
 from bench.execution.progress import PlainListener
 from bench.execution.session import open_session, reading_session
 from bench.planning.plan import Request
-from bench.results.frames import frame_of
-from bench.results.result import Result, Results
 from bench.store import RunRecord, Store
 
 if TYPE_CHECKING:

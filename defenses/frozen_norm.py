@@ -11,6 +11,7 @@ tensors of the size of the weights. The function and its gradients are those of 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
@@ -50,6 +51,32 @@ class _FrozenNorm(nn.modules.batchnorm._BatchNorm):
         """Any shape (N, C, ...)."""
 
 
+class _Shifted(torch.autograd.Function):
+    """Maps (N, C, H, W) plus a shift per channel (C,); the gradient of the shift is summed in float32, in two stages.
+
+    One stage, which torch does for the bias of a convolution, was a seventh of an epoch on an H100: 37 us for maps of
+    64 x 32 x 32 in bfloat16 with 128 images, 15 us in two.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, shift: Tensor) -> Tensor:
+        ctx.kind = shift.dtype
+        return maps + shift.to(maps.dtype).view(1, -1, 1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (gradient,) = gradients
+        return gradient, channel_sums(gradient).to(ctx.kind)
+
+
+def channel_sums(maps: Tensor, parts: int = 128) -> Tensor:
+    """Sums (C,) of maps (N, C, H, W) over all but the channels, at least in float32."""
+    rows = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+    parts = math.gcd(parts, len(rows))
+    kind = torch.promote_types(maps.dtype, torch.float32)
+    return rows.view(parts, len(rows) // parts, -1).sum(1, dtype=kind).sum(0)
+
+
 class _FoldedConv2d(nn.Conv2d):
     """A convolution with the frozen norm behind it inside; the tuple keeps the norm from being its child."""
 
@@ -58,7 +85,11 @@ class _FoldedConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         scale, shift = self.norm[0].factors()
         bias = shift if self.bias is None else shift + self.bias * scale
-        return self._conv_forward(input, self.weight * scale.view(-1, 1, 1, 1), bias)
+        weight = self.weight * scale.view(-1, 1, 1, 1)
+        if not input.is_cuda:
+            return self._conv_forward(input, weight, bias)
+        shifted: Tensor = _Shifted.apply(self._conv_forward(input, weight, None), bias)
+        return shifted
 
 
 class _FoldedLinear(nn.Linear):

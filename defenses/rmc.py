@@ -35,7 +35,7 @@ from bench.draws import generator
 from bench.models.frozen import frozen_copy
 from bench.values import Params, State
 from defenses.bank import Bank, BankBuilder, BankParams, BankRecipe, check_bank, features_of
-from defenses.finetune import Learner, Recipe, TuningSet, side_by_side
+from defenses.finetune import Learner, Recipe, TuningSet, lanes_on, side_by_side
 from defenses.precision import Precision, computing
 
 
@@ -147,8 +147,8 @@ class RMC(OnlineDefense):
         return torch.cat(answers)
 
     def _lanes(self, points: int) -> list[Learner]:
-        """Learners to adapt this many points with."""
-        return self._learner.lanes(1)
+        """Learners to adapt this many points with: one on a CPU, several on a GPU that has room for them."""
+        return self._learner.lanes(min(points, lanes_on(self._device)))
 
     def _start(self, learner: Learner) -> None:
         if not self.params.carry:

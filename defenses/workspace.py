@@ -77,6 +77,9 @@ class Workspace:
         self.craft = Crafting(self.network, recipe.precision, recorder)
         self._network_tensors = tensors_of(self.network)
         self.tensors = [*self._network_tensors, *self._moments]
+        #: a name for each of them
+        self.names = [f"network.{i}" for i in range(len(self._network_tensors))]
+        self.names += [f"adam.{i}" for i in range(len(self._moments))]
         self._start = tensors_of(start)
         #: sum of the training loss over the rows since it was last set to 0
         self.train_loss = torch.zeros((), device=self.device, dtype=self.dtype)

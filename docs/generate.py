@@ -15,7 +15,7 @@ from bench.config import load
 PUBLIC = (
     "bench.contracts.defense", "bench.contracts.attack", "bench.contracts.base", "bench.threat", "bench.values",
     "bench.draws", "bench.norms", "bench.registry", "bench.rows", "bench.game.oracle", "bench.game.judge",
-    "bench.results.metrics", "bench.data.task", "bench.pgd", "bench.errors",
+    "bench.analysis.metrics", "bench.data.task", "bench.pgd", "bench.errors",
 )  # fmt: skip
 
 

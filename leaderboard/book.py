@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bench.analysis.compare import outcome_of
+from bench.analysis.describe import describe
+from bench.analysis.metrics import Sharing
 from bench.cache import digest
 from bench.planning.spec import placeless
-from bench.results.compare import outcome_of
-from bench.results.describe import describe
-from bench.results.metrics import Sharing
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel, tier_of
 from leaderboard.ranking import UNRANKED, Outcome, in_words, ranked, standings_of

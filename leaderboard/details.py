@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bench.analysis.compare import outcome_of
+from bench.analysis.describe import clean_answers
+from bench.analysis.gallery import Shown, gallery
+from bench.analysis.metrics import Outcomes, by_game
 from bench.game.resources import Resources
-from bench.results.compare import outcome_of
-from bench.results.describe import clean_answers
-from bench.results.gallery import Shown, gallery
-from bench.results.metrics import Outcomes, by_game
 from bench.rows import Row
 from bench.store import RunRecord, Store
 from leaderboard import charts

@@ -25,7 +25,7 @@ UNRANKED = ("V1", "survivors", "draws")
 class Outcome:
     """A run with its answers: whether each example (by its dataset index) was answered right, and in which game.
 
-    given: what its examples share in a single game (`bench.results.metrics.Sharing`).
+    given: what its examples share in a single game (`bench.analysis.metrics.Sharing`).
     """
 
     line: RunLine

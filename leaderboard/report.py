@@ -7,7 +7,7 @@ import hashlib
 
 from markupsafe import Markup
 
-from bench.results.report import MARGIN, Report, in_words, short
+from bench.analysis.report import MARGIN, Report, in_words, short
 from leaderboard.page import TEMPLATES, environment
 
 

@@ -139,7 +139,7 @@ class Book:
 
 
 def share(estimate: dict[str, Any] | None) -> Share | None:
-    """A share in percent from one as `bench.results.describe` describes it."""
+    """A share in percent from one as `bench.analysis.describe` describes it."""
     if estimate is None:
         return None
     return Share(100 * estimate["value"], 100 * estimate["low"], 100 * estimate["high"], estimate["method"])

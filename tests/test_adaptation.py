@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from bench.draws import generator
 from bench.models.resnet import ResNet
-from defenses.finetune import Learner, Recipe, TuningSet, side_by_side
-from defenses.frozen_norm import _FoldedConv2d, _FoldedLinear, _FrozenNorm, freeze_norms
+from defenses.finetune import Learner, Recipe, TuningSet, lanes_on, side_by_side
+from defenses.frozen_norm import _FoldedConv2d, _FoldedLinear, _FrozenNorm, _Shifted, channel_sums, freeze_norms
 from defenses.precision import InPrecision, computing, lowered
 from defenses.recording import Rehearsal, copy_all, recorder_for
 
@@ -244,3 +244,21 @@ def test_copies_of_several_types_are_made_in_place() -> None:
 
 def test_a_cpu_repeats_its_steps_without_a_recording() -> None:
     assert recorder_for(torch.device("cpu")) is None
+
+
+def test_sums_over_channels_are_those_of_one_stage() -> None:
+    for shape in ((128, 4, 8, 8), (3, 5, 7, 1), (1, 2, 1, 1)):
+        maps = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        assert torch.allclose(channel_sums(maps), maps.sum((0, 2, 3)), atol=1e-12)
+    low = torch.randn((128, 4, 8, 8), generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.allclose(channel_sums(low), low.double().sum((0, 2, 3)).float(), rtol=1e-5, atol=1e-4)
+
+
+def test_a_shift_is_added_and_its_gradient_summed() -> None:
+    maps = torch.randn((2, 3, 4, 4), dtype=torch.float64, requires_grad=True)
+    shift = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(_Shifted.apply, (maps, shift))
+
+
+def test_a_cpu_adapts_one_victim_at_a_time() -> None:
+    assert lanes_on(torch.device("cpu")) == 1

@@ -14,6 +14,7 @@ from torch import nn
 
 from attacks.pgd import PGD
 from bench import config, registry
+from bench.analysis.metrics import paired
 from bench.audit import prepare
 from bench.audit.audit import Player
 from bench.audit.battery import BUDGETS, Step, Subject, battery
@@ -27,7 +28,6 @@ from bench.draws import Draws
 from bench.execution.runner import Listener
 from bench.game.oracle import Trace
 from bench.game.resources import Resources
-from bench.results.metrics import paired
 from bench.rows import Row
 from bench.settings import Settings
 from bench.store import Store

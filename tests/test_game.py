@@ -351,3 +351,24 @@ def test_the_cache_is_atomic_and_takes_no_path_from_a_name(tmp_path: Path) -> No
     assert not cache.has("bases", "abc")
     made = cache.get_or_build("bases", "abc", lambda folder: (folder / "whole").touch())
     assert [file.name for file in made.iterdir()] == ["whole"]
+
+
+def test_a_state_that_takes_long_to_store_is_stored_rarely(
+    workbench: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the rows wait for it: what is committed is what a kill leaves to go on from."""
+    own = apart(workbench, tmp_path, chunk=1)
+    spec = spec_of("counting", "clean", n=6)
+    every = list(play(own, spec, 0, Resume()))
+    assert len(every) == 6
+    monkeypatch.setattr(Serving, "rest_s", 1000.0)
+    (tmp_path / "again").mkdir()
+    (alone,) = play(apart(workbench, tmp_path / "again", chunk=1), spec, 0, Resume())
+    assert facts(alone.rows) == facts([row for chunk in every for row in chunk.rows])
+
+
+def test_the_rest_before_a_state_follows_from_what_the_last_one_took(workbench: Resources) -> None:
+    serving = workbench.of(spec_of("counting", "clean")).serving(3)
+    for took, rest in ((0.01, 0.0), (2.0, 100.0)):
+        serving._store_s = took
+        assert serving.rest_s == rest

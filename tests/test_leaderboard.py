@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from bench import config, registry
+from bench.analysis.gallery import choose
 from bench.errors import BadValue
 from bench.planning.facts import facts_of
 from bench.planning.repeat import command_of
 from bench.planning.spec import RunSpec
-from bench.results.gallery import choose
 from bench.store import Store
 from leaderboard import charts, site
 from leaderboard.book import load, load_audits
@@ -597,7 +597,7 @@ def test_a_run_whose_dataset_has_changed_is_shown_without_its_points(
     def raises(*_: object) -> None:
         raise KeyError("a column that is gone")
 
-    monkeypatch.setattr("bench.game.resources.Resources.points", raises)
+    monkeypatch.setattr("bench.game.resources.RunResources.points", raises)
     assert bench("leaderboard", "--out", "site").code == 0
     page = next((tmp_path / "site" / "runs").glob("*.html")).read_text()
     assert "The clean points of this run are not here" in page and "a column that is gone" in page
@@ -620,7 +620,7 @@ def test_a_page_of_a_minimal_attack_speaks_of_its_budget(bench: Bench, tmp_path:
 
 
 def test_pictures_of_large_images_stay_small() -> None:
-    from bench.results.gallery import Shown
+    from bench.analysis.gallery import Shown
     from leaderboard.details import BYTES, _pictures
 
     torch.manual_seed(0)

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.results.metrics import (
+from bench.analysis.metrics import (
     Sharing,
     answered_right,
     at_budget,

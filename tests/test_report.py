@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bench import config
+from bench.analysis.report import MARGIN, Cell, in_words, lay_out, matches, short, table_of, to_markdown, verdict
 from bench.config import SuiteTable
 from bench.errors import BadValue, UnknownName
-from bench.results.report import MARGIN, Cell, in_words, lay_out, matches, short, table_of, to_markdown, verdict
 from leaderboard.report import render
 from tests.conftest import Bench
 
@@ -41,12 +41,12 @@ def spec(**values: Any) -> dict[str, Any]:
         "attack": {"name": "pgd", "params": {"steps": 10}},
         "dataset": {"name": "mnist", "params": {}},
         "threat": {"norm": "linf", "eps": 8 / 255, "delay": 50, "known": 0.3},
-        "game": {"p": 100},
+        "game": {"params": {"p": 100}},
         "network": {"name": "mnist-cnn"}, "n": 10, "seed": 0,
     }  # fmt: skip
     for key, value in values.items():
         section, _, name = key.partition("__")
-        (found[section] if section in ("threat", "game") else found[section]["params"])[name] = value
+        (found[section] if section in ("threat",) else found[section]["params"])[name] = value
     return found
 
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 from bench import registry
+from bench.analysis.compare import outcome_of
+from bench.analysis.metrics import Sharing
 from bench.audit.battery import Step, Subject, battery
 from bench.audit.behaviour import behaviour
 from bench.audit.cost import STREAMS, costs, pace
@@ -26,8 +28,6 @@ from bench.planning.facts import facts_of
 from bench.planning.plan import Planned, Request, plan
 from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
-from bench.results.compare import outcome_of
-from bench.results.metrics import Sharing
 from bench.settings import Settings
 from bench.store import Store
 from bench.threat import Tier, tier_of

@@ -10,12 +10,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from bench.analysis.metrics import Difference, paired, worst_case
 from bench.audit.findings import Finding, finding
 from bench.contracts import BLOCK
 from bench.draws import Draws
 from bench.game.oracle import Trace
 from bench.pgd import on_surface, pgd, random_offset
-from bench.results.metrics import Difference, paired, worst_case
 from bench.rows import Row
 from bench.threat import ThreatModel
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
+from bench.analysis.metrics import Difference, clustered, paired, wilson_given, worst_case
 from bench.audit.strength import Played
-from bench.results.metrics import Difference, clustered, paired, wilson_given, worst_case
 from bench.threat import Tier
 
 #: what an attacker of a tier can do besides what is of that tier: who knows more can also do what needs less
@@ -55,7 +55,7 @@ def tier_verdict(
     """Worst-case robust accuracy of a tier with its interval, and which attack broke what; None where nothing ran.
 
     trials: which game each example belongs to, where examples share a state; None: they are in no games.
-    given: what they share in a single game (`bench.results.metrics.Sharing`).
+    given: what they share in a single game (`bench.analysis.metrics.Sharing`).
     """
     broken = breakers_of(steps, played, tier)
     if not broken:

@@ -159,8 +159,8 @@ def plot(
 
 
 def _of_a_run(kind: str, store: Any, run: str, example: int | None) -> tuple[str, list[dict[str, Any]]]:
-    from bench.results.compare import outcome_of
-    from bench.results.metrics import by_game
+    from bench.analysis.compare import outcome_of
+    from bench.analysis.metrics import by_game
     from leaderboard import charts
 
     record = store.resolve(run)

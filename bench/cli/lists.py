@@ -77,7 +77,7 @@ def _suites(session: Session) -> list[dict[str, Any]]:
 
 
 def _runs(session: Session, db: str | None) -> list[dict[str, Any]]:
-    from bench.results.describe import describe
+    from bench.analysis.describe import describe
 
     store = session.store(db)
     return [describe(store, record) for record in store.runs()]

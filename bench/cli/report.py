@@ -14,7 +14,7 @@ from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
 
 if TYPE_CHECKING:
-    from bench.results.report import Cell, Report
+    from bench.analysis.report import Cell, Report
 
 
 @click.command()
@@ -57,8 +57,8 @@ def report(
     if form not in ("text", "markdown", "html"):
         raise BadValue(f"--format is {form!r}; give text, markdown or html.")
     session = open_session(config)
-    from bench.results.describe import describe
-    from bench.results.report import lay_out, table_of, to_markdown
+    from bench.analysis.describe import describe
+    from bench.analysis.report import lay_out, table_of, to_markdown
 
     if suite not in session.config.suite:
         raise UnknownName("suite", suite, session.config.suite, "bench list suites")
@@ -93,8 +93,8 @@ def _as_json(cell: Cell) -> dict[str, Any]:
 
 
 def _as_text(made: Report) -> str:
+    from bench.analysis.report import in_words, short
     from bench.cli.tables import hanging, table_text
-    from bench.results.report import in_words, short
 
     rows, before = [], ""
     for cell in made.cells:

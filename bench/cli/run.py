@@ -171,8 +171,8 @@ def _short(column: str, value: Any) -> str:
 
 def _report(planned: list[Any], store: Any, as_json: bool) -> int:
     """Print the runs of the request, each once; 1 if one of them has failed."""
+    from bench.analysis.describe import describe
     from bench.cli.tables import print_results
-    from bench.results.describe import describe
 
     results = [describe(store, store.find(item.spec.key)) for item in planned]
     if as_json:

@@ -27,7 +27,7 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
     """One run (its key or a unique prefix), or one example of it."""
     store = open_session(config).store(db)
     record = store.resolve(run)
-    from bench.results.describe import describe, examples
+    from bench.analysis.describe import describe, examples
 
     if example is not None:
         rows = examples(store, record)
@@ -170,7 +170,7 @@ def export(
     if form == "parquet" and out is None:
         raise BadValue("Parquet is a binary format; give --out FILE.")
     store = open_session(config).store(db)
-    from bench.results.describe import describe, examples, flat_rows
+    from bench.analysis.describe import describe, examples, flat_rows
 
     records = [store.resolve(run) for run in runs] if runs else store.runs()
     if form == "json":

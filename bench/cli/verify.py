@@ -84,7 +84,7 @@ def compare(a: str, b: str, as_json: bool, db: str | None, config: str | None) -
     """The difference of two runs over the same inputs, by a paired test."""
     session = open_session(config)
     store = session.store(db)
-    from bench.results.compare import compare_runs
+    from bench.analysis.compare import compare_runs
 
     found = compare_runs(store, store.resolve(a), store.resolve(b))
     if as_json:

@@ -28,12 +28,17 @@ class Chunk:
 
 
 class ChunkMaker:
-    """Collects rows and cuts them into chunks: once `size` rows wait, or a checkpoint is due."""
+    """Collects rows and cuts them into chunks.
 
-    def __init__(self, serving: Serving, size: int, checkpoint_s: float) -> None:
+    A chunk is due once `size` rows wait or `checkpoint_s` has passed. Where the state is stored with it (`stores`), it
+    also waits until the state is worth storing again.
+    """
+
+    def __init__(self, serving: Serving, size: int, checkpoint_s: float, stores: bool) -> None:
         self._serving = serving
         self._size = size
         self._checkpoint_s = checkpoint_s
+        self._stores = stores
         self._rows: list[Row] = []
         self._images: list[Tensor] = []
         self._cut_at = time.monotonic()
@@ -42,12 +47,18 @@ class ChunkMaker:
         self._rows.append(row)
         self._images.append(image.detach().cpu())
 
-    def due(self) -> bool:
-        waited = time.monotonic() - self._cut_at >= self._checkpoint_s
-        return bool(self._rows) and (waited or len(self._rows) >= self._size)
+    def due(self) -> Iterator[Chunk]:
+        """The waiting rows as one chunk, once it is due."""
+        waited = time.monotonic() - self._cut_at
+        wanted = waited >= self._checkpoint_s or len(self._rows) >= self._size
+        if wanted and (not self._stores or waited >= self._serving.rest_s):
+            yield from self._cut(self._stores)
 
-    def cut(self, store: bool) -> Iterator[Chunk]:
-        """The waiting rows as one chunk, if there are any; `store` writes the state first."""
+    def rest(self) -> Iterator[Chunk]:
+        """The waiting rows at the end of a game, after which no state is needed."""
+        yield from self._cut(False)
+
+    def _cut(self, store: bool) -> Iterator[Chunk]:
         if self._rows:
             digest = self._serving.store() if store else ""
             yield Chunk(self._rows, torch.stack(self._images), digest, self._serving.served)

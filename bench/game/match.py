@@ -179,10 +179,10 @@ class Match:
         """Take up the stored state of a stream; the position to go on from: 0 where the state is gone."""
         return resume.rows if resume.rows and self.serving.resume(resume.digest, resume.served) else 0
 
-    def chunks(self) -> ChunkMaker:
-        """Collects the rows of this game and cuts them into chunks."""
+    def chunks(self, stores: bool) -> ChunkMaker:
+        """Collects the rows of this game and cuts them into chunks; stores: each with the state after it."""
         settings = self._run.resources.settings
-        return ChunkMaker(self.serving, settings.chunk, settings.checkpoint_s)
+        return ChunkMaker(self.serving, settings.chunk, settings.checkpoint_s, stores)
 
     def rows(
         self,

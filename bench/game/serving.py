@@ -18,6 +18,11 @@ from bench.cache import Cache
 from bench.contracts import Defense, checked_logits, probe
 from bench.rows import Cost, image_hash
 
+#: most of the time that may go into storing states on the way: a state that took 1 s waits for 50 s of answers ...
+STORING_SHARE = 0.02
+#: ... and one that took less than this waits for nothing, in seconds
+CHEAP_S = 0.1
+
 
 class Serving:
     """Serves a defense and stores its states.
@@ -37,6 +42,12 @@ class Serving:
         self.cost = Cost()
         self.digest = _link("start", f"{identity}/{defense.noise_key}")
         self._stored_at = time.monotonic()
+        self._store_s = 0.0
+
+    @property
+    def rest_s(self) -> float:
+        """Seconds of answers before a state is worth storing again: they follow from what the last one took."""
+        return self._store_s / STORING_SHARE if self._store_s > CHEAP_S else 0.0
 
     def serve(self, x: Tensor) -> Tensor:
         """Answer x (N, C, H, W) in its order: logits (N, K), checked for shape and finiteness."""
@@ -80,7 +91,8 @@ class Serving:
             self.serve(batch)
             done += len(batch)
             report(done)
-            if done < len(x) and time.monotonic() - self._stored_at >= self.checkpoint_s:
+            waited = time.monotonic() - self._stored_at
+            if done < len(x) and waited >= max(self.checkpoint_s, self.rest_s):
                 passed = self._store_instead(passed)
         if len(x):
             self._store_instead(passed)
@@ -109,7 +121,9 @@ class Serving:
     def store(self) -> str:
         """Store the state under its digest; returns the digest."""
         if self.defense.kind != "static" and not self.cache.has("states", self.digest):
+            start = time.monotonic()
             self.cache.put_state(self.digest, self.defense.snapshot(), self.cost)
+            self._store_s = time.monotonic() - start
         self._stored_at = time.monotonic()
         return self.digest
 

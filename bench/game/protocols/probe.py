@@ -96,7 +96,7 @@ class Probe(Protocol):
         crafted = crafts.at(places)
         match.serve_background(between)
 
-        chunks, step = match.chunks(), BLOCK if spec.kind == "static" else 1
+        chunks, step = match.chunks(stores=False), BLOCK if spec.kind == "static" else 1
         for number, here in enumerate(Blocks(places, step)):
             first = number * step
             if first + len(here) <= resume.rows:
@@ -108,6 +108,5 @@ class Probe(Protocol):
             answers = clean if same else match.probe(group.served, company)
             for row, image in match.rows(group, answers, neighbours, clean, after=resume.rows):
                 chunks.add(row, image)
-            if chunks.due():
-                yield from chunks.cut(store=False)
-        yield from chunks.cut(store=False)
+            yield from chunks.due()
+        yield from chunks.rest()

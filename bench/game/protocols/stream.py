@@ -70,7 +70,7 @@ class Stream(Protocol):
         if resume.rows >= len(places):
             return
         start = match.resumed(resume)
-        crafts, chunks, step = self.crafts(match, places), match.chunks(), match.step
+        crafts, chunks, step = self.crafts(match, places), match.chunks(stores=True), match.step
         if match.spec.kind == "batch" and match.spec.n % step:
             last = match.spec.n % step
             match.meter.flags["short-batch"] = f"the last batch of a game holds {last} of {step} points"
@@ -83,6 +83,5 @@ class Stream(Protocol):
             answers = match.serve(group.served)
             for row, image in match.rows(group, answers, neighbours, after=start):
                 chunks.add(row, image)
-            if chunks.due():
-                yield from chunks.cut(store=True)
-        yield from chunks.cut(store=False)
+            yield from chunks.due()
+        yield from chunks.rest()

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from bench import registry
-from bench.cache import Cache
 from bench.errors import one_line
-from bench.rows import Row
+from bench.game.resources import Resources
 from bench.planning.spec import RunSpec
+from bench.rows import Row
 from bench.store import RunRecord, Store
 from bench.store.images import stored_images
-from bench.game.resources import Resources
 
 #: neighbours of an image that are shown, of each set that is searched
 NEIGHBOURS = 3

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
-from bench.results.describe import describe, flat_rows, names_of
-from bench.results.frames import NAMES, frame_of, load_pandas
-from bench.results.notebook import facts_of, table_of
-from bench.results.metrics import Estimate
+from bench.analysis.describe import describe, flat_rows, names_of
+from bench.analysis.frames import NAMES, frame_of, load_pandas
+from bench.analysis.metrics import Estimate
+from bench.analysis.notebook import facts_of, table_of
 from bench.store import RunRecord, Store
 
 if TYPE_CHECKING:

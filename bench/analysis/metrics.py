@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, chi2
 from scipy.stats import norm as normal
 
-from bench.rows import Row
 from bench.norms import SLACK
+from bench.rows import Row
 from bench.threat import Norm
 
 #: by (game, index): whether an example was answered right
@@ -154,9 +154,7 @@ def robust_accuracy(rows: Sequence[Row], sharing: Sharing, right: Outcomes) -> E
     return _accuracy(rows, right, sharing)
 
 
-def clean_accuracy(
-    rows: Sequence[Row], sharing: Sharing, clean: Mapping[tuple[int, int], int]
-) -> Estimate | None:
+def clean_accuracy(rows: Sequence[Row], sharing: Sharing, clean: Mapping[tuple[int, int], int]) -> Estimate | None:
     """Share of examples whose clean answer is right: from the rows themselves, else from `clean` (game, index)."""
     answers = {
         (row.game, row.index): row.clean_answer if row.clean_answer is not None else clean.get((row.game, row.index))

@@ -10,8 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from bench.analysis.metrics import (
+    Estimate,
+    Sharing,
+    answered_right,
+    at_budget,
+    clean_accuracy,
+    median_distance,
+    redraws,
+    robust_accuracy,
+    within_trials,
+)
 from bench.rows import Row
-from bench.results.metrics import Sharing, Estimate, answered_right, at_budget, clean_accuracy, median_distance, redraws, robust_accuracy, within_trials
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel
 

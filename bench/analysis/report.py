@@ -109,7 +109,7 @@ def lay_out(
     specs: Mapping[str, Any],
     common: Mapping[str, Any] | None = None,
 ) -> Report:
-    """The table filled with described runs (see `bench.results.describe.describe`) and their specs by key, oldest first.
+    """The table filled with described runs (see `bench.analysis.describe`) and their specs by key, oldest first.
 
     common: what every run has that stands in it.
     Where several runs fit a cell, the one of most examples stands there, of these the newest. Rows without any run are
@@ -166,7 +166,9 @@ def value_at(key: str, spec: Mapping[str, Any]) -> Any:
     if not name:
         return spec["threat"][section] if section in ("eps", "norm") else spec[section]["name"]
     part = spec[section]
-    return part.get(name) if section in ("game", "threat") else part["params"].get(name)
+    if section == "threat" or (section, name) == ("game", "protocol"):
+        return part.get(name)
+    return part["params"].get(name)
 
 
 def _same(wanted: Any, found: Any) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.results.describe import clean_answers, threat_tag
+from bench.analysis.describe import clean_answers, threat_tag
+from bench.analysis.metrics import Difference, Sharing, answered_right, at_budget, paired, paired_repeated
 from bench.errors import BadValue
 from bench.rows import Row
-from bench.results.metrics import Difference, Sharing, answered_right, at_budget, paired, paired_repeated
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel
 

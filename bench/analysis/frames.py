@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from bench.results.describe import clean_run_of, names_of
+from bench.analysis.describe import clean_run_of, names_of
 from bench.errors import BadValue
 from bench.store import RunRecord, Store
 from bench.threat import Norm
@@ -40,7 +40,7 @@ FACTS = {
     "seconds_attack": ("attack_s", "float64"),
     "seconds_defense": ("defense_s", "float64"),
 }
-#: and the names of its run, which stand before them (see `bench.results.describe.names_of`)
+#: and the names of its run, which stand before them (see `bench.analysis.describe.names_of`)
 NAMES = {
     "run": "str",
     "status": "str",
