@@ -11,10 +11,11 @@ import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from bench import registry
-from leaderboard import site
-from leaderboard.details import _picture
-from leaderboard.ranking import Outcome, ranked, standings_of
-from leaderboard.rows import AuditLine, Book, Entry, RunLine, Share
+from leaderboard.content import AuditSummary, Entry, Example, Leaderboard, RunSummary, Share
+from leaderboard.images import image_data
+from leaderboard.ranking import AnsweredRun, ranked, standings_of
+from leaderboard.run_page import RunDetails
+from leaderboard.site import write_site
 from tests.conftest import needed
 from tests.test_leaderboard import HOSTILE, NOW, line
 
@@ -32,7 +33,7 @@ def share(value: float) -> Share:
     return Share(value, max(value - 8, 0), min(value + 8, 100), "Wilson")
 
 
-def runs_of(entry: Entry, number: int, accuracies: dict[str, float]) -> list[RunLine]:
+def runs_of(entry: Entry, number: int, accuracies: dict[str, float]) -> list[RunSummary]:
     """Runs of one entry by attack."""
     tiers = {"pgd": "train-time", "fgsm": "train-time", "pgd-skip": "aware-full", "pgd-skip-delayed": "aware-realistic"}
     return [
@@ -43,7 +44,7 @@ def runs_of(entry: Entry, number: int, accuracies: dict[str, float]) -> list[Run
     ]  # fmt: skip
 
 
-def book_of(entries: dict[Entry, dict[str, float]]) -> Book:
+def leaderboard_of(entries: dict[Entry, dict[str, float]]) -> Leaderboard:
     lines, standings = [], []
     for number, (entry, accuracies) in enumerate(entries.items()):
         own = runs_of(entry, number, accuracies)
@@ -52,11 +53,11 @@ def book_of(entries: dict[Entry, dict[str, float]]) -> Book:
         for one in own:
             assert one.robust is not None
             right = {i: i < one.robust.value / 5 for i in range(20)}
-            outcomes.append(Outcome(one, right, dict.fromkeys(right, 0)))
+            outcomes.append(AnsweredRun(one, right, dict.fromkeys(right, 0)))
         standings += standings_of(entry, outcomes)
-    audit = AuditLine("rmc", "", "regular", "digits", "linf", 0.2, "quick", 30, 95.0, ((share(10), "pgd 100%"),) * 4,
+    audit = AuditSummary("rmc", "", "regular", "digits", "linf", 0.2, "quick", 30, 95.0, ((share(10), "pgd 100%"),) * 4,
                       share(1), 1200.0, (("M3", "it optimises while it answers"),))  # fmt: skip
-    return Book(lines, ranked(standings), [audit])
+    return Leaderboard(lines, ranked(standings), [audit])
 
 
 NAMES = {
@@ -74,23 +75,20 @@ NAMES = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry.load_all()
     root = tmp_path_factory.mktemp("site")
-    example = {
-        "game": 0, "position": 0, "label": 1, "clean": 1, "distance": 0.1, "queries": 0, "passes": 40,
-    }  # fmt: skip
     kinds = ["broken", "survived", "survived", "violation"]
     examples = [
-        {**example, "index": i, "answer": i % 2, "kind": kind, "violation": HOSTILE if kind == "violation" else ""}
+        Example(i, 0, 0, 1, 1, i % 2, kind, 0.1, 0, 40, HOSTILE if kind == "violation" else "")
         for i, kind in enumerate(kinds)
     ]
-    dot = _picture(torch.zeros(1, 1, 1), "", "")["src"]
-    picture = {"src": dot, "alt": "clean point 3", "caption": "clean", "width": 1, "height": 1}
-    page = site.RunPage(
+    dot = image_data(torch.zeros(1, 1, 1), "", "")["src"]
+    image = {"src": dot, "alt": "clean point 3", "caption": "clean", "width": 1, "height": 1}
+    page = RunDetails(
         command="bench run --defense rmc --attack pgd", examples=examples, facts=[("commit", "abc"), (HOSTILE, "")],
-        gallery=[{"index": 3, "kind": "broken", "words": "label 1, answered 2", "pictures": [picture]}],
-        charts=[{"kind": "running", "title": "Robust accuracy over the stream",
-                 "rows": [{"game": "0", "position": i, "accuracy": 50.0} for i in range(9)]}],
+        gallery=[{"index": 3, "kind": "broken", "words": "label 1, answered 2", "images": [image]}],
+        drawings=[{"chart": "running", "title": "Robust accuracy over the stream",
+                   "rows": [{"game": "0", "position": i, "accuracy": 50.0} for i in range(9)]}],
     )  # fmt: skip
-    site.write(book_of(NAMES), root, lambda one: page, "all", now=NOW)
+    write_site(leaderboard_of(NAMES), root, lambda one: page, "all", now=NOW)
     return root
 
 
@@ -102,7 +100,10 @@ def visit(browser: Browser, folder: Path) -> Iterator[Open]:
     """Opens a page of the site with the network blocked; at the end nothing may have been said on the console."""
     contexts, said = [], []
 
-    def go(place: str = "index.html", fragment: str = "", width: int = 1280, **options: Any) -> Page:
+    def go(
+        place: str = "index.html", fragment: str = "", width: int = 1280, site: Path = folder, before: str = "",
+        **options: Any
+    ) -> Page:  # fmt: skip
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
         context.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file:") else
@@ -111,7 +112,8 @@ def visit(browser: Browser, folder: Path) -> Iterator[Open]:
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: (said.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        page.goto((folder / place).as_uri() + (f"#{fragment}" if fragment else ""))
+        page.add_init_script(before)
+        page.goto((site / place).as_uri() + (f"#{fragment}" if fragment else ""))
         page.wait_for_selector("table.dataTable tbody tr")
         return page
 
@@ -164,13 +166,13 @@ def test_menus_change_the_board(visit: Open) -> None:
 
 def test_tables_sort_search_hide_and_export(visit: Open) -> None:
     page = visit()
-    sort_by(page, "ms an answer")
+    sort_by(page, "ms per answer")
     times = [float(text) for text in column(page, "ranking", 9)]
     assert times == sorted(times) and len(times) == 6
     for _ in range(2):  # what has no figure comes last, both ways
         sort_by(page, "Robust %")
         assert column(page, "ranking", 4)[-2:] == ["\u2013", "\u2013"]
-    sort_by(page, "ms an answer")
+    sort_by(page, "ms per answer")
     page.fill("#ranking_wrapper .dt-search input", "pgd-at")
     assert column(page, "ranking", 2) == ["pgd-at"]
     page.click("#ranking_wrapper button:has-text('Columns')")
@@ -194,7 +196,7 @@ def test_an_address_brings_the_same_view(visit: Open) -> None:
     assert again.input_value("select[name=tier]") == "train-time"
     assert again.input_value("#ranking_wrapper .dt-search input") == "rmc" and column(again, "ranking", 2) == ["rmc"]
     assert again.get_attribute("#ranking thead th:has-text('Clean %')", "aria-sort") == "ascending"
-    odd = visit(fragment="tier=nonsense&ranking.order=99.up&runs.hidden=99,x&dataset=%3Cscript%3E")
+    odd = visit(fragment="tier=nonsense&ranking.order=none.up,rank.up&runs.hidden=99,x&dataset=%3Cscript%3E")
     assert odd.input_value("select[name=tier]") == "aware-full" and len(column(odd, "ranking", 1)) == 6
 
 
@@ -223,7 +225,7 @@ def test_a_run_page_filters_its_examples(visit: Open) -> None:
     page = visit(f"runs/{'0002' + '0000' + 'ab' * 4}.html")
     assert len(column(page, "examples", 1)) == 4
     for kind, count in (("broken", 1), ("survived", 2), ("violation", 1), ("", 4)):
-        page.select_option("select[name=kind]", kind)
+        page.select_option("select[name=outcome]", kind)
         assert len(column(page, "examples", 1)) == count
         assert not kind or set(column(page, "examples", 7)) == {kind}
     assert page.locator("img[alt='clean point 3']").evaluate("image => image.naturalWidth") == 1
@@ -268,7 +270,7 @@ def test_two_thousand_runs_open_fast_and_stay_small(browser: Browser, tmp_path: 
                                                                          "pgd-skip-delayed": 20}
         for i in range(500)
     }  # fmt: skip
-    (written, *_) = site.write(book_of(entries), tmp_path, lambda one: site.RunPage(), "0", now=NOW)
+    (written, *_) = write_site(leaderboard_of(entries), tmp_path, lambda one: RunDetails(), "0", now=NOW)
     assert written.stat().st_size < 5_000_000
     page = browser.new_page()
     page.goto(written.as_uri())
