@@ -7,7 +7,7 @@ import re
 from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,8 +19,9 @@ from bench.gallery import choose
 from bench.spec import RunSpec
 from bench.store import Store
 from bench.workbench import facts_of
-from leaderboard import charts
+from leaderboard import charts, columns
 from leaderboard.addresses import slug
+from leaderboard.charts.chart import LeaderboardChart, Scope, on_base, parts_of
 from leaderboard.charts.neighbours import label_records
 from leaderboard.charts.running import accuracy_records
 from leaderboard.collect import collect, collect_audits
@@ -35,10 +36,12 @@ from leaderboard.content import (
     Standing,
     radius_in_words,
 )
+from leaderboard.overview import boards_of
 from leaderboard.page import POLICY, script
 from leaderboard.ranking import AnsweredRun, ranked, standings_of
 from leaderboard.run_page import RunDetails
 from leaderboard.site import runs_with_page, write_site
+from leaderboard.tables import Column, Format
 from tests.conftest import QUICK, Bench, sets, spec_of
 from tests.test_audit import ROW
 
@@ -419,6 +422,121 @@ def test_names_and_reasons_stay_text(tmp_path: Path) -> None:
         assert page.tags.count("script") == 1 + blocks and "alert(1)</script>" not in html.replace("&lt;", "<!")
         assert HOSTILE in texts(page.blocks) and "javascript:" not in html, name
         assert name == "index.html" or HOSTILE in page.text, name
+
+
+def two_boards() -> Leaderboard:
+    """Entries on two bases and two boards, with runs in three tiers, at two delays and without an attack."""
+    skip: dict[str, Any] = {"attack": "pgd-skip-delayed", "tier": "aware-realistic"}
+    adversarial = Entry("e3", "pgd-at", "pgd-at", "digits", 0)
+    lines = [
+        *(line(entry, run=f"{name}{eps}", eps=eps, attack=name, robust=Share(value, value - 5, value + 5, "Wilson"),
+               times_base=2.0)
+          for entry, value in ((RMC, 60.0), (BASE, 10.0), (adversarial, 40.0)) for name in ("pgd", "fgsm")
+          for eps in (0.1, 0.2)),
+        *(line(run=f"delay {delay}", coordinates={"eps": 0.2, "p": 4.0, "delay": delay}, **skip)
+          for delay in (0.0, 5.0)),
+        line(run="clean", attack="clean", eps=0.0),
+    ]  # fmt: skip
+    standings = [
+        one
+        for entry in (RMC, BASE, adversarial)
+        for one in standings_of(entry, [outcome("1100", run) for run in lines if run.entry == entry])
+    ]
+    return Leaderboard(lines, ranked(standings))
+
+
+def test_the_page_has_the_records_of_every_chart_in_every_state(tmp_path: Path) -> None:
+    """The browser picks a state; what it then draws is what the entry of the chart gave."""
+    whole = two_boards()
+    data = Page(made(whole, tmp_path)["index.html"]).blocks
+    boards = boards_of(whole)
+    assert len(boards) == 2 and len(data["charts"]["drawings"]) >= 5
+    seen = 0
+    for drawing in data["charts"]["drawings"]:
+        chart = charts.LEADERBOARD_CHARTS[drawing["chart"]]
+        parts = parts_of(chart, whole)
+        for number, board in enumerate(boards):
+            for tier in ("gray-black-box", "train-time", "aware-realistic", "aware-full"):
+                for base in (None, "regular", "pgd-at"):
+                    found = [state for state in drawing["states"] if number in state["boards"]
+                             and state["tier"] in (None, tier) and state["base"] == base]  # fmt: skip
+                    part = parts.get(Scope(*board, tier if chart.scope == "tier" else ""), Leaderboard())
+                    records = chart.records(on_base(part, base))
+                    assert [[drawing["pool"][at] for at in state["rows"]] for state in found] == [records][: len(found)]
+                    assert len(found) == bool(records)
+                    seen += len(found)
+        assert all(state["rows"] for state in drawing["states"])
+    assert seen > 40
+
+
+def test_the_script_knows_formats_and_neither_columns_nor_charts() -> None:
+    import leaderboard.page
+
+    own = (leaderboard.page.ASSETS / "app.js").read_text()
+    formats = re.search(r"const FORMATS = \{\n(.*?)\n\};", own, re.S)
+    assert formats is not None
+    assert sorted(re.findall(r'^  "?([a-z-]+)"?[:,]', formats[1], re.M)) == sorted(get_args(Format))
+    whole = two_boards()
+    fields = {
+        name
+        for chart in charts.LEADERBOARD_CHARTS.values()
+        for part in parts_of(chart, whole).values()
+        for record in chart.records(part)
+        for name in record
+    }
+    assert {"robust", "front", "times", "work"} <= fields
+    assert not re.findall(rf"\.({'|'.join(fields)})\b", own)
+    named = [*charts.LEADERBOARD_CHARTS, *charts.RUN_CHARTS, "pgd"]
+    named += [column.title for columns_ in columns.TABLES.values() for column in columns_ if len(column.title) > 6]
+    assert [name for name in named if name in own] == []
+
+
+def test_names_of_charts_and_columns_differ() -> None:
+    assert not charts.LEADERBOARD_CHARTS.keys() & charts.RUN_CHARTS.keys()
+    with pytest.raises(ValueError, match="Two charts have the same name"):
+        charts.by_name(*charts.RUN_CHARTS.values(), *charts.RUN_CHARTS.values())
+    for table in (*columns.TABLES, "standings"):
+        names = [column.name for column in columns.columns_of(table)]
+        assert len(names) == len(set(names)) and all(column.tooltip for column in columns.columns_of(table))
+
+
+def test_a_new_column_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine: Column[Standing] = Column("seed", "Seed", "The seed of the entry.", lambda one: one.entry.seed, "whole",
+                                    sort=lambda one: -one.entry.seed, layout="number", shown=False)  # fmt: skip
+    monkeypatch.setitem(columns.TABLES, "ranking", (*columns.RANKING, mine))
+    pages = made(two_boards(), tmp_path)
+    for name, table in (("index.html", "ranking"), ("defenses/rmc.html", "standings")):
+        data = Page(pages[name]).blocks["data"]
+        assert data["tables"][table]["columns"][-1] == {
+            "name": "seed", "title": "Seed", "tooltip": "The seed of the entry.", "format": "whole", "layout": "number",
+            "exported": True, "shown": False, "has_sort": True,
+        }  # fmt: skip
+        assert {tuple(row["seed"]) for row in table_of(data, table)} == {(0, 0)}
+
+
+def test_a_new_chart_is_one_entry(bench: Bench, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import altair as alt
+
+    def records(part: Leaderboard) -> list[dict[str, Any]]:
+        return [{"attack": run.attack, "n": run.n} for run in part.runs if run.attack == "fgsm"]
+
+    mine = LeaderboardChart(
+        name="examples-of-fgsm", title="Examples of FGSM", note="a note", empty="It needs a run of fgsm.",
+        spec=lambda: alt.Chart(alt.Data(name="rows")).mark_bar().encode(x="n:Q", y="attack:N"), records=records,
+        pages=("overview", "defense"),
+    )  # fmt: skip
+    monkeypatch.setitem(charts.LEADERBOARD_CHARTS, mine.name, mine)
+    pages = made(two_boards(), tmp_path / "site")
+    for name in ("index.html", "defenses/rmc.html"):
+        page = Page(pages[name])
+        (drawing,) = [one for one in page.blocks["charts"]["drawings"] if one["chart"] == mine.name][:1]
+        assert f'<figure class="chart" id="{drawing["id"]}"' in pages[name] and "Examples of FGSM" in page.text
+        assert drawing.get("pool", drawing.get("rows")) == [{"attack": "fgsm", "n": 4}]
+        assert page.blocks["charts"]["specs"][mine.name] == charts.spec_of(mine)
+    assert bench("plot", mine.name, "--out", "mine.svg").out == "mine.svg (2 points)\n"
+    assert "Examples of FGSM: digits, linf 0.2" in (tmp_path / "mine.svg").read_text().replace("&nbsp;", " ")
+    none = bench("plot", mine.name, "--out", "mine.svg", "--norm", "l2")
+    assert none.code == 2 and "It needs a run of fgsm." in none.err
 
 
 def test_pages_fetch_nothing_but_the_two_files_beside_them(tmp_path: Path) -> None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import pytest
 import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from bench import registry
-from leaderboard.content import AuditSummary, Entry, Example, Leaderboard, RunSummary, Share
+from leaderboard import charts, columns
+from leaderboard.charts.chart import LeaderboardChart, Scope, on_base, parts_of
+from leaderboard.content import AuditSummary, Board, Entry, Example, Leaderboard, RunSummary, Share, Standing
 from leaderboard.images import image_data
 from leaderboard.ranking import AnsweredRun, ranked, standings_of
 from leaderboard.run_page import RunDetails
 from leaderboard.site import write_site
+from leaderboard.tables import Column
 from tests.conftest import needed
-from tests.test_leaderboard import HOSTILE, NOW, line
+from tests.test_leaderboard import HOSTILE, NOW, hostile_pages, line
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +191,75 @@ def test_tables_sort_search_hide_and_export(visit: Open) -> None:
     assert '"1","pgd-at","pgd-at","70","95"' in text or '"1","pgd-at","pgd-at",70,95' in text, text
 
 
+#: keeps the records that are handed to Vega, by the id of their figure
+SPY = """
+window.records = {};
+Object.defineProperty(window, "vegaEmbed", {
+  set(embed) { this.embed = embed; },
+  get() {
+    return (canvas, spec, options) => {
+      window.records[canvas.closest("figure").id] = JSON.parse(JSON.stringify(spec.datasets.rows));
+      return this.embed(canvas, spec, options);
+    };
+  },
+});
+"""
+
+
+def test_what_is_drawn_are_the_records_of_the_chart(visit: Open) -> None:
+    whole = leaderboard_of(NAMES)
+    page = visit(before=SPY)
+    board = Board("digits", "linf", 0.2)
+    for tier, base in (("aware-full", None), ("train-time", None), ("train-time", "regular"), ("aware-full", "pgd-at")):
+        page.evaluate("window.records = {}")
+        page.select_option("select[name=tier]", tier)
+        page.select_option("select[name=base]", base or "all")
+        drawn = page.evaluate("window.records")
+        assert {"chart-heatmap", "chart-pareto", "chart-attack-cost"} <= drawn.keys()
+        for chart in (chart for chart in charts.LEADERBOARD_CHARTS.values() if "overview" in chart.pages):
+            part = parts_of(chart, whole)[Scope(*board, tier if chart.scope == "tier" else "")]
+            records = json.loads(json.dumps(chart.records(on_base(part, base))))
+            assert page.is_visible(f"#chart-{chart.name}") == bool(records)
+            assert not records or drawn[f"chart-{chart.name}"] == records
+
+
+def test_a_new_column_and_a_new_chart_are_on_the_page(
+    visit: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed: Column[Standing] = Column("key", "Key", "The key of the entry.", lambda one: one.entry.key,
+                                    sort=lambda one: -int(one.entry.key))  # fmt: skip
+    rare: Column[Standing] = Column("rare", "Rare", HOSTILE, lambda one: HOSTILE, exported=False, shown=False)
+    monkeypatch.setitem(columns.TABLES, "ranking", (*columns.RANKING, seed, rare))
+    mine = LeaderboardChart(
+        name="mine", title=HOSTILE, note="a note", empty="It needs a run.", pages=("overview", "defense"),
+        spec=lambda: alt.Chart(alt.Data(name="rows")).mark_bar().encode(x="n:Q", y="attack:N"),
+        records=lambda part: [{"attack": run.attack, "n": run.n} for run in part.runs],
+    )  # fmt: skip
+    monkeypatch.setitem(charts.LEADERBOARD_CHARTS, "mine", mine)
+    write_site(leaderboard_of(NAMES), tmp_path, lambda run: RunDetails(), "0", now=NOW)
+    page = visit(site=tmp_path)
+    assert page.inner_text("#chart-mine figcaption") == f"{HOSTILE}\na note"
+    page.wait_for_selector("#chart-mine canvas")
+    assert page.locator("#ranking thead th:has-text('Rare')").count() == 0
+    page.hover("#ranking thead th:has-text('Key')")
+    assert page.inner_text(".tip") == "The key of the entry."
+    sort_by(page, "Key")
+    assert column(page, "ranking", 13) == ["7", "6", "5", "3", "2", "1"]
+    with page.expect_download() as download:
+        page.click("#ranking_wrapper button:has-text('CSV')")
+    head = Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()[0]
+    assert head.endswith('"Paper","Key"')
+    page.click("#ranking_wrapper button:has-text('Columns')")
+    page.click(".dt-button-collection button:has-text('Rare')")
+    page.keyboard.press("Escape")
+    page.wait_for_function("location.hash.includes('ranking.hidden=&') || location.hash.endsWith('ranking.hidden=')")
+    again = visit(site=tmp_path, fragment=page.evaluate("location.hash.slice(1)"))
+    assert column(again, "ranking", 14) == [HOSTILE] * 6
+    defense = visit("defenses/pgd-at.html", site=tmp_path)
+    assert defense.inner_text("#standings thead th:last-child") == "Key"
+    assert defense.locator(".chart:has-text('a') canvas").count() >= 1
+
+
 def test_an_address_brings_the_same_view(visit: Open) -> None:
     page = visit()
     page.select_option("select[name=tier]", "train-time")
@@ -219,6 +293,28 @@ def test_hostile_names_stay_text(visit: Open) -> None:
         HOSTILE in run.inner_text("main")
         and run.evaluate("document.scripts.length") == 1 + run.locator("script[type='application/json']").count()
     )
+
+
+def test_hostile_text_in_every_cell_stays_text(visit: Open, tmp_path: Path) -> None:
+    #: by page and table: in how many cells of the first row the text stands
+    tables = {
+        "index.html": {"ranking": 2, "audits": 9, "runs": 6}, "defenses": {"standings": 4, "runs": 6},
+        "runs": {"examples": 2},
+    }  # fmt: skip
+    for name in hostile_pages(tmp_path):
+        page = visit(name, site=tmp_path)
+        blocks = page.locator("script[type='application/json']").count()
+        assert page.evaluate("document.scripts.length") == 1 + blocks and "javascript:" not in page.content()
+        for table, count in tables[name.split("/")[0]].items():
+            cells = page.locator(f"#{table} tbody tr:first-child > *").all()
+            assert len(cells) == page.locator(f"#{table} thead th").count()
+            assert sum(HOSTILE in (cell.text_content() or "") for cell in cells) == count, table
+    page = visit(site=tmp_path)
+    assert page.get_attribute("#runs .interval >> nth=-1", "title") == HOSTILE
+    page.hover("#runs button.flag")
+    assert page.inner_text(".tip") == HOSTILE
+    page.fill("#runs_wrapper .dt-search input", "evil")
+    assert column(page, "runs", 1) == [HOSTILE]
 
 
 def test_a_run_page_filters_its_examples(visit: Open) -> None:
