@@ -1,8 +1,8 @@
-"""What every page has in common: the templates, the policy, and the two files that all of them share.
+"""What every page has in common: the templates, the content security policy, the script and the style sheet.
 
-Pages work from a disk and fetch nothing: their policy allows the script and the style that lie beside them, pictures
-that stand in them, and nothing else; no code is made from text. Tables are drawn by DataTables (from the package
-itables), pictures by Vega in its interpreter mode (from vl-convert).
+Pages work from a disk and fetch nothing from a network. The policy allows the script and the style sheet of the site
+and images inside the page, and nothing else; no text is evaluated as code. DataTables (from the package itables) draws
+the tables, Vega in its interpreter mode (from vl-convert) draws the charts.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ ASSETS = Path(__file__).with_name("assets")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
 )
-#: the version of Vega-Lite for which the pictures are made
+#: the version of Vega-Lite that the specifications of the charts are for
 VEGA_LITE = "6.4"
 
 
 @cache
 def environment() -> Environment:
-    """Our templates; whatever is put into them is escaped."""
+    """The templates. Every value in them is escaped."""
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -43,24 +43,24 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def script() -> str:
-    """The one script of all pages: the two libraries, each in a scope of its own, and ours."""
+    """The script of all pages: the two libraries and app.js, each in its own scope."""
     import vl_convert
 
-    pictures = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    charts = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
     own = (ASSETS / "app.js").read_text(encoding="utf-8")
-    return "\n".join(f"(function () {{\n{part}\n}})();" for part in (_tables(), pictures, own))
+    return "\n".join(f"(function () {{\n{part}\n}})();" for part in (_tables(), charts, own))
 
 
 def _tables() -> str:
-    """DataTables as a script: the package holds it as a module, which no browser loads from a disk."""
+    """DataTables as a plain script. The package holds it as a module, and browsers load no module from a disk."""
     module = files("itables").joinpath("html/dt_bundle.js").read_text(encoding="utf-8")
-    found = re.search(r"export\s*\{[^}]*?(\w+) as jQuery[^}]*\};?", module)
-    if found is None:
-        raise RuntimeError("itables holds another script than expected; install a version of constraints.txt.")
-    return module.replace(found.group(0), f"window.jQuery = {found.group(1)};")
+    export = re.search(r"export\s*\{[^}]*?(\w+) as jQuery[^}]*\};?", module)
+    if export is None:
+        raise RuntimeError("The script in itables has an unknown form; install the version in constraints.txt.")
+    return module.replace(export.group(0), f"window.jQuery = {export.group(1)};")
 
 
 def style() -> str:
-    """The one style sheet of all pages."""
+    """The style sheet of all pages."""
     tables = files("itables").joinpath("html/dt_bundle.css").read_text(encoding="utf-8")
     return tables + "\n" + (ASSETS / "site.css").read_text(encoding="utf-8")

@@ -1,10 +1,12 @@
-"""The ranking rule, in one place.
+"""The ranking rule. It stands in this module only.
 
-Ranked by the worst case over the attacks of the tier, per example (an example stands only if it stood under all of
-them), then by clean accuracy. Who knows more may also do what needs less, so the tiers of aware attackers include the
-others. Shown but not ranked, with the reason: an entry against which no attack of the tier itself was played on a fair
-draw of examples, and one of whose attacks broke the threat model (V1). Attackers who know the defense's random draws
-belong to no tier.
+Standings are ordered by the worst case over the attacks of the tier, then by clean accuracy. The worst case is taken
+per example: an example counts as robust only if no attack broke it. An attacker who knows more can also run attacks
+that need less, so the tiers of aware attackers include the other tiers.
+
+A standing is shown without a rank, with the reason, in two cases: no attack of the tier itself was run on an unbiased
+sample of examples, or an image of one of its attacks broke the threat model (flag V1). An attack that knows the random
+draws of the defense belongs to no tier.
 """
 
 from __future__ import annotations
@@ -15,140 +17,141 @@ from dataclasses import dataclass, replace
 
 from bench.audit.strength import Played
 from bench.audit.verdict import INCLUDES, shared_games, tier_verdict
-from leaderboard.rows import TIERS, Entry, RunLine, Share, Standing, share
+from leaderboard.content import TIERS, Board, Entry, RunSummary, Share, Standing, share
 
-#: flags of runs whose number must not be compared
+#: flags of runs whose figure must not be compared with others
 UNRANKED = ("V1", "survivors", "draws")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A run with its answers: whether each example (by its dataset index) was answered right, and in which game.
+class AnsweredRun:
+    """A run with its answers.
 
-    given: what its examples share in a single game (`bench.analysis.metrics.Sharing`).
+    right    whether each example was answered right, by its index in the dataset; game: in which game
+    shared   what the examples of a single game share (`bench.analysis.metrics.Sharing`)
     """
 
-    line: RunLine
+    summary: RunSummary
     right: Mapping[int, bool]
     game: Mapping[int, int]
-    given: str = ""
+    shared: str = ""
 
 
-def standings_of(entry: Entry, outcomes: Sequence[Outcome]) -> list[Standing]:
-    """The standing of one entry in every tier of every board on which it was attacked; ranks come later."""
-    boards: dict[tuple[str, str, float], list[Outcome]] = defaultdict(list)
-    for outcome in outcomes:
-        if outcome.line.attack != "clean" and not _has(outcome.line, "draws"):
-            boards[outcome.line.board].append(outcome)
-    return [_standing(entry, board, tier, played) for board, played in boards.items() for tier in TIERS]
+def standings_of(entry: Entry, runs: Sequence[AnsweredRun]) -> list[Standing]:
+    """The standings of one entry, without ranks: one for each tier of every board on which it was attacked."""
+    boards: dict[Board, list[AnsweredRun]] = defaultdict(list)
+    for run in runs:
+        if run.summary.attacked and not _has(run.summary, "draws"):
+            boards[run.summary.board].append(run)
+    return [_standing(entry, board, tier, own) for board, own in boards.items() for tier in TIERS]
 
 
-def _standing(entry: Entry, board: tuple[str, str, float], tier: str, outcomes: Sequence[Outcome]) -> Standing:
-    done = [one for one in outcomes if one.line.tier in INCLUDES[tier] and one.line.status == "DONE" and one.right]
-    fair = [one for one in done if one.line.tier == tier and not _has(one.line, "survivors")]
-    broken = [one.line for one in done if _has(one.line, "V1")]
-    lines = [one.line for one in fair or done] or [one.line for one in outcomes]
-    largest = max(lines, key=lambda line: line.n)
-    robust, breakers, count = _worst_case(tier, done, fair) if fair else (None, "", 0)
-    times = [line.answer_s for line in lines if line.answer_s is not None]
-    bases = [line.times_base for line in lines if line.times_base is not None]
-    flags = {flag for one in done for flag in one.line.flags if flag[0] != "survivors"}
+def _standing(entry: Entry, board: Board, tier: str, runs: Sequence[AnsweredRun]) -> Standing:
+    done = [run for run in runs if run.summary.tier in INCLUDES[tier] and run.summary.status == "DONE" and run.right]
+    fair = [run for run in done if run.summary.tier == tier and not _has(run.summary, "survivors")]
+    summaries = [run.summary for run in fair or done or runs]
+    robust, breakers, n = _worst_case(tier, done, fair) if fair else (None, "", 0)
     return Standing(
         entry=entry,
         board=board,
         tier=tier,
         robust=robust,
-        clean=largest.clean,
-        n=count,
-        attacks=_named(done, count) if fair else (),
+        clean=max(summaries, key=lambda summary: summary.n).clean,
+        n=n,
+        attacks=_attack_names(done, n) if fair else (),
         breakers=breakers,
-        answer_s=_median(times),
-        times_base=_median(bases),
-        flags=tuple(sorted(flags)),
-        why=_why(tier, fair, broken, outcomes),
+        answer_s=_median([one.answer_s for one in summaries if one.answer_s is not None]),
+        times_base=_median([one.times_base for one in summaries if one.times_base is not None]),
+        flags=tuple(sorted({flag for run in done for flag in run.summary.flags if flag[0] != "survivors"})),
+        why=_why_unranked(tier, done, fair, runs),
     )
 
 
-def _named(done: Sequence[Outcome], count: int) -> tuple[str, ...]:
-    """The attacks that entered, those that saw fewer examples with how many."""
+def _attack_names(done: Sequence[AnsweredRun], n: int) -> tuple[str, ...]:
+    """The attacks in the worst case. An attack that saw fewer than n examples says how many."""
     seen: dict[str, int] = defaultdict(int)
-    for one in done:
-        seen[one.line.attack] = max(seen[one.line.attack], len(one.right))
-    return tuple(name if n >= count else f"{name} ({n} of {count})" for name, n in sorted(seen.items()))
+    for run in done:
+        seen[run.summary.attack] = max(seen[run.summary.attack], len(run.right))
+    return tuple(name if count >= n else f"{name} ({count} of {n})" for name, count in sorted(seen.items()))
 
 
-def _worst_case(tier: str, done: Sequence[Outcome], fair: Sequence[Outcome]) -> tuple[Share | None, str, int]:
-    """The worst case over the examples that an attack of the tier itself was played on."""
-    examples = {index for one in fair for index in one.right}
-    steps = [(one.line.run, one.line.tier) for one in sorted(done, key=_effort)]  # put down to what costs least
-    played = {one.line.run: Played({i: ok for i, ok in one.right.items() if i in examples}, ()) for one in done}
-    given = max(one.given for one in fair)  # "" of a static defense: its examples share nothing
-    trials = shared_games([one.game for one in fair], examples) if given else None
-    verdict = tier_verdict(steps, played, tier, trials, given)  # type: ignore[arg-type]
+def _worst_case(tier: str, done: Sequence[AnsweredRun], fair: Sequence[AnsweredRun]) -> tuple[Share | None, str, int]:
+    """Robust accuracy, the breakers in words and n, over the examples that an attack of the tier itself was run on."""
+    examples = {index for run in fair for index in run.right}
+    cheapest_first = sorted(done, key=_cost)  # the cheapest attack that broke an example counts as its breaker
+    steps = [(run.summary.run, run.summary.tier) for run in cheapest_first]
+    played = {run.summary.run: Played({i: ok for i, ok in run.right.items() if i in examples}, ()) for run in done}
+    shared = max(run.shared for run in fair)  # "" for a static defense: its examples share nothing
+    games = shared_games([run.game for run in fair], examples) if shared else None
+    verdict = tier_verdict(steps, played, tier, games, shared)  # type: ignore[arg-type]
     assert verdict is not None
-    names = {one.line.run: one.line.attack for one in done}
-    shares: dict[str, float] = defaultdict(float)
+    attacks = {run.summary.run: run.summary.attack for run in done}
+    breakers: dict[str, float] = defaultdict(float)
     for run, part in verdict["breakers"].items():
-        shares[names[run]] += part
-    return share(verdict["robust_accuracy"]), in_words(shares), verdict["n"]
+        breakers[attacks[run]] += part
+    return share(verdict["robust_accuracy"]), breakers_in_words(breakers), verdict["n"]
 
 
-def _effort(one: Outcome) -> tuple[float, str]:
-    """Passes and queries that the attack spent on an example; the run's key settles ties."""
-    return sum(one.line.spent.get(name, 0.0) for name in ("forwards", "backwards", "queries")), one.line.run
+def _cost(run: AnsweredRun) -> tuple[float, str]:
+    """Passes and queries that the attack spent on an example; equal costs are ordered by the key of the run."""
+    return sum(run.summary.spent.get(name, 0.0) for name in ("forwards", "backwards", "queries")), run.summary.run
 
 
-def in_words(breakers: Mapping[str, float]) -> str:
-    """What broke most of what fell, with its share of that."""
+def breakers_in_words(breakers: Mapping[str, float]) -> str:
+    """The attacks that broke examples, each with its share of the broken examples; the largest share first."""
     ordered = sorted(breakers.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{name} {part:.0%}" for name, part in ordered)
 
 
-def _why(tier: str, fair: Sequence[Outcome], broken: Sequence[RunLine], outcomes: Sequence[Outcome]) -> str:
-    if broken:
-        return f"images of {', '.join(sorted({line.attack for line in broken}))} broke the threat model (V1)"
+def _why_unranked(
+    tier: str, done: Sequence[AnsweredRun], fair: Sequence[AnsweredRun], runs: Sequence[AnsweredRun]
+) -> str:
+    """Why a standing has no rank; "" if it has one."""
+    if cheating := sorted({run.summary.attack for run in done if _has(run.summary, "V1")}):
+        return f"images of {', '.join(cheating)} broke the threat model (V1)"
     if fair:
         return ""
-    of_tier = [one for one in outcomes if one.line.tier == tier]
-    ended = [one.line for one in of_tier if one.line.status != "DONE"]
-    if ended:
+    of_tier = [run for run in runs if run.summary.tier == tier]
+    if ended := [run.summary for run in of_tier if run.summary.status != "DONE"]:
         return f"{ended[0].attack} {ended[0].status}: {ended[0].reason}"
-    if lacking := [one.line.attack for one in of_tier if not one.right]:
+    if lacking := [run.summary.attack for run in of_tier if not run.right]:
         return f"{lacking[0]} has no clean answers for the examples that it moved beyond the budget"
     return f"no attack of the tier {tier} was played here"
 
 
 def ranked(standings: Sequence[Standing]) -> list[Standing]:
-    """Standings with their ranks and the front of robustness against time, board by board and tier by tier."""
-    groups: dict[tuple[object, ...], list[Standing]] = defaultdict(list)
+    """The standings with their ranks and the Pareto front, by board and tier."""
+    groups: dict[tuple[Board, str], list[Standing]] = defaultdict(list)
     for standing in standings:
         groups[standing.board, standing.tier].append(standing)
-    found = []
+    with_ranks = []
     for group in groups.values():
-        ordered = sorted(group, key=place)
+        ordered = sorted(group, key=rank_order)
         last: tuple[float, float] | None = None
         rank = 0
         for number, standing in enumerate(ordered, 1):
             if standing.why:
-                found.append(standing)
+                with_ranks.append(standing)
                 continue
-            if (merit := _merit(standing)) != last:
-                rank, last = number, merit
-            found.append(replace(standing, rank=rank, front=_on_front(standing, ordered)))
-    return found
+            if (accuracies := _accuracies(standing)) != last:
+                rank, last = number, accuracies
+            with_ranks.append(replace(standing, rank=rank, front=_on_front(standing, ordered)))
+    return with_ranks
 
 
-def place(standing: Standing) -> tuple[bool, float, float, str, str]:
-    """The key by which a board is sorted, best first."""
-    robust, clean = _merit(standing)
+def rank_order(standing: Standing) -> tuple[bool, float, float, str, str]:
+    """The key by which standings are sorted, the best first; standings without a rank come last."""
+    robust, clean = _accuracies(standing)
     return bool(standing.why), -robust, -clean, standing.entry.label, standing.entry.key
 
 
-def _merit(standing: Standing) -> tuple[float, float]:
-    return tuple(-1.0 if part is None else part.value for part in (standing.robust, standing.clean))  # type: ignore[return-value]
+def _accuracies(standing: Standing) -> tuple[float, float]:
+    robust, clean = (-1.0 if part is None else part.value for part in (standing.robust, standing.clean))
+    return robust, clean
 
 
 def _on_front(standing: Standing, others: Sequence[Standing]) -> bool:
+    """Whether no other standing is at least as robust and as fast, and better in one of the two."""
     if standing.times_base is None or standing.robust is None:
         return False
     return not any(
@@ -162,8 +165,8 @@ def _on_front(standing: Standing, others: Sequence[Standing]) -> bool:
     )
 
 
-def _has(line: RunLine, flag: str) -> bool:
-    return any(name == flag for name, _ in line.flags)
+def _has(summary: RunSummary, flag: str) -> bool:
+    return any(name == flag for name, _ in summary.flags)
 
 
 def _median(values: Sequence[float]) -> float | None:

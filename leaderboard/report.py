@@ -1,4 +1,4 @@
-"""The report of a suite as one HTML file: the table beside the published figures, coloured by verdict."""
+"""The report of a suite as one HTML file: our figures beside the published ones, coloured by verdict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leaderboard.page import TEMPLATES, environment
 
 
 def render(report: Report) -> str:
-    """The whole page as text; nothing is fetched, everything from the database is escaped."""
+    """The whole page as text. It fetches nothing, and every text from the database is escaped."""
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:"

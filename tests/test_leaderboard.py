@@ -7,7 +7,7 @@ import re
 from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,11 +19,29 @@ from bench.planning.facts import facts_of
 from bench.planning.repeat import command_of
 from bench.planning.spec import RunSpec
 from bench.store import Store
-from leaderboard import charts, site
-from leaderboard.book import load, load_audits
+from leaderboard import charts, columns
+from leaderboard.addresses import slug
+from leaderboard.charts.chart import LeaderboardChart, Scope, on_base, parts_of
+from leaderboard.charts.neighbours import label_records
+from leaderboard.charts.running import accuracy_records
+from leaderboard.collect import collect, collect_audits
+from leaderboard.content import (
+    AuditSummary,
+    Board,
+    Entry,
+    Example,
+    Leaderboard,
+    RunSummary,
+    Share,
+    Standing,
+    radius_in_words,
+)
+from leaderboard.overview import boards_of
 from leaderboard.page import POLICY, script
-from leaderboard.ranking import Outcome, ranked, standings_of
-from leaderboard.rows import AuditLine, Book, Entry, RunLine, Share, Standing, budget
+from leaderboard.ranking import AnsweredRun, ranked, standings_of
+from leaderboard.run_page import RunDetails
+from leaderboard.site import runs_with_page, write_site
+from leaderboard.tables import Column, Format
 from tests.conftest import QUICK, Bench, sets, spec_of
 from tests.test_audit import ROW
 
@@ -33,7 +51,7 @@ RMC = Entry("e1", "rmc", "regular", "digits", 0)
 BASE = Entry("e2", "regular", "regular", "digits", 0)
 
 
-def line(entry: Entry = RMC, **values: object) -> RunLine:
+def line(entry: Entry = RMC, **values: object) -> RunSummary:
     facts: dict[str, Any] = {
         "run": "a" * 64, "status": "DONE", "reason": "", "entry": entry, "attack": "pgd", "norm": "linf", "eps": 0.2,
         "tier": "train-time", "threat": "words", "threat_tag": "linf 0.2, p 40", "protocol": "stream", "n": 4,
@@ -41,13 +59,13 @@ def line(entry: Entry = RMC, **values: object) -> RunLine:
         "answer_s": 0.0123, "seconds": 3.0, "flags": (), "ranked": True, "coordinates": {"eps": 0.2},
         "spent": {"forwards": 1.0, "backwards": 1.0, "queries": 0.0, "simulated": 0.0, "seconds": 0.1},
     }  # fmt: skip
-    return RunLine(**{**facts, **values})
+    return RunSummary(**{**facts, **values})
 
 
-def outcome(right: str, of: RunLine, start: int = 0) -> Outcome:
+def outcome(right: str, of: RunSummary, start: int = 0) -> AnsweredRun:
     """1 and 0 for examples that were answered right and wrong."""
     answers = {start + i: mark == "1" for i, mark in enumerate(right)}
-    return Outcome(of, answers, dict.fromkeys(answers, 0))
+    return AnsweredRun(of, answers, dict.fromkeys(answers, 0))
 
 
 class Page(HTMLParser):
@@ -127,10 +145,10 @@ def test_what_is_not_ranked_says_why() -> None:
     left = outcome("11", line(run="1", flags=(("survivors", "2 of 9"),), ranked=False))
     (one,) = [s for s in standings_of(RMC, [left]) if s.tier == "train-time"]
     assert "no attack of the tier train-time" in one.why and one.robust is None
-    lacking = Outcome(line(run="1", attack="cw-l2"), {}, {})
+    lacking = AnsweredRun(line(run="1", attack="cw-l2"), {}, {})
     (one,) = [s for s in standings_of(RMC, [lacking]) if s.tier == "train-time"]
     assert "cw-l2 has no clean answers" in one.why
-    failed = Outcome(line(status="FAILED", reason="out of memory", robust=None, ranked=False), {}, {})
+    failed = AnsweredRun(line(status="FAILED", reason="out of memory", robust=None, ranked=False), {}, {})
     (one,) = [s for s in standings_of(RMC, [failed]) if s.tier == "train-time"]
     assert one.why == "pgd FAILED: out of memory"
     assert all(
@@ -157,7 +175,9 @@ def test_ranks_go_by_the_worst_case_then_by_clean_accuracy() -> None:
     def standing(name: str, robust: float, clean: float, times: float | None, why: str = "") -> Standing:
         entry = Entry(name, name, "regular", "digits", 0)
         shares = (Share(value, 0, 100, "Wilson") for value in (robust, clean))
-        return Standing(entry, ("digits", "linf", 0.2), "aware-full", *shares, 10, ("pgd",), "", 0.01, times, (), why)
+        return Standing(
+            entry, Board("digits", "linf", 0.2), "aware-full", *shares, 10, ("pgd",), "", 0.01, times, (), why
+        )
 
     made = [
         standing("a", 50, 90, 3.0), standing("b", 50, 95, 4.0), standing("c", 60, 10, 9.0), standing("d", 50, 90, 1.0),
@@ -173,13 +193,13 @@ def test_games_that_share_a_state_widen_the_interval() -> None:
     other = line(run="2", attack="gmsa-avg", tier="aware-full", n=24)  # breaks nothing, and saw four examples more
     answers = {i: i < 10 for i in range(20)}
     halves = {i: i // 10 for i in answers}
-    wide = Outcome(other, dict.fromkeys(range(24), True), dict.fromkeys(range(24), 0), "state")
+    wide = AnsweredRun(other, dict.fromkeys(range(24), True), dict.fromkeys(range(24), 0), "state")
     found = [
         standings_of(RMC, outcomes)
         for outcomes in (
-            [Outcome(run, answers, dict.fromkeys(answers, 0), "state")],
-            [Outcome(run, answers, halves, "state"), wide],
-            [Outcome(run, answers, halves)],  # of a static defense
+            [AnsweredRun(run, answers, dict.fromkeys(answers, 0), "state")],
+            [AnsweredRun(run, answers, halves, "state"), wide],
+            [AnsweredRun(run, answers, halves)],  # of a static defense
         )
     ]
     alone, clustered, static = (
@@ -211,21 +231,21 @@ def store(bench: Bench) -> Store:
     return found
 
 
-def test_the_book_of_a_store(store: Store) -> None:
-    book = load(store)
-    assert len(book.runs) == 11 and {one.entry.defense for one in book.runs} == {"regular", "rmc"}
-    assert {one.entry.variant for one in book.runs if one.entry.defense == "rmc"} == {"k 64", "k 128"}
-    assert {one.entry.variant for one in book.runs if one.entry.defense == "regular"} == {""}
-    times = [one.times_base for one in book.runs if one.entry.defense == "rmc"]
+def test_the_leaderboard_of_a_store(store: Store) -> None:
+    whole = collect(store)
+    assert len(whole.runs) == 11 and {one.entry.defense for one in whole.runs} == {"regular", "rmc"}
+    assert {one.entry.variant for one in whole.runs if one.entry.defense == "rmc"} == {"k 64", "k 128"}
+    assert {one.entry.variant for one in whole.runs if one.entry.defense == "regular"} == {""}
+    times = [one.times_base for one in whole.runs if one.entry.defense == "rmc"]
     assert all(value is not None and value > 1 for value in times)
-    delays = [one for one in book.runs if one.attack == "pgd-skip-delayed"]
+    delays = [one for one in whole.runs if one.attack == "pgd-skip-delayed"]
     assert {one.coordinates["delay"] for one in delays} == {0, 3} and len({one.family for one in delays}) == 1
-    assert len({one.family for one in book.runs}) == 10  # all others are alone
-    (full,) = [s for s in book.standings if s.tier == "aware-full" and s.rank and s.entry.variant == "k 128"]
+    assert len({one.family for one in whole.runs}) == 10  # all others are alone
+    (full,) = [s for s in whole.standings if s.tier == "aware-full" and s.rank and s.entry.variant == "k 128"]
     assert full.attacks == ("fgsm", "pgd", "pgd-skip", "pgd-skip-delayed") and full.n == 6
-    rows = {one.run: store.rows(one.run) for one in book.runs}
+    rows = {one.run: store.rows(one.run) for one in whole.runs}
     by_hand = {row.index for row in rows[delays[0].run]}
-    for one in book.runs:
+    for one in whole.runs:
         if one.entry.variant == "k 128" and one.attack != "clean":
             by_hand -= {row.index for row in rows[one.run] if row.answer != row.label}
     assert full.robust is not None and full.robust.value == pytest.approx(100 * len(by_hand) / 6)
@@ -237,19 +257,19 @@ def test_other_points_are_another_board(bench: Bench) -> None:
         assert bench("run", *base, *more).code == 0
     store = Store.open(config.load(None).store.db)
     assert store is not None
-    book = load(store)
-    boards = {one.board[0] for one in book.runs}
+    whole = collect(store)
+    boards = {one.board[0] for one in whole.runs}
     assert boards == {"digits", "digits (validation)"}
-    assert sorted(s.rank for s in book.standings if s.tier == "train-time" and s.rank) == [1, 1]
+    assert sorted(s.rank for s in whole.standings if s.tier == "train-time" and s.rank) == [1, 1]
     assert bench("run", *base, "--seed", 1).code == 0  # another order of the points: another first six
-    book = load(store)
-    assert {one.board[0] for one in book.runs} == {"digits (seed 0)", "digits (seed 1)", "digits (validation)"}
-    assert {one.entry.variant for one in book.runs} == {""}
+    whole = collect(store)
+    assert {one.board[0] for one in whole.runs} == {"digits (seed 0)", "digits (seed 1)", "digits (validation)"}
+    assert {one.entry.variant for one in whole.runs} == {""}
     assert bench("plot", "heatmap", "--out", "x.svg", "--dataset", "digits (seed 0)").code == 0
 
 
 def test_entries_are_told_apart_by_what_differs_and_by_nothing_else() -> None:
-    from leaderboard.book import _entries
+    from leaderboard.entries import entries_of
 
     class Record:
         def __init__(self, key: str, **changes: Any) -> None:
@@ -259,12 +279,12 @@ def test_entries_are_told_apart_by_what_differs_and_by_nothing_else() -> None:
             self.key, self.spec = key, values
 
     plain, other = Record("a"), Record("b", defense={"source": "other"})
-    found = _entries([plain, other])  # type: ignore[list-item]
+    found = entries_of([plain, other])  # type: ignore[list-item]
     assert found["a"].variant != found["b"].variant and found["a"].variant.startswith("source ")
     params = plain.spec["base"]["params"]
     here, there = (Record(key, base={"params": {**params, "weights": path}}) for key, path in
                    (("a", "w.safetensors"), ("b", "/x/w.safetensors")))  # fmt: skip
-    assert len(set(_entries([here, there]).values())) == 1  # type: ignore[list-item]
+    assert len(set(entries_of([here, there]).values())) == 1  # type: ignore[list-item]
 
 
 def test_a_site_survives_a_defense_that_is_gone_or_changed(bench: Bench, tmp_path: Path) -> None:
@@ -285,93 +305,242 @@ def test_a_site_survives_a_defense_that_is_gone_or_changed(bench: Bench, tmp_pat
 
 
 def test_curves_are_of_runs_that_differ_in_one_thing(store: Store) -> None:
-    book = load(store)
-    drawn = charts.KINDS["curve-delay"].records(book)
+    whole = collect(store)
+    drawn = charts.LEADERBOARD_CHARTS["curve-delay"].records(whole)
     assert [row["x"] for row in drawn] == [0, 3] and len({row["line"] for row in drawn}) == 1
-    assert charts.KINDS["curve-p"].records(book) == [] and charts.KINDS["curve-delta"].records(book) == []
-    surface = charts.KINDS["surface-delay"].records(book)
+    assert (
+        charts.LEADERBOARD_CHARTS["curve-p"].records(whole) == []
+        and charts.LEADERBOARD_CHARTS["curve-delta"].records(whole) == []
+    )
+    surface = charts.LEADERBOARD_CHARTS["surface-delay"].records(whole)
     assert {(row["p"], row["x"]) for row in surface} == {(4, 0), (4, 3)}
-    cells = charts.KINDS["heatmap"].records(book)
-    assert len(cells) == len({(row["defense"], row["attack"]) for row in cells}) == 10
+    cells = charts.LEADERBOARD_CHARTS["heatmap"].records(whole)
+    assert (
+        len(cells) == len({(row["defense"], row["attack"]) for row in cells}) == 7
+    )  # runs without an attack are no cells
 
 
-@pytest.mark.parametrize("kind", [*charts.KINDS, *charts.OF_A_RUN])
-def test_every_picture_is_valid_and_is_drawn(kind: str) -> None:
+@pytest.mark.parametrize("kind", [*charts.LEADERBOARD_CHARTS, *charts.RUN_CHARTS])
+def test_every_chart_is_valid_and_is_drawn(kind: str) -> None:
     import vl_convert
 
-    build = charts.OF_A_RUN.get(kind) or charts.KINDS[kind].build
-    build().to_dict(validate=True)
+    chart = charts.RUN_CHARTS.get(kind) or charts.LEADERBOARD_CHARTS[kind]
+    chart.spec().to_dict(validate=True)
+    assert chart.name == kind and chart.title and chart.empty.endswith(".")
     value = {"robust": 50.0, "low": 40.0, "high": 60.0, "interval": "40.0 to 60.0", "n": 9}
     row = {
         **value, "defense": "rmc", "attack": "pgd", "threat": "linf", "times": 3.0, "front": True, "clean": 99.0,
         "x": 1, "p": 2, "line": "rmc", "work": 5, "forwards": 1, "backwards": 1, "queries": 3, "seconds": 0.1,
         "set": "in D", "label": 3, "count": 4, "true": "other", "game": "0", "position": 1, "accuracy": 50.0,
     }  # fmt: skip
-    picture = vl_convert.vegalite_to_svg(charts.spec(kind, [row, {**row, "x": 2, "position": 2}]), vl_version="6.4")
-    assert picture.startswith("<svg") and len(picture) > 1000
+    svg = vl_convert.vegalite_to_svg(charts.drawing(chart, [row, {**row, "x": 2, "position": 2}]), vl_version="6.4")
+    assert svg.startswith("<svg") and len(svg) > 1000
 
 
 def test_labels_and_the_running_accuracy_as_records() -> None:
-    made = charts.neighbour_records({"D": [3, 0, 1], "D'": [0, 4, 0]}, 1)
+    made = label_records({"D": [3, 0, 1], "D'": [0, 4, 0]}, 1)
     assert len(made) == 6 and {row["count"] for row in made if row["true"] == "true label"} == {0, 4}
-    assert [row["accuracy"] for row in charts.running_records({0: [True, False, True, True]})] == [100, 50, 66.67, 75]
-    assert len(charts.running_records({0: [True] * 5000})) <= 210
+    assert [row["accuracy"] for row in accuracy_records([[True, False, True, True]])] == [100, 50, 66.67, 75]
+    assert len(accuracy_records([[True] * 5000])) <= 210
 
 
 # -- the pages --------------------------------------------------------------------------------------------------------
 
 
-def made(book: Book, folder: Path, **values: Any) -> dict[str, str]:
-    """The written pages by their place in the folder."""
-    page = site.RunPage(**values)
-    written = site.write(book, folder, lambda one: page, "all", now=NOW)
+def table_of(data: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The rows of a table in the data of a page: values by the name of the column, and the facts beside them."""
+    table = data["tables"][name]
+    names = [column["name"] for column in table["columns"]]
+    return [{**row, **dict(zip(names, row["cells"], strict=True))} for row in table["rows"]]
+
+
+def texts(value: Any) -> list[str]:
+    """All texts in a value of JSON."""
+    if isinstance(value, dict):
+        return [text for part in value.values() for text in texts(part)]
+    if isinstance(value, list):
+        return [text for part in value for text in texts(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def made(whole: Leaderboard, folder: Path, **values: Any) -> dict[str, str]:
+    """The written pages by their path in the folder."""
+    details = RunDetails(**values)
+    written = write_site(whole, folder, lambda run: details, "all", now=NOW)
     return {str(path.relative_to(folder)): path.read_text() for path in written}
 
 
 def test_a_site_has_an_overview_a_page_for_each_defense_and_for_each_run(tmp_path: Path) -> None:
     runs = [line(run="a" * 64), line(BASE, run="b" * 64)]
-    book = Book(
+    whole = Leaderboard(
         runs, ranked(standings_of(RMC, [outcome("10", runs[0])]) + standings_of(BASE, [outcome("00", runs[1])]))
     )
-    pages = made(book, tmp_path)
+    pages = made(whole, tmp_path)
     assert set(pages) == {
         "index.html", "defenses/rmc.html", "defenses/regular.html", f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html",
     }  # fmt: skip
     assert (tmp_path / "assets/site.js").read_text() == script()
     data = Page(pages["index.html"]).blocks["data"]
-    assert [row["rank"] for row in data["standings"] if row["tier"] == "train-time"] == [1, 2]
-    assert data["boards"] == [{"dataset": "digits", "budget": "linf 0.2", "runs": 2}]
-    assert {row["page"] for row in data["runs"]} == {f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html"}
-    assert data["standings"][0]["paper"].startswith("https://")
-    assert made(book, tmp_path) == pages  # a function of the book
+    ranking = table_of(data, "ranking")
+    assert [row["rank"] for row in ranking if row["tier"] == "train-time"] == [1, 2]
+    (board,) = data["menus"]["boards"]
+    assert (board["dataset"], board["radius"], board["bases"]) == ("digits", "linf 0.2", ["regular"])
+    assert board["tiers"][0] == ["train-time", "train-time"]
+    assert board["tiers"][1:] == [[tier, f"{tier} (nothing ranked)"] for tier in ("aware-full", "aware-realistic",
+                                                                                  "gray-black-box")]  # fmt: skip
+    pages_of_runs = {row["run"][1] for row in table_of(data, "runs")}
+    assert pages_of_runs == {f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html"}
+    assert next(row["paper"] for row in ranking if row["defense"][0] == "rmc")[1].startswith("https://")
+    assert made(whole, tmp_path) == pages  # the same input gives the same pages
 
 
-def test_names_and_reasons_stay_text(tmp_path: Path) -> None:
+def hostile_pages(folder: Path) -> dict[str, str]:
+    """A written site with hostile text wherever a plug-in or a database can put text."""
     entry = Entry("e", HOSTILE, HOSTILE, HOSTILE, 0, HOSTILE)
     known = registry.Entry(HOSTILE, "x:Y", summary=HOSTILE, paper="javascript:alert(1)")
     registry.defenses._entries[HOSTILE] = known  # no plug-in may be called so, but a database may hold anything
     names = dict.fromkeys(("attack", "threat", "threat_tag", "norm", "protocol", "reason"), HOSTILE)
     bad = line(entry, **names, status="FAILED", robust=Share(1, 0, 2, HOSTILE), flags=((HOSTILE, HOSTILE),))
     tiers = ((Share(1, 0, 2, HOSTILE), HOSTILE),) * 4
-    audit = AuditLine(*[HOSTILE] * 5, 0.2, HOSTILE, 9, None, tiers, None, None, ((HOSTILE, HOSTILE),))
-    example = {"index": 1, "violation": HOSTILE, "kind": "broken"}
-    picture = {"src": "data:,", "alt": HOSTILE, "caption": HOSTILE, "width": 1, "height": 1}
-    pages = made(
-        Book([bad], standings_of(entry, [Outcome(bad, {}, {})]), [audit]), tmp_path, command=HOSTILE,
+    audit = AuditSummary(*[HOSTILE] * 5, 0.2, HOSTILE, 9, None, tiers, None, None, ((HOSTILE, HOSTILE),))
+    example = Example(1, 0, 0, 1, None, 1, HOSTILE, None, 0, 0, HOSTILE)
+    image = {"src": "data:,", "alt": HOSTILE, "caption": HOSTILE, "width": 1, "height": 1}
+    return made(
+        Leaderboard([bad], standings_of(entry, [AnsweredRun(bad, {}, {})]), [audit]), folder, command=HOSTILE,
         command_note=HOSTILE, gallery_note=HOSTILE, examples=[example], facts=[(HOSTILE, HOSTILE)],
-        gallery=[{"index": 1, "kind": "broken", "words": HOSTILE, "pictures": [picture]}],
-        charts=[{"kind": "running", "title": HOSTILE, "rows": [{"game": HOSTILE}]}],
+        gallery=[{"index": 1, "kind": "broken", "words": HOSTILE, "images": [image]}],
+        drawings=[{"chart": "running", "title": HOSTILE, "rows": [{"game": HOSTILE, "position": 1, "accuracy": 50.0}]}],
     )  # fmt: skip
+
+
+def test_names_and_reasons_stay_text(tmp_path: Path) -> None:
+    pages = hostile_pages(tmp_path)
     assert len(pages) == 3 and all(re.fullmatch(r"[a-z]+/[a-z0-9-]+\.html|index\.html", name) for name in pages)
     for name, html in pages.items():
         page = Page(html)
         blocks = len(page.blocks)
         assert page.tags.count("script") == 1 + blocks and "alert(1)</script>" not in html.replace("&lt;", "<!")
-        assert HOSTILE in page.text and "javascript:" not in html, name
+        assert HOSTILE in texts(page.blocks) and "javascript:" not in html, name
+        assert name == "index.html" or HOSTILE in page.text, name
+
+
+def two_boards() -> Leaderboard:
+    """Entries on two bases and two boards, with runs in three tiers, at two delays and without an attack."""
+    skip: dict[str, Any] = {"attack": "pgd-skip-delayed", "tier": "aware-realistic"}
+    adversarial = Entry("e3", "pgd-at", "pgd-at", "digits", 0)
+    lines = [
+        *(line(entry, run=f"{name}{eps}", eps=eps, attack=name, robust=Share(value, value - 5, value + 5, "Wilson"),
+               times_base=2.0)
+          for entry, value in ((RMC, 60.0), (BASE, 10.0), (adversarial, 40.0)) for name in ("pgd", "fgsm")
+          for eps in (0.1, 0.2)),
+        *(line(run=f"delay {delay}", coordinates={"eps": 0.2, "p": 4.0, "delay": delay}, **skip)
+          for delay in (0.0, 5.0)),
+        line(run="clean", attack="clean", eps=0.0),
+    ]  # fmt: skip
+    standings = [
+        one
+        for entry in (RMC, BASE, adversarial)
+        for one in standings_of(entry, [outcome("1100", run) for run in lines if run.entry == entry])
+    ]
+    return Leaderboard(lines, ranked(standings))
+
+
+def test_the_page_has_the_records_of_every_chart_in_every_state(tmp_path: Path) -> None:
+    """The browser picks a state; what it then draws is what the entry of the chart gave."""
+    whole = two_boards()
+    data = Page(made(whole, tmp_path)["index.html"]).blocks
+    boards = boards_of(whole)
+    assert len(boards) == 2 and len(data["charts"]["drawings"]) >= 5
+    seen = 0
+    for drawing in data["charts"]["drawings"]:
+        chart = charts.LEADERBOARD_CHARTS[drawing["chart"]]
+        parts = parts_of(chart, whole)
+        for number, board in enumerate(boards):
+            for tier in ("gray-black-box", "train-time", "aware-realistic", "aware-full"):
+                for base in (None, "regular", "pgd-at"):
+                    found = [state for state in drawing["states"] if number in state["boards"]
+                             and state["tier"] in (None, tier) and state["base"] == base]  # fmt: skip
+                    part = parts.get(Scope(*board, tier if chart.scope == "tier" else ""), Leaderboard())
+                    records = chart.records(on_base(part, base))
+                    assert [[drawing["pool"][at] for at in state["rows"]] for state in found] == [records][: len(found)]
+                    assert len(found) == bool(records)
+                    seen += len(found)
+        assert all(state["rows"] for state in drawing["states"])
+    assert seen > 40
+
+
+def test_the_script_knows_formats_and_neither_columns_nor_charts() -> None:
+    import leaderboard.page
+
+    own = (leaderboard.page.ASSETS / "app.js").read_text()
+    formats = re.search(r"const FORMATS = \{\n(.*?)\n\};", own, re.S)
+    assert formats is not None
+    assert sorted(re.findall(r'^  "?([a-z-]+)"?[:,]', formats[1], re.M)) == sorted(get_args(Format))
+    whole = two_boards()
+    fields = {
+        name
+        for chart in charts.LEADERBOARD_CHARTS.values()
+        for part in parts_of(chart, whole).values()
+        for record in chart.records(part)
+        for name in record
+    }
+    assert {"robust", "front", "times", "work"} <= fields
+    assert not re.findall(rf"\.({'|'.join(fields)})\b", own)
+    named = [*charts.LEADERBOARD_CHARTS, *charts.RUN_CHARTS, "pgd"]
+    named += [column.title for columns_ in columns.TABLES.values() for column in columns_ if len(column.title) > 6]
+    assert [name for name in named if name in own] == []
+
+
+def test_names_of_charts_and_columns_differ() -> None:
+    assert not charts.LEADERBOARD_CHARTS.keys() & charts.RUN_CHARTS.keys()
+    with pytest.raises(ValueError, match="Two charts have the same name"):
+        charts.by_name(*charts.RUN_CHARTS.values(), *charts.RUN_CHARTS.values())
+    for table in (*columns.TABLES, "standings"):
+        names = [column.name for column in columns.columns_of(table)]
+        assert len(names) == len(set(names)) and all(column.tooltip for column in columns.columns_of(table))
+
+
+def test_a_new_column_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine: Column[Standing] = Column("seed", "Seed", "The seed of the entry.", lambda one: one.entry.seed, "whole",
+                                    sort=lambda one: -one.entry.seed, layout="number", shown=False)  # fmt: skip
+    monkeypatch.setitem(columns.TABLES, "ranking", (*columns.RANKING, mine))
+    pages = made(two_boards(), tmp_path)
+    for name, table in (("index.html", "ranking"), ("defenses/rmc.html", "standings")):
+        data = Page(pages[name]).blocks["data"]
+        assert data["tables"][table]["columns"][-1] == {
+            "name": "seed", "title": "Seed", "tooltip": "The seed of the entry.", "format": "whole", "layout": "number",
+            "exported": True, "shown": False, "has_sort": True,
+        }  # fmt: skip
+        assert {tuple(row["seed"]) for row in table_of(data, table)} == {(0, 0)}
+
+
+def test_a_new_chart_is_one_entry(bench: Bench, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import altair as alt
+
+    def records(part: Leaderboard) -> list[dict[str, Any]]:
+        return [{"attack": run.attack, "n": run.n} for run in part.runs if run.attack == "fgsm"]
+
+    mine = LeaderboardChart(
+        name="examples-of-fgsm", title="Examples of FGSM", note="a note", empty="It needs a run of fgsm.",
+        spec=lambda: alt.Chart(alt.Data(name="rows")).mark_bar().encode(x="n:Q", y="attack:N"), records=records,
+        pages=("overview", "defense"),
+    )  # fmt: skip
+    monkeypatch.setitem(charts.LEADERBOARD_CHARTS, mine.name, mine)
+    pages = made(two_boards(), tmp_path / "site")
+    for name in ("index.html", "defenses/rmc.html"):
+        page = Page(pages[name])
+        (drawing,) = [one for one in page.blocks["charts"]["drawings"] if one["chart"] == mine.name][:1]
+        assert f'<figure class="chart" id="{drawing["id"]}"' in pages[name] and "Examples of FGSM" in page.text
+        assert drawing.get("pool", drawing.get("rows")) == [{"attack": "fgsm", "n": 4}]
+        assert page.blocks["charts"]["specs"][mine.name] == charts.spec_of(mine)
+    assert bench("plot", mine.name, "--out", "mine.svg").out == "mine.svg (2 points)\n"
+    assert "Examples of FGSM: digits, linf 0.2" in (tmp_path / "mine.svg").read_text().replace("&nbsp;", " ")
+    none = bench("plot", mine.name, "--out", "mine.svg", "--norm", "l2")
+    assert none.code == 2 and "It needs a run of fgsm." in none.err
 
 
 def test_pages_fetch_nothing_but_the_two_files_beside_them(tmp_path: Path) -> None:
-    for name, html in made(Book([line()]), tmp_path).items():
+    for name, html in made(Leaderboard([line()]), tmp_path).items():
         root = "" if name == "index.html" else "../"
         page = Page(html)
         assert sorted(page.fetches) == [f"{root}assets/site.css", f"{root}assets/site.js"]
@@ -381,35 +550,39 @@ def test_pages_fetch_nothing_but_the_two_files_beside_them(tmp_path: Path) -> No
 
 
 def test_an_empty_database_says_what_to_run(tmp_path: Path) -> None:
-    pages = made(Book(), tmp_path)
+    pages = made(Leaderboard(), tmp_path)
     assert list(pages) == ["index.html"] and "bench run --defense rmc --attack pgd-skip-delayed" in pages["index.html"]
 
 
 def test_which_runs_get_a_page() -> None:
-    book = Book([line(run=str(i), ranked=i > 0) for i in range(4)])
-    assert [one.run for one in site.pages_of(book, "all")] == ["0", "1", "2", "3"]
-    assert [one.run for one in site.pages_of(book, "ranked")] == ["1", "2", "3"]
-    assert [one.run for one in site.pages_of(book, "2")] == ["1", "2"]
+    whole = Leaderboard([line(run=str(i), ranked=i > 0) for i in range(4)])
+    assert [one.run for one in runs_with_page(whole, "all")] == ["0", "1", "2", "3"]
+    assert [one.run for one in runs_with_page(whole, "ranked")] == ["1", "2", "3"]
+    assert [one.run for one in runs_with_page(whole, "2")] == ["1", "2"]
     for wrong in ("some", "-1", "1.5", ""):
         with pytest.raises(BadValue, match="--runs is"):
-            site.pages_of(book, wrong)
+            runs_with_page(whole, wrong)
 
 
 def test_radii_that_differ_are_told_apart() -> None:
-    assert [budget("linf", eps) for eps in (0.2, 8 / 255, 0.0313725, 0.1 + 0.2)] == [
+    assert [radius_in_words("linf", eps) for eps in (0.2, 8 / 255, 0.0313725, 0.1 + 0.2)] == [
         "linf 0.2", "linf 8/255", "linf 0.0313725", "linf 0.30000000000000004",
     ]  # fmt: skip
 
 
-def test_pictures_take_the_run_of_most_examples_and_the_lowest_of_a_cell() -> None:
+def test_charts_take_the_run_of_most_examples_and_the_lowest_of_a_cell() -> None:
     at = {"eps": 0.2, "p": 4.0, "delay": 5.0}
     common: dict[str, Any] = {"attack": "pgd-skip-delayed", "family": "f"}
     few = line(run="1", n=10, robust=Share(20, 5, 40, "Wilson"), coordinates=at, **common)
     many = line(run="2", n=1000, robust=Share(40, 38, 42, "Wilson"), coordinates=at, **common)
     far = line(run="3", n=9, coordinates={**at, "delay": 9.0}, **common)
     for order in ([few, many, far], [many, few, far]):
-        curve = {row["x"]: row["robust"] for row in charts.KINDS["curve-delay"].records(Book(order))}
-        surface = {row["x"]: row["robust"] for row in charts.KINDS["surface-delay"].records(Book(order))}
+        curve = {
+            row["x"]: row["robust"] for row in charts.LEADERBOARD_CHARTS["curve-delay"].records(Leaderboard(order))
+        }
+        surface = {
+            row["x"]: row["robust"] for row in charts.LEADERBOARD_CHARTS["surface-delay"].records(Leaderboard(order))
+        }
         assert curve[5.0] == 40 and surface[5.0] == 20 and len(curve) == len(surface) == 2
 
 
@@ -425,16 +598,16 @@ def test_audits_say_what_they_are_of_and_what_they_lack() -> None:
             return [result]
 
     entries = {"a": Entry("key", "rmc", "regular", "digits (seed 1)", 1, "k 64")}
-    (found,) = load_audits(Audits(), entries)  # type: ignore[arg-type]
+    (found,) = collect_audits(Audits(), entries)  # type: ignore[arg-type]
     assert (found.dataset, found.variant) == ("digits (seed 1)", "k 64")
     assert found.flags[0][0] == "incomplete" and "pgd-skip FAILED" in found.flags[0][1]
 
 
 def test_file_names_of_any_names() -> None:
-    assert site.slug("rmc-plus") == "rmc-plus"
+    assert slug("rmc-plus") == "rmc-plus"
     others = ["../../etc/passwd", "A", "a b", "..", "", "x" * 200, "con:1"]
-    assert len({site.slug(name) for name in others}) == len(others)
-    assert all(re.fullmatch(r"[a-z0-9][a-z0-9-]{0,60}", site.slug(name)) for name in others)
+    assert len({slug(name) for name in others}) == len(others)
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9-]{0,60}", slug(name)) for name in others)
 
 
 # -- the commands -----------------------------------------------------------------------------------------------------
@@ -444,12 +617,13 @@ def test_the_command_writes_the_site_of_a_store(bench: Bench, store: Store, tmp_
     done = bench("leaderboard", "--out", "site", "--json")
     found = json.loads(done.out)
     assert done.code == 0 and found["runs"] == 11 and found["pages"] == 1 + 2 + 11
-    shown = next(one for one in load(store).runs if one.entry.variant == "k 128" and one.attack == "pgd")
+    shown = next(one for one in collect(store).runs if one.entry.variant == "k 128" and one.attack == "pgd")
     html = (tmp_path / "site" / "runs" / f"{shown.run[:16]}.html").read_text()
     page = Page(html)
     assert page.tags.count("img") >= 6 * 3 and "neighbour 1 in D&#39;, label" in html
     assert "the trained weights, not the adapted ones" in page.text
-    assert len(page.blocks["data"]["examples"]) == 6 and page.blocks["chart-1-data"][-1]["position"] == 6
+    assert len(table_of(page.blocks["data"], "examples")) == 6
+    assert page.blocks["charts"]["drawings"][0]["rows"][-1]["position"] == 6
     assert "bench run --defense rmc --base regular --attack pgd --dataset digits -n 6 --seed 0" in page.text
     assert bench("leaderboard", "--out", "few", "--runs", 2).out.endswith("5 pages)\n")
     assert bench("leaderboard", "--runs", "some").code == 2
@@ -459,13 +633,13 @@ def test_the_command_writes_the_site_of_a_store(bench: Bench, store: Store, tmp_
 
 
 @pytest.mark.parametrize("form", ["png", "svg", "html"])
-def test_pictures_without_a_browser(bench: Bench, store: Store, form: str) -> None:
+def test_charts_as_files_without_a_browser(bench: Bench, store: Store, form: str) -> None:
     heads = {"png": b"\x89PNG", "svg": b"<svg", "html": b"<!DOCTYPE html>"}
     for kind in ("heatmap", "curve-delay", "pareto"):
         done = bench("plot", kind, "--out", f"{kind}.{form}")
         assert done.code == 0, done.err
         assert Path(f"{kind}.{form}").read_bytes().lstrip()[:15].lower().startswith(heads[form].lower())
-    run = next(one.run for one in load(store).runs if one.entry.defense == "rmc" and one.attack == "pgd")
+    run = next(one.run for one in collect(store).runs if one.entry.defense == "rmc" and one.attack == "pgd")
     for kind in ("running", "neighbours"):
         assert bench("plot", kind, "--run", run[:12], "--out", f"{kind}.{form}").code == 0
 
@@ -485,7 +659,7 @@ def test_pictures_without_a_browser(bench: Bench, store: Store, form: str) -> No
         (("heatmap", "--out", "x.png", "--eps", "big"), "--eps is 'big'"),
     ],
 )
-def test_a_wrong_request_for_a_picture_is_one_line(
+def test_a_wrong_request_for_a_chart_is_one_line(
     bench: Bench, store: Store, args: tuple[str, ...], message: str
 ) -> None:
     done = bench("plot", *args)
@@ -493,9 +667,10 @@ def test_a_wrong_request_for_a_picture_is_one_line(
 
 
 def test_neighbours_of_an_example_that_has_none(bench: Bench, store: Store) -> None:
-    run = next(one.run for one in load(store).runs if one.entry.defense == "regular" and one.attack == "pgd")
+    run = next(one.run for one in collect(store).runs if one.entry.defense == "regular" and one.attack == "pgd")
     done = bench("plot", "neighbours", "--run", run[:12], "--out", "x.png")
-    assert done.code == 2 and "has no neighbours of any example" in done.err
+    assert done.code == 2 and "neighbours cannot be drawn of any example" in done.err
+    assert "an example for which the defense searched neighbours" in done.err
 
 
 # -- how to repeat a run, and what is shown of it ---------------------------------------------------------------------
@@ -604,29 +779,29 @@ def test_a_run_whose_dataset_has_changed_is_shown_without_its_points(
 
 
 def test_a_page_of_a_minimal_attack_speaks_of_its_budget(bench: Bench, tmp_path: Path) -> None:
-    """Images that were moved farther than the budget count with the clean answer: headline, picture and table agree."""
+    """Images that were moved farther than the budget count with the clean answer: headline, chart and table agree."""
     far = sets(base__epochs=8, attack__steps=20, attack__binary_search_steps=1, attack__initial_const=1000.0,
                attack__step_size=1.0)  # fmt: skip
     assert bench("run", "--defense", "regular", "--attack", "cw-l2", "-n", 6, "--workers", 1, *far).code == 0
     assert bench("leaderboard", "--out", "site").code == 0
     store = Store.open(config.load(None).store.db)
     assert store is not None
-    (one,) = [found for found in load(store).runs if found.attack == "cw-l2"]
+    (one,) = [found for found in collect(store).runs if found.attack == "cw-l2"]
     blocks = Page((tmp_path / "site" / "runs" / f"{one.run[:16]}.html").read_text()).blocks
-    kinds = [row["kind"] for row in blocks["data"]["examples"]]
+    outcomes = [row["outcome"] for row in table_of(blocks["data"], "examples")]
     assert one.robust is not None and one.robust.value > 0
-    assert kinds.count("survived") / 6 == pytest.approx(one.robust.value / 100)
-    assert blocks["chart-1-data"][-1]["accuracy"] == pytest.approx(one.robust.value, abs=0.01)
+    assert outcomes.count("survived") / 6 == pytest.approx(one.robust.value / 100)
+    assert blocks["charts"]["drawings"][0]["rows"][-1]["accuracy"] == pytest.approx(one.robust.value, abs=0.01)
 
 
-def test_pictures_of_large_images_stay_small() -> None:
+def test_large_images_stay_small() -> None:
     from bench.analysis.gallery import Shown
-    from leaderboard.details import BYTES, _pictures
+    from leaderboard.images import BYTES, gallery_data
 
     torch.manual_seed(0)
     many = [Shown(ROW, torch.rand(3, 224, 224), torch.rand(3, 224, 224)) for _ in range(12)]
-    found = _pictures(many, {})
-    spent = sum(len(picture["src"]) for one in found for picture in one["pictures"])
+    found = gallery_data(many, lambda row: "broken")
+    spent = sum(len(image["src"]) for one in found for image in one["images"])
     assert 1 <= len(found) < 12 and spent <= BYTES
-    (small,) = _pictures([Shown(ROW, torch.zeros(1, 8, 8), torch.ones(1, 8, 8))], {})
-    assert all(picture["src"].startswith("data:image/png") for picture in small["pictures"])
+    (small,) = gallery_data([Shown(ROW, torch.zeros(1, 8, 8), torch.ones(1, 8, 8))], lambda row: "broken")
+    assert all(image["src"].startswith("data:image/png") for image in small["images"])

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import pytest
 import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from bench import plugins
-from leaderboard import site
-from leaderboard.details import _picture
-from leaderboard.ranking import Outcome, ranked, standings_of
-from leaderboard.rows import AuditLine, Book, Entry, RunLine, Share
+from leaderboard import charts, columns
+from leaderboard.charts.chart import LeaderboardChart, Scope, on_base, parts_of
+from leaderboard.content import AuditSummary, Board, Entry, Example, Leaderboard, RunSummary, Share, Standing
+from leaderboard.images import image_data
+from leaderboard.ranking import AnsweredRun, ranked, standings_of
+from leaderboard.run_page import RunDetails
+from leaderboard.site import write_site
+from leaderboard.tables import Column
 from tests.conftest import needed
-from tests.test_leaderboard import HOSTILE, NOW, line
+from tests.test_leaderboard import HOSTILE, NOW, hostile_pages, line
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +38,7 @@ def share(value: float) -> Share:
     return Share(value, max(value - 8, 0), min(value + 8, 100), "Wilson")
 
 
-def runs_of(entry: Entry, number: int, accuracies: dict[str, float]) -> list[RunLine]:
+def runs_of(entry: Entry, number: int, accuracies: dict[str, float]) -> list[RunSummary]:
     """Runs of one entry by attack."""
     tiers = {"pgd": "train-time", "fgsm": "train-time", "pgd-skip": "aware-full", "pgd-skip-delayed": "aware-realistic"}
     return [
@@ -43,7 +49,7 @@ def runs_of(entry: Entry, number: int, accuracies: dict[str, float]) -> list[Run
     ]  # fmt: skip
 
 
-def book_of(entries: dict[Entry, dict[str, float]]) -> Book:
+def leaderboard_of(entries: dict[Entry, dict[str, float]]) -> Leaderboard:
     lines, standings = [], []
     for number, (entry, accuracies) in enumerate(entries.items()):
         own = runs_of(entry, number, accuracies)
@@ -52,11 +58,11 @@ def book_of(entries: dict[Entry, dict[str, float]]) -> Book:
         for one in own:
             assert one.robust is not None
             right = {i: i < one.robust.value / 5 for i in range(20)}
-            outcomes.append(Outcome(one, right, dict.fromkeys(right, 0)))
+            outcomes.append(AnsweredRun(one, right, dict.fromkeys(right, 0)))
         standings += standings_of(entry, outcomes)
-    audit = AuditLine("rmc", "", "regular", "digits", "linf", 0.2, "quick", 30, 95.0, ((share(10), "pgd 100%"),) * 4,
+    audit = AuditSummary("rmc", "", "regular", "digits", "linf", 0.2, "quick", 30, 95.0, ((share(10), "pgd 100%"),) * 4,
                       share(1), 1200.0, (("M3", "it optimises while it answers"),))  # fmt: skip
-    return Book(lines, ranked(standings), [audit])
+    return Leaderboard(lines, ranked(standings), [audit])
 
 
 NAMES = {
@@ -74,23 +80,20 @@ NAMES = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plugins.load_all()
     root = tmp_path_factory.mktemp("site")
-    example = {
-        "game": 0, "position": 0, "label": 1, "clean": 1, "distance": 0.1, "queries": 0, "passes": 40,
-    }  # fmt: skip
     kinds = ["broken", "survived", "survived", "violation"]
     examples = [
-        {**example, "index": i, "answer": i % 2, "kind": kind, "violation": HOSTILE if kind == "violation" else ""}
+        Example(i, 0, 0, 1, 1, i % 2, kind, 0.1, 0, 40, HOSTILE if kind == "violation" else "")
         for i, kind in enumerate(kinds)
     ]
-    dot = _picture(torch.zeros(1, 1, 1), "", "")["src"]
-    picture = {"src": dot, "alt": "clean point 3", "caption": "clean", "width": 1, "height": 1}
-    page = site.RunPage(
+    dot = image_data(torch.zeros(1, 1, 1), "", "")["src"]
+    image = {"src": dot, "alt": "clean point 3", "caption": "clean", "width": 1, "height": 1}
+    page = RunDetails(
         command="bench run --defense rmc --attack pgd", examples=examples, facts=[("commit", "abc"), (HOSTILE, "")],
-        gallery=[{"index": 3, "kind": "broken", "words": "label 1, answered 2", "pictures": [picture]}],
-        charts=[{"kind": "running", "title": "Robust accuracy over the stream",
-                 "rows": [{"game": "0", "position": i, "accuracy": 50.0} for i in range(9)]}],
+        gallery=[{"index": 3, "kind": "broken", "words": "label 1, answered 2", "images": [image]}],
+        drawings=[{"chart": "running", "title": "Robust accuracy over the stream",
+                   "rows": [{"game": "0", "position": i, "accuracy": 50.0} for i in range(9)]}],
     )  # fmt: skip
-    site.write(book_of(NAMES), root, lambda one: page, "all", now=NOW)
+    write_site(leaderboard_of(NAMES), root, lambda one: page, "all", now=NOW)
     return root
 
 
@@ -102,7 +105,10 @@ def visit(browser: Browser, folder: Path) -> Iterator[Open]:
     """Opens a page of the site with the network blocked; at the end nothing may have been said on the console."""
     contexts, said = [], []
 
-    def go(place: str = "index.html", fragment: str = "", width: int = 1280, **options: Any) -> Page:
+    def go(
+        place: str = "index.html", fragment: str = "", width: int = 1280, site: Path = folder, before: str = "",
+        **options: Any
+    ) -> Page:  # fmt: skip
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
         context.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file:") else
@@ -111,7 +117,8 @@ def visit(browser: Browser, folder: Path) -> Iterator[Open]:
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: (said.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        page.goto((folder / place).as_uri() + (f"#{fragment}" if fragment else ""))
+        page.add_init_script(before)
+        page.goto((site / place).as_uri() + (f"#{fragment}" if fragment else ""))
         page.wait_for_selector("table.dataTable tbody tr")
         return page
 
@@ -164,13 +171,13 @@ def test_menus_change_the_board(visit: Open) -> None:
 
 def test_tables_sort_search_hide_and_export(visit: Open) -> None:
     page = visit()
-    sort_by(page, "ms an answer")
+    sort_by(page, "ms per answer")
     times = [float(text) for text in column(page, "ranking", 9)]
     assert times == sorted(times) and len(times) == 6
     for _ in range(2):  # what has no figure comes last, both ways
         sort_by(page, "Robust %")
         assert column(page, "ranking", 4)[-2:] == ["\u2013", "\u2013"]
-    sort_by(page, "ms an answer")
+    sort_by(page, "ms per answer")
     page.fill("#ranking_wrapper .dt-search input", "pgd-at")
     assert column(page, "ranking", 2) == ["pgd-at"]
     page.click("#ranking_wrapper button:has-text('Columns')")
@@ -184,6 +191,75 @@ def test_tables_sort_search_hide_and_export(visit: Open) -> None:
     assert '"1","pgd-at","pgd-at","70","95"' in text or '"1","pgd-at","pgd-at",70,95' in text, text
 
 
+#: keeps the records that are handed to Vega, by the id of their figure
+SPY = """
+window.records = {};
+Object.defineProperty(window, "vegaEmbed", {
+  set(embed) { this.embed = embed; },
+  get() {
+    return (canvas, spec, options) => {
+      window.records[canvas.closest("figure").id] = JSON.parse(JSON.stringify(spec.datasets.rows));
+      return this.embed(canvas, spec, options);
+    };
+  },
+});
+"""
+
+
+def test_what_is_drawn_are_the_records_of_the_chart(visit: Open) -> None:
+    whole = leaderboard_of(NAMES)
+    page = visit(before=SPY)
+    board = Board("digits", "linf", 0.2)
+    for tier, base in (("aware-full", None), ("train-time", None), ("train-time", "regular"), ("aware-full", "pgd-at")):
+        page.evaluate("window.records = {}")
+        page.select_option("select[name=tier]", tier)
+        page.select_option("select[name=base]", base or "all")
+        drawn = page.evaluate("window.records")
+        assert {"chart-heatmap", "chart-pareto", "chart-attack-cost"} <= drawn.keys()
+        for chart in (chart for chart in charts.LEADERBOARD_CHARTS.values() if "overview" in chart.pages):
+            part = parts_of(chart, whole)[Scope(*board, tier if chart.scope == "tier" else "")]
+            records = json.loads(json.dumps(chart.records(on_base(part, base))))
+            assert page.is_visible(f"#chart-{chart.name}") == bool(records)
+            assert not records or drawn[f"chart-{chart.name}"] == records
+
+
+def test_a_new_column_and_a_new_chart_are_on_the_page(
+    visit: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed: Column[Standing] = Column("key", "Key", "The key of the entry.", lambda one: one.entry.key,
+                                    sort=lambda one: -int(one.entry.key))  # fmt: skip
+    rare: Column[Standing] = Column("rare", "Rare", HOSTILE, lambda one: HOSTILE, exported=False, shown=False)
+    monkeypatch.setitem(columns.TABLES, "ranking", (*columns.RANKING, seed, rare))
+    mine = LeaderboardChart(
+        name="mine", title=HOSTILE, note="a note", empty="It needs a run.", pages=("overview", "defense"),
+        spec=lambda: alt.Chart(alt.Data(name="rows")).mark_bar().encode(x="n:Q", y="attack:N"),
+        records=lambda part: [{"attack": run.attack, "n": run.n} for run in part.runs],
+    )  # fmt: skip
+    monkeypatch.setitem(charts.LEADERBOARD_CHARTS, "mine", mine)
+    write_site(leaderboard_of(NAMES), tmp_path, lambda run: RunDetails(), "0", now=NOW)
+    page = visit(site=tmp_path)
+    assert page.inner_text("#chart-mine figcaption") == f"{HOSTILE}\na note"
+    page.wait_for_selector("#chart-mine canvas")
+    assert page.locator("#ranking thead th:has-text('Rare')").count() == 0
+    page.hover("#ranking thead th:has-text('Key')")
+    assert page.inner_text(".tip") == "The key of the entry."
+    sort_by(page, "Key")
+    assert column(page, "ranking", 13) == ["7", "6", "5", "3", "2", "1"]
+    with page.expect_download() as download:
+        page.click("#ranking_wrapper button:has-text('CSV')")
+    head = Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()[0]
+    assert head.endswith('"Paper","Key"')
+    page.click("#ranking_wrapper button:has-text('Columns')")
+    page.click(".dt-button-collection button:has-text('Rare')")
+    page.keyboard.press("Escape")
+    page.wait_for_function("location.hash.includes('ranking.hidden=&') || location.hash.endsWith('ranking.hidden=')")
+    again = visit(site=tmp_path, fragment=page.evaluate("location.hash.slice(1)"))
+    assert column(again, "ranking", 14) == [HOSTILE] * 6
+    defense = visit("defenses/pgd-at.html", site=tmp_path)
+    assert defense.inner_text("#standings thead th:last-child") == "Key"
+    assert defense.locator(".chart:has-text('a') canvas").count() >= 1
+
+
 def test_an_address_brings_the_same_view(visit: Open) -> None:
     page = visit()
     page.select_option("select[name=tier]", "train-time")
@@ -194,7 +270,7 @@ def test_an_address_brings_the_same_view(visit: Open) -> None:
     assert again.input_value("select[name=tier]") == "train-time"
     assert again.input_value("#ranking_wrapper .dt-search input") == "rmc" and column(again, "ranking", 2) == ["rmc"]
     assert again.get_attribute("#ranking thead th:has-text('Clean %')", "aria-sort") == "ascending"
-    odd = visit(fragment="tier=nonsense&ranking.order=99.up&runs.hidden=99,x&dataset=%3Cscript%3E")
+    odd = visit(fragment="tier=nonsense&ranking.order=none.up,rank.up&runs.hidden=99,x&dataset=%3Cscript%3E")
     assert odd.input_value("select[name=tier]") == "aware-full" and len(column(odd, "ranking", 1)) == 6
 
 
@@ -219,11 +295,33 @@ def test_hostile_names_stay_text(visit: Open) -> None:
     )
 
 
+def test_hostile_text_in_every_cell_stays_text(visit: Open, tmp_path: Path) -> None:
+    #: by page and table: in how many cells of the first row the text stands
+    tables = {
+        "index.html": {"ranking": 2, "audits": 9, "runs": 6}, "defenses": {"standings": 4, "runs": 6},
+        "runs": {"examples": 2},
+    }  # fmt: skip
+    for name in hostile_pages(tmp_path):
+        page = visit(name, site=tmp_path)
+        blocks = page.locator("script[type='application/json']").count()
+        assert page.evaluate("document.scripts.length") == 1 + blocks and "javascript:" not in page.content()
+        for table, count in tables[name.split("/")[0]].items():
+            cells = page.locator(f"#{table} tbody tr:first-child > *").all()
+            assert len(cells) == page.locator(f"#{table} thead th").count()
+            assert sum(HOSTILE in (cell.text_content() or "") for cell in cells) == count, table
+    page = visit(site=tmp_path)
+    assert page.get_attribute("#runs .interval >> nth=-1", "title") == HOSTILE
+    page.hover("#runs button.flag")
+    assert page.inner_text(".tip") == HOSTILE
+    page.fill("#runs_wrapper .dt-search input", "evil")
+    assert column(page, "runs", 1) == [HOSTILE]
+
+
 def test_a_run_page_filters_its_examples(visit: Open) -> None:
     page = visit(f"runs/{'0002' + '0000' + 'ab' * 4}.html")
     assert len(column(page, "examples", 1)) == 4
     for kind, count in (("broken", 1), ("survived", 2), ("violation", 1), ("", 4)):
-        page.select_option("select[name=kind]", kind)
+        page.select_option("select[name=outcome]", kind)
         assert len(column(page, "examples", 1)) == count
         assert not kind or set(column(page, "examples", 7)) == {kind}
     assert page.locator("img[alt='clean point 3']").evaluate("image => image.naturalWidth") == 1
@@ -268,7 +366,7 @@ def test_two_thousand_runs_open_fast_and_stay_small(browser: Browser, tmp_path: 
                                                                          "pgd-skip-delayed": 20}
         for i in range(500)
     }  # fmt: skip
-    (written, *_) = site.write(book_of(entries), tmp_path, lambda one: site.RunPage(), "0", now=NOW)
+    (written, *_) = write_site(leaderboard_of(entries), tmp_path, lambda one: RunDetails(), "0", now=NOW)
     assert written.stat().st_size < 5_000_000
     page = browser.new_page()
     page.goto(written.as_uri())

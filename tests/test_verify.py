@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from bench.results import metrics
 
 from bench import config
 from bench.cache import dump_tensors, parse_tensors
 from bench.planning.spec import RunSpec
-from bench.results import metrics
 from bench.store import Store
 from tests.conftest import Bench, sets, spec_of
 

@@ -1,0 +1,45 @@
+"""What attacks spent on one example (passes, queries, seconds) against the robust accuracy that was left."""
+
+from __future__ import annotations
+
+import altair as alt
+
+from leaderboard.charts.chart import PERCENT, ROWS, LeaderboardChart, Records, comparable, run_record
+from leaderboard.content import Leaderboard
+
+
+def _spec() -> alt.TopLevelMixin:
+    point = alt.Chart(ROWS).mark_point(size=60, filled=True, opacity=0.8)
+    return point.encode(
+        x=alt.X("work:Q", scale=alt.Scale(type="symlog"), title="passes and queries per example (logarithmic)"),
+        y=alt.Y("robust:Q", scale=PERCENT, title="robust %"),
+        color=alt.Color("attack:N", legend=alt.Legend(title=None)),
+        tooltip=[
+            alt.Tooltip("attack:N"),
+            alt.Tooltip("defense:N"),
+            alt.Tooltip("robust:Q", format=".1f", title="robust %"),
+            alt.Tooltip("forwards:Q", format=",.0f"),
+            alt.Tooltip("backwards:Q", format=",.0f"),
+            alt.Tooltip("queries:Q", format=",.0f"),
+            alt.Tooltip("seconds:Q", format=".3g"),
+        ],
+    ).properties(width=420, height=240)
+
+
+def _records(part: Leaderboard) -> Records:
+    records = []
+    for run, robust in comparable(part.runs):
+        spent = {name: float(f"{run.spent[name]:.4g}") for name in ("forwards", "backwards", "queries", "seconds")}
+        work = spent["forwards"] + spent["backwards"] + spent["queries"]
+        records.append({**run_record(run, robust), **spent, "work": work})
+    return records
+
+
+ATTACK_COST = LeaderboardChart(
+    name="attack-cost",
+    title="What attacks spend",
+    empty="It needs one attacked run whose figure may be compared.",
+    spec=_spec,
+    records=_records,
+    pages=("overview", "defense"),
+)

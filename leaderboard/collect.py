@@ -1,0 +1,180 @@
+"""Reads a database and collects what the pages show."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bench.analysis.compare import outcome_of
+from bench.analysis.describe import describe
+from bench.analysis.metrics import Sharing
+from bench.cache import digest
+from bench.store import RunRecord, Store
+from bench.threat import ThreatModel, tier_of
+from leaderboard.content import TIERS, AuditSummary, Entry, Leaderboard, RunSummary, share
+from leaderboard.entries import base_key, entries_of, without_folders
+from leaderboard.ranking import UNRANKED, AnsweredRun, breakers_in_words, ranked, standings_of
+
+#: statuses of runs that have ended
+ENDED = ("DONE", "SKIPPED", "FAILED")
+
+
+def collect(store: Store) -> Leaderboard:
+    """All runs that have ended and all audits. The rows of one entry are in memory at a time."""
+    records = [record for record in store.runs() if record.status in ENDED]
+    entries = entries_of(records)
+    by_entry: dict[Entry, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        by_entry[entries[record.key]].append(record)
+    base_times: dict[tuple[str, str], float] = {}
+    runs: list[RunSummary] = []
+    standings = []
+    for entry, own in sorted(by_entry.items(), key=lambda item: item[0].defense != item[0].base):  # bases first
+        described = [(record, describe(store, record)) for record in own]
+        base = base_key(without_folders(own[0].spec))
+        if entry.defense == entry.base:
+            for machine, times in _answer_times(described).items():
+                base_times[base, machine] = sorted(times)[len(times) // 2]
+        answered = [
+            _answered(store, record, _summary(entry, record, result, base_times.get((base, _machine(record)))))
+            for record, result in described
+        ]
+        runs += [run.summary for run in answered]
+        standings += standings_of(entry, answered)
+    return Leaderboard(sorted(runs, key=_run_order), ranked(standings), collect_audits(store, entries))
+
+
+def _answer_times(described: Iterable[tuple[RunRecord, dict[str, Any]]]) -> dict[str, list[float]]:
+    """Seconds of an answer in each run, by machine."""
+    times: dict[str, list[float]] = defaultdict(list)
+    for record, result in described:
+        if result["answer_s"] is not None:
+            times[_machine(record)].append(result["answer_s"])
+    return times
+
+
+def _machine(record: RunRecord) -> str:
+    """Identifies the machine and the kind of device of a run. Times of different machines are not compared."""
+    made = record.provenance
+    return digest([made.get("host"), made.get("processor"), made.get("environment", {}).get("device")])
+
+
+def _answered(store: Store, record: RunRecord, summary: RunSummary) -> AnsweredRun:
+    """The run with one answer for each example. An example that is in several games counts with its first game."""
+    right: dict[int, bool] = {}
+    games: dict[int, int] = {}
+    if record.status == "DONE":
+        rows = store.rows(record.key)
+        outcomes = outcome_of(store, record, rows)
+        if len(outcomes) == len(rows):  # examples without an outcome would make the rest a biased sample
+            for (game, index), ok in outcomes.items():
+                if index not in right:
+                    right[index], games[index] = ok, game
+    shared = Sharing.of(record.spec).shared
+    return AnsweredRun(summary, right, games, shared)
+
+
+def _summary(entry: Entry, record: RunRecord, result: dict[str, Any], base_time: float | None) -> RunSummary:
+    done = result["status"] == "DONE"
+    spec = record.spec
+    answer_s = result["answer_s"]
+    return RunSummary(
+        run=result["run"],
+        status=result["status"],
+        reason=result["reason"],
+        entry=entry,
+        attack=result["attack"],
+        norm=result["norm"],
+        eps=result["eps"],
+        tier=tier_of(ThreatModel(**spec["threat"])),
+        threat=result["threat_in_words"],
+        threat_tag=result["threat_in_short"],
+        protocol=result["protocol"],
+        n=result["n"],
+        clean=share(result["clean_accuracy"]),
+        robust=share(result["robust_accuracy"]) if done else None,
+        answer_s=answer_s,
+        seconds=result["seconds"]["total"],
+        flags=tuple((flag["id"], flag["message"]) for flag in result["flags"]),
+        ranked=done and not any(flag["id"] in UNRANKED for flag in result["flags"]),
+        coordinates=coordinates_of(spec),
+        family=_family(without_folders(spec)),
+        spent=_spent(result),
+        times_base=None if answer_s is None or not base_time else answer_s / base_time,
+    )
+
+
+def coordinates_of(spec: Mapping[str, Any]) -> dict[str, float]:
+    """The values that curves and surfaces run over, if they apply to the run."""
+    threat, game = spec["threat"], spec["game"]
+    coordinates = {"eps": threat["eps"]}
+    if game["facts"]["background"] and spec["kind"] != "static":
+        coordinates |= {name: value for name, value in game["params"].items() if name != game["facts"]["games_key"]}
+        if threat["weights"] in ("simulated", "adapted"):
+            coordinates |= {"delay": threat["delay"], "known": threat["known"]}
+    if "delta" in spec["defense"]["params"]:
+        coordinates["delta"] = spec["defense"]["params"]["delta"]
+    return coordinates
+
+
+def _family(spec: Mapping[str, Any]) -> str:
+    """Equal for runs that differ only in their coordinates and in their number of examples."""
+    blank: dict[str, Any] = {**spec, "n": 0, "chosen": None}
+    blank["threat"] = {**spec["threat"], "eps": 0, "delay": 0, "known": 0}
+    blank["game"] = {"protocol": spec["game"]["protocol"], "source": spec["game"]["source"]}
+    blank["defense"] = {**spec["defense"], "params": {**spec["defense"]["params"], "delta": 0}}
+    return digest(blank)
+
+
+def _spent(result: Mapping[str, Any]) -> dict[str, float]:
+    """What the attack spent on one example, on average."""
+    n = max(result["n"], 1)
+    ledger = {name: result["ledger"][name] / n for name in ("forwards", "backwards", "queries", "simulated")}
+    return {**ledger, "seconds": result["seconds"]["attack"] / n}
+
+
+def _run_order(run: RunSummary) -> tuple[str, str, float, str, bool, float, str]:
+    """By board, then by attack; within an attack ranked runs first, then by robust accuracy, the highest first."""
+    robust = -run.robust.value if run.robust else 1.0
+    return *run.board, run.attack, not run.ranked, robust, run.run
+
+
+def collect_audits(store: Store, entries: Mapping[str, Entry]) -> list[AuditSummary]:
+    """All audits by board; on a board the most robust in the last tier first. entries: by the key of the run."""
+    return sorted((_audit(result, entries) for result in store.audits()), key=_audit_order)
+
+
+def _audit_order(audit: AuditSummary) -> tuple[str, str, float, float, str]:
+    robust, _ = audit.tiers[-1]
+    return *audit.board, -(robust.value if robust else -1.0), audit.defense
+
+
+def _audit(result: dict[str, Any], entries: Mapping[str, Entry]) -> AuditSummary:
+    entry = entries.get(result["runs"].get("pgd-skip", ""))
+    flags = [(check["id"], check["message"]) for check in result["checks"] if check["tripped"]]
+    if result["failed"]:
+        message = f"{', '.join(result['failed'])} FAILED. The verdict lacks what these runs might have broken."
+        flags.insert(0, ("incomplete", message))
+    verdicts = [result["verdict"].get(tier) for tier in TIERS]
+    gain = result["gain"]
+    return AuditSummary(
+        defense=result["defense"],
+        variant=entry.variant if entry else "",
+        base=result["base"],
+        dataset=entry.dataset if entry else result["dataset"],
+        norm=result["norm"],
+        eps=result["eps"],
+        budget=result["budget"],
+        n=result["n"],
+        clean=None if result["clean_accuracy"] is None else 100 * result["clean_accuracy"],
+        tiers=tuple(
+            (None, "")
+            if verdict is None
+            else (share(verdict["robust_accuracy"]), breakers_in_words(verdict["breakers"]))
+            for verdict in verdicts
+        ),
+        gain=None if gain is None else share(gain["difference"]),
+        times=None if gain is None else gain["times_the_base"],
+        flags=tuple(flags),
+    )

@@ -1,0 +1,149 @@
+"""The columns of every table. A new column is one entry here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from leaderboard.addresses import defense_address, paper_address
+from leaderboard.content import TIERS, AuditSummary, Entry, Example, RunSummary, Standing
+from leaderboard.tables import Column, figure_cell, share_cell
+
+
+def _name(entry: Entry) -> list[str]:
+    return [entry.defense, defense_address(entry.defense), entry.variant]
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return figure_cell(None if seconds is None else 1000 * seconds)
+
+
+def _paper(standing: Standing) -> list[str] | None:
+    address = paper_address(standing.entry.defense)
+    return ["paper", address] if address else None
+
+
+ROBUST_TOOLTIP = "Share of the examples that are still answered right under attack, with its 95 % interval."
+CLEAN_TOOLTIP = "Share of the examples that are answered right without an attack, with its 95 % interval."
+MS_TOOLTIP = "Median time of one answer of the defense, in milliseconds."
+TIMES_TOOLTIP = "The time of one answer divided by that of the base alone on the same machine."
+BASE_TOOLTIP = "The trained network that the defense runs on."
+
+RANKING: tuple[Column[Standing], ...] = (
+    Column("rank", "Rank", "By robust accuracy in the worst case, then by clean accuracy.", lambda one: one.rank,
+           "whole", layout="number"),
+    Column("defense", "Defense", "The defense, and the parameters in which its entries differ.",
+           lambda one: _name(one.entry), "name", layout="name"),
+    Column("base", "Base", BASE_TOOLTIP, lambda one: one.entry.base, layout="name"),
+    Column("robust", "Robust %", "Worst case over the attacks of the tier, taken per example, with its 95 % interval.",
+           lambda one: share_cell(one.robust), "share", layout="number"),
+    Column("clean", "Clean %", CLEAN_TOOLTIP, lambda one: share_cell(one.clean), "share", layout="number"),
+    Column("n", "n", "Number of examples in the worst case.", lambda one: one.n or None, "whole", layout="number"),
+    Column("attacks", "Attacks", "The attacks in the worst case; those that saw fewer examples say how many.",
+           lambda one: one.attacks, "list", layout="wide"),
+    Column("breakers", "Broken by, or why it has no rank", "Which attack broke which share of the broken examples.",
+           lambda one: "; ".join(part for part in (one.breakers, one.why) if part), layout="wide"),
+    Column("ms", "ms per answer", MS_TOOLTIP, lambda one: _milliseconds(one.answer_s), "figure", layout="number"),
+    Column("times", "Times the base", TIMES_TOOLTIP, lambda one: figure_cell(one.times_base), "figure",
+           layout="number"),
+    Column("flags", "Flags", "Warnings about the runs; point at one to read it.", lambda one: [one.flags, ""], "flags"),
+    Column("paper", "Paper", "The paper that describes the defense.", _paper, "link"),
+)  # fmt: skip
+
+#: the page of a defense: these four, then the columns of the ranking without those of `SAME_ON_DEFENSE_PAGE`
+STANDINGS: tuple[Column[Standing], ...] = (
+    Column("board", "Board", "Dataset, norm and radius.", lambda one: one.board.name, layout="name"),
+    Column("tier", "The attacker knows", "The tier of the attacks.", lambda one: one.tier,
+           sort=lambda one: TIERS.index(one.tier)),
+    Column("base", "Base", BASE_TOOLTIP, lambda one: one.entry.base),
+    Column("variant", "Parameters", "The parameters in which the entries differ.", lambda one: one.entry.variant),
+)  # fmt: skip
+SAME_ON_DEFENSE_PAGE = ("defense", "base", "attacks", "paper")
+
+RUNS: tuple[Column[RunSummary], ...] = (
+    Column("defense", "Defense", "The defense, and the parameters in which its entries differ.",
+           lambda run: _name(run.entry), "name", layout="name"),
+    Column("base", "Base", BASE_TOOLTIP, lambda run: run.entry.base, layout="name"),
+    Column("attack", "Attack", "The attack; clean: none.", lambda run: run.attack, layout="name"),
+    Column("board", "Board", "Dataset, norm and radius.", lambda run: run.board.name, layout="name"),
+    Column("threat", "Threat", "What the attacker may do and know; unfold it for the whole threat card.",
+           lambda run: [run.threat_tag, run.threat], "folded", layout="name"),
+    Column("tier", "Knows", "The tier of the attack: how much the attacker knows.", lambda run: run.tier,
+           sort=lambda run: TIERS.index(run.tier) if run.tier in TIERS else None),
+    Column("n", "n", "Number of attacked examples.", lambda run: run.n, "whole", layout="number"),
+    Column("clean", "Clean %", CLEAN_TOOLTIP, lambda run: share_cell(run.clean), "share", layout="number"),
+    Column("robust", "Robust %", ROBUST_TOOLTIP, lambda run: share_cell(run.robust), "share", layout="number"),
+    Column("ms", "ms per answer", MS_TOOLTIP, lambda run: _milliseconds(run.answer_s), "figure", layout="number"),
+    Column("flags", "Flags and reasons", "Warnings about the run, and why it was skipped or failed.",
+           lambda run: [run.flags, "" if run.status == "DONE" else f"{run.status}: {run.reason}"], "flags",
+           layout="wide"),
+    Column("run", "Run", "The key of the run.", lambda run: [run.run, run.page], "run"),
+)  # fmt: skip
+
+#: the figures at the top of the page of a run
+RUN_FIGURES: tuple[Column[RunSummary], ...] = (
+    Column("robust", "robust %", ROBUST_TOOLTIP, lambda run: share_cell(run.robust), "share"),
+    Column("clean", "clean %", CLEAN_TOOLTIP, lambda run: share_cell(run.clean), "share"),
+    Column("ms", "ms per answer", MS_TOOLTIP, lambda run: _milliseconds(run.answer_s), "figure"),
+    Column("times", "times the base", TIMES_TOOLTIP, lambda run: figure_cell(run.times_base), "figure"),
+)
+
+EXAMPLES: tuple[Column[Example], ...] = (
+    Column("index", "Example", "Its index in the dataset.", lambda one: one.index, "whole", layout="number"),
+    Column("game", "Game", "The game in which it was answered.", lambda one: one.game, "whole", layout="number"),
+    Column("position", "Position", "Its position in the game.", lambda one: one.position, "whole", layout="number"),
+    Column("label", "Label", "The true label.", lambda one: one.label, "whole", layout="number"),
+    Column("clean", "Clean answer", "The answer without an attack.", lambda one: one.clean, "whole", layout="number"),
+    Column("answer", "Answer", "The answer under attack.", lambda one: one.answer, "whole", layout="number"),
+    Column("outcome", "Outcome", "survived, broken, or violation: the image broke the threat model.",
+           lambda one: one.outcome, "outcome"),
+    Column("distance", "Distance", "How far the image was moved, in the norm of the run.", lambda one: one.distance,
+           "precise", layout="number"),
+    Column("queries", "Queries", "How often the attack asked the defense.", lambda one: one.queries, "whole",
+           layout="number"),
+    Column("passes", "Passes", "Forward and backward passes of the attack.", lambda one: one.passes, "whole",
+           layout="number"),
+    Column("violation", "Note", "How the image broke the threat model.", lambda one: one.violation, layout="wide"),
+)  # fmt: skip
+
+
+def _of_tier(number: int, tier: str) -> Column[AuditSummary]:
+    def value(audit: AuditSummary) -> list[Any]:
+        robust, breakers = audit.tiers[number]
+        return [share_cell(robust), breakers]
+
+    return Column(f"robust-{tier}", tier, f"Robust % in the worst case of the tier {tier}.", value, "share-note")
+
+
+AUDITS: tuple[Column[AuditSummary], ...] = (
+    Column("defense", "Defense", "The audited defense.", lambda audit: [audit.defense, "", audit.variant], "name"),
+    Column("base", "Base", BASE_TOOLTIP, lambda audit: audit.base),
+    Column("board", "Board", "Dataset, norm and radius.", lambda audit: audit.board.name),
+    Column("budget", "Budget", "How much the audit spends: quick, standard or full.", lambda audit: audit.budget),
+    Column("n", "n", "Number of examples.", lambda audit: audit.n, "whole", layout="number"),
+    Column("clean", "Clean", "Share of the examples that are answered right without an attack.",
+           lambda audit: None if audit.clean is None else f"{audit.clean:.1f}", layout="number"),
+    *(_of_tier(number, tier) for number, tier in enumerate(TIERS)),
+    Column("gain", "Gain over the base", "Robust accuracy of the defense minus that of its base.",
+           lambda audit: share_cell(audit.gain), "signed-share", layout="number"),
+    Column("times", "Times its cost", "The cost of one answer divided by that of the base.",
+           lambda audit: figure_cell(audit.times), "figure", layout="number"),
+    Column("flags", "Flags", "What the checks of the audit found; point at one to read it.",
+           lambda audit: [audit.flags, ""], "flags"),
+)  # fmt: skip
+
+#: the columns of every table, by the id of the table in its page
+TABLES: dict[str, tuple[Column[Any], ...]] = {
+    "ranking": RANKING,
+    "runs": RUNS,
+    "audits": AUDITS,
+    "figures": RUN_FIGURES,
+    "examples": EXAMPLES,
+}
+
+
+def columns_of(table: str) -> tuple[Column[Any], ...]:
+    """The columns of a table. The table of a defense has those of the ranking too."""
+    if table != "standings":
+        return TABLES[table]
+    ranking = [column for column in TABLES["ranking"] if column.name not in SAME_ON_DEFENSE_PAGE]
+    return (*STANDINGS, *ranking)

@@ -1,0 +1,218 @@
+"""What the pages show, as plain values: runs, standings and audits. Code that draws these reads no database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, get_args
+
+from bench.threat import Tier
+
+#: the tiers, the one with the least knowledge first
+TIERS: tuple[str, ...] = get_args(Tier)
+#: what the attacker of a tier knows, and which attacks the ranking of the tier is over
+TIER_WORDS = {
+    "gray-black-box": "The attacker sees answers only, or has a network of its own. The ranking is over attacks of "
+    "this tier only.",
+    "train-time": "The attacker has the network as it was trained, without what the defense has learnt since. The "
+    "ranking is over attacks of this tier only.",
+    "aware-realistic": "The attacker has the defense as it was some inputs ago, or a copy that saw a part of the "
+    "stream. The ranking also includes attacks that need less knowledge.",
+    "aware-full": "The attacker has the defense as it is now, or a copy that sees every input that the attacker "
+    "sends. The ranking also includes attacks that need less knowledge.",
+}
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share in percent with its 95 % interval. method: how the interval was computed."""
+
+    value: float
+    low: float
+    high: float
+    method: str
+
+
+class Board(NamedTuple):
+    """Two figures may be compared only if these three are equal."""
+
+    dataset: str
+    norm: str
+    eps: float
+
+    @property
+    def radius(self) -> str:
+        """Norm and radius in words."""
+        return radius_in_words(self.norm, self.eps)
+
+    @property
+    def name(self) -> str:
+        """The whole board in words."""
+        return f"{self.dataset}, {self.radius}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is attacked: a defense on a base, fitted to a dataset, for one seed.
+
+    variant   the parameters in which it differs from other entries with the same names, in words; "" if there are none
+    """
+
+    key: str
+    defense: str
+    base: str
+    dataset: str
+    seed: int
+    variant: str = ""
+
+    @property
+    def label(self) -> str:
+        """A short name, for axes and legends."""
+        on = "" if self.defense == self.base else f" on {self.base}"
+        return f"{self.defense}{on}{f' ({self.variant})' if self.variant else ''}"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run. `ranked` is False if a flag says that its figure must not be compared with others.
+
+    coordinates   the values that curves and surfaces run over, if they apply to the run: eps, p, delay, known, delta
+    family        equal for runs that differ in their coordinates only
+    spent         what the attack spent on one example, on average: passes, queries, seconds
+    times_base    the time of one answer divided by that of the base on the same machine; None if one was not measured
+    page          where the page of the run lies in the site; "" if it has none
+    """
+
+    run: str
+    status: str
+    reason: str
+    entry: Entry
+    attack: str
+    norm: str
+    eps: float
+    tier: str
+    threat: str
+    threat_tag: str
+    protocol: str
+    n: int
+    clean: Share | None
+    robust: Share | None
+    answer_s: float | None
+    seconds: float
+    flags: tuple[tuple[str, str], ...]
+    ranked: bool
+    coordinates: dict[str, float] = field(default_factory=dict)
+    family: str = ""
+    spent: dict[str, float] = field(default_factory=dict)
+    times_base: float | None = None
+    page: str = ""
+
+    @property
+    def board(self) -> Board:
+        """The board on which the run stands."""
+        return Board(self.entry.dataset, self.norm, self.eps)
+
+    @property
+    def attacked(self) -> bool:
+        """False for a run that only measures clean accuracy."""
+        return self.attack != "clean"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An entry on one board in one tier: its worst case over the attacks of the tier.
+
+    attacks   the attacks in the worst case; breakers: which of them broke how much, in words
+    why       why the standing has no rank; "" if it has one
+    rank      from 1; None if there is none
+    front     it is on the Pareto front: no entry of the board and tier is as robust and as fast, and better in one
+    """
+
+    entry: Entry
+    board: Board
+    tier: str
+    robust: Share | None
+    clean: Share | None
+    n: int
+    attacks: tuple[str, ...]
+    breakers: str
+    answer_s: float | None
+    times_base: float | None
+    flags: tuple[tuple[str, str], ...]
+    why: str = ""
+    rank: int | None = None
+    front: bool = False
+
+
+@dataclass(frozen=True)
+class AuditSummary:
+    """One audit. variant and dataset are those of the attacked entry.
+
+    tiers   for each tier, in the order of `TIERS`: the worst case, and in words which attacks broke the defense
+    gain    robust accuracy of the defense minus that of its base; times: cost of an answer divided by the base's
+    """
+
+    defense: str
+    variant: str
+    base: str
+    dataset: str
+    norm: str
+    eps: float
+    budget: str
+    n: int
+    clean: float | None
+    tiers: tuple[tuple[Share | None, str], ...]
+    gain: Share | None
+    times: float | None
+    flags: tuple[tuple[str, str], ...]
+
+    @property
+    def board(self) -> Board:
+        """The board on which the audited entry stands."""
+        return Board(self.dataset, self.norm, self.eps)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One attacked example of a run, as the table of its page shows it. outcome: broken, survived or violation."""
+
+    index: int
+    game: int
+    position: int
+    label: int
+    clean: int | None
+    answer: int
+    outcome: str
+    distance: float | None
+    queries: int
+    passes: int
+    violation: str = ""
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Everything that a database has to show."""
+
+    runs: list[RunSummary] = field(default_factory=list)
+    standings: list[Standing] = field(default_factory=list)
+    audits: list[AuditSummary] = field(default_factory=list)
+
+
+def outcome_of_example(right: bool, violation: str) -> str:
+    """The outcome in one word. right: whether the answer counts as right; violation: how the image broke the rules."""
+    return "violation" if violation else "survived" if right else "broken"
+
+
+def share(estimate: dict[str, Any] | None) -> Share | None:
+    """A share in percent, from an estimate in the form of `bench.analysis.describe`."""
+    if estimate is None:
+        return None
+    return Share(100 * estimate["value"], 100 * estimate["low"], 100 * estimate["high"], estimate["method"])
+
+
+def radius_in_words(norm: str, eps: float) -> str:
+    """Norm and radius in words, with as few digits as identify the radius."""
+    levels = round(255 * eps)
+    if float(f"{eps:.4g}") != eps and levels / 255 == eps:
+        return f"{norm} {levels}/255"
+    digits = next((count for count in range(4, 17) if float(f"{eps:.{count}g}") == eps), 17)
+    return f"{norm} {eps:.{digits}g}"

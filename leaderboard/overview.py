@@ -1,0 +1,117 @@
+"""The overview: the ranking, the charts, the audits and the runs, with menus to choose the board."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from typing import Any
+
+from leaderboard.charts import LEADERBOARD_CHARTS, LeaderboardChart, spec_of
+from leaderboard.charts.chart import Records, on_base, parts_of
+from leaderboard.columns import columns_of
+from leaderboard.content import TIER_WORDS, TIERS, Board, Leaderboard, RunSummary, Standing
+from leaderboard.page import render
+from leaderboard.ranking import rank_order
+from leaderboard.tables import table_data
+
+
+def render_overview(whole: Leaderboard, made: str) -> str:
+    """The overview as text. made: when the site was made."""
+    boards = boards_of(whole)
+    charts = [chart for chart in LEADERBOARD_CHARTS.values() if "overview" in chart.pages]
+    return render(
+        "index.html",
+        root="",
+        made=made,
+        empty=not whole.runs,
+        audited=bool(whole.audits),
+        charts=charts,
+        data={
+            "root": "",
+            "menus": {"boards": _menus(whole, boards), "tier_words": TIER_WORDS},
+            "tables": _tables(whole, boards),
+        },
+        drawings={
+            "specs": {chart.name: spec_of(chart) for chart in charts},
+            "drawings": [
+                {"id": f"chart-{chart.name}", "chart": chart.name, **chart_states(chart, whole, boards)}
+                for chart in charts
+            ],
+        },
+    )
+
+
+def boards_of(whole: Leaderboard) -> list[Board]:
+    """All boards, the one with most attacked runs first."""
+    count = Counter(run.board for run in whole.runs if run.attacked)
+    return sorted(count, key=lambda board: (-count[board], board))
+
+
+def _menus(whole: Leaderboard, boards: list[Board]) -> list[dict[str, Any]]:
+    """What the menus offer on each board: the bases, and [tier, its title], ranked tiers and most knowledge first."""
+    ranked = {(standing.board, standing.tier) for standing in whole.standings if standing.rank is not None}
+    bases: dict[str, set[str]] = defaultdict(set)
+    for standing in whole.standings:
+        bases[standing.board.dataset].add(standing.entry.base)
+    menus = []
+    for board in boards:
+        tiers = sorted(TIERS, key=lambda tier: ((board, tier) not in ranked, -TIERS.index(tier)))
+        titles = [[tier, tier if (board, tier) in ranked else f"{tier} (nothing ranked)"] for tier in tiers]
+        menus.append(
+            {"dataset": board.dataset, "radius": board.radius, "tiers": titles, "bases": sorted(bases[board.dataset])}
+        )
+    return menus
+
+
+def _tables(whole: Leaderboard, boards: list[Board]) -> dict[str, Any]:
+    numbers = {board: number for number, board in enumerate(boards)}
+    of_dataset: dict[str, list[int]] = defaultdict(list)
+    for board, number in numbers.items():
+        of_dataset[board.dataset].append(number)
+
+    def where_standing(standing: Standing) -> dict[str, Any]:
+        return {
+            "boards": [numbers[standing.board]],
+            "tier": standing.tier,
+            "base": standing.entry.base,
+            "muted": standing.rank is None,
+        }
+
+    def where_run(run: RunSummary) -> dict[str, Any]:
+        """A run without an attack is shown on all boards of its dataset."""
+        shown = [numbers[run.board]] if run.attacked else of_dataset[run.entry.dataset]
+        return {"boards": shown, "tier": None, "base": run.entry.base, "muted": not run.ranked}
+
+    standings = sorted(whole.standings, key=rank_order)
+    tables = {
+        "ranking": table_data(columns_of("ranking"), standings, ("rank", "asc"), where_standing),
+        "runs": table_data(columns_of("runs"), whole.runs, ("robust", "desc"), where_run),
+    }
+    if whole.audits:
+        tables["audits"] = table_data(columns_of("audits"), whole.audits)
+    return tables
+
+
+def chart_states(chart: LeaderboardChart, whole: Leaderboard, boards: list[Board]) -> dict[str, Any]:
+    """The records of a chart for every state of the menus in which it shows something.
+
+    pool     all records, each once
+    states   boards, tier (null: any) and base (null: all bases) of the menus, and the records by their number in the
+             pool
+    """
+    pool: dict[str, int] = {}
+    states = []
+    bases = sorted({run.entry.base for run in whole.runs})
+    for scope, part in parts_of(chart, whole).items():
+        for base in [None, *bases]:
+            records: Records = chart.records(on_base(part, base))
+            if records:
+                states.append(
+                    {
+                        "boards": [number for number, board in enumerate(boards) if scope.has(board)],
+                        "tier": scope.tier or None,
+                        "base": base,
+                        "rows": [pool.setdefault(json.dumps(record), len(pool)) for record in records],
+                    }
+                )
+    return {"pool": [json.loads(text) for text in pool], "states": states}
