@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test instruments lint format speed docs clean
+.PHONY: setup run test instruments lint format speed gpu docs clean
 
 setup: .venv/ready
 
@@ -34,6 +34,9 @@ format: setup
 
 speed: setup         ## ratios, not seconds: see benchmarks/
 	$(BIN)/python -m benchmarks.speed
+
+gpu: setup           ## parity and speed on a CUDA device, in two to three minutes
+	$(BIN)/python -m benchmarks.gpu
 
 docs: setup          ## the documents as a site, in site/
 	$(BIN)/mkdocs build --strict
