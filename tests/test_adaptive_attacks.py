@@ -335,7 +335,7 @@ def test_a_copy_of_what_is_deployed_is_granted_with_its_weights_and_bank_alone(w
         toy = Toy(threat)
         with pytest.raises(AccessDenied):
             toy.oracle.deployed()
-    with pytest.raises(AccessDenied, match="replay"):
+    with pytest.raises(AccessDenied, match="crafts before it serves"):
         Toy(ThreatModel(weights="adapted", bank=True)).oracle.deployed()
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from bench.results import metrics
 
 from bench import config
+from bench.analysis import metrics
 from bench.cache import dump_tensors, parse_tensors
 from bench.planning.spec import RunSpec
 from bench.store import Store
