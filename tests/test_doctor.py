@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from bench import plugins, registry
-from bench.doctor.examine import examine as doctor
-from bench.doctor.examine import packages as installation
+from bench.doctor import examine as doctor
+from bench.doctor import packages as installation
 from bench.rows import Meter, Resume
 from bench.store import Store, glance_at
 from tests.conftest import Bench, spec_of
