@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from bench.models.network import Network
 
 
+#: the kind of artefact from which an interrupted training goes on; its key is the base's
+CHECKPOINTS = "training"
+
+
 class Base(StaticDefense):
     """A train-time defense: it yields a classifier theta_0. A subclass says `train`.
 
@@ -40,7 +44,10 @@ class Base(StaticDefense):
 
     @abstractmethod
     def train(self, task: Task, network: nn.Module, context: Context) -> None:
-        """Train `network` in place on the task's training set, with every draw from `context.seed`."""
+        """Train `network` in place on the task's training set, with every draw from `context.seed`.
+
+        Long training stores where it stands (`defenses.checkpoints`) and ends at `context.deadline`.
+        """
 
     def fit(self, task: Task, base: Defense | None, context: Context) -> None:
         self.network = trained_network(self, task, context)
@@ -79,5 +86,6 @@ def trained_network(base: Base, task: Task, context: Context) -> Network:
         write_atomic(folder / "weights.safetensors", dump_tensors(network.state_dict(), {}))
 
     folder = context.cache.get_or_build("bases", context.base_key, train)
+    context.cache.drop(CHECKPOINTS, context.base_key)
     network.load_state_dict(load_file(folder / "weights.safetensors"))
     return freeze(network.to(context.device))

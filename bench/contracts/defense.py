@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from bench.deadline import NEVER, Deadline
 from bench.draws import seed_of
 from bench.errors import BadAnswer
 from bench.values import Params, State
@@ -48,6 +49,7 @@ class Context:
     cache      content-addressed files; what is expensive and shared goes there
     base_key   identifies the trained base; part of the key of whatever is made from it
     report     is called with one line of progress
+    deadline   when the command has to end; long work stores what it has and stops then
     """
 
     seed: int
@@ -56,6 +58,7 @@ class Context:
     cache: Cache
     base_key: str = ""
     report: Callable[[str], None] = lambda line: None
+    deadline: Deadline = NEVER
 
 
 class Defense(ABC):

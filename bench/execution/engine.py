@@ -19,7 +19,7 @@ from typing import Protocol
 
 from bench import plugins
 from bench.environment import one_thread
-from bench.execution.jobs import Done, Event, Failed, Job, Progress, perform
+from bench.execution.jobs import End, Event, Failed, Job, Progress, perform
 from bench.game.resources import Resources
 from bench.settings import Settings
 
@@ -86,7 +86,7 @@ class InlineEngine:
             time.sleep(timeout_s)
             return
         for event in perform(self._resources, job):
-            if isinstance(event, Done | Failed):
+            if isinstance(event, End):
                 self._job = None
             yield job, event
 
@@ -134,7 +134,7 @@ class PoolEngine:
             if isinstance(event, Progress):
                 self._watch(job, event.text)
                 continue
-            if isinstance(event, Done | Failed):
+            if isinstance(event, End):
                 worker.job = None
             yield job, event
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from bench.deadline import OutOfTime
 from bench.errors import one_line
 from bench.game.resources import Resources, RunResources
 from bench.planning.rules import rules_of
@@ -71,11 +72,18 @@ class Failed:
     detail: str
 
 
-Event = Progress | ChunkDone | Done | Failed
+@dataclass(frozen=True)
+class Stopped:
+    """The command's time limit has passed. The job is not done; what it stored on the way is there for the next one."""
+
+
+Event = Progress | ChunkDone | Done | Failed | Stopped
+#: what a job ends with
+End = Done | Failed | Stopped
 
 
 def perform(resources: Resources, job: Job) -> Iterator[Event]:
-    """Do a job: what it says on the way, then `Done` or `Failed`.
+    """Do a job: what it says on the way, then `Done`, `Failed` or `Stopped`.
 
     What a plug-in raises becomes `Failed`, so that it ends its own run and no other. Progress is not yielded here: it
     is told through `resources.report` at once, while a step takes long.
@@ -87,6 +95,8 @@ def perform(resources: Resources, job: Job) -> Iterator[Event]:
             value = _STEPS[job.kind](resources.of(job.spec), job.argument)
     except (Exception, SystemExit) as error:  # the boundary to foreign code: the reason is stored with the run
         yield Failed(f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
+    except OutOfTime:
+        yield Stopped()
     else:
         yield Done(value)
 
@@ -117,4 +127,5 @@ def _game(resources: Resources, job: Job) -> Generator[Event, None, tuple[Meter,
         resume = Resume(chunk.rows[-1].position + 1, chunk.served, chunk.digest)
         yield ChunkDone(chunk.rows, file, resume, replace(match.meter), wall_s)
         start, match.meter.attack_s, match.meter.defense_s = time.perf_counter(), 0.0, 0.0
+        resources.settings.deadline.stop()
     return match.meter, time.perf_counter() - start

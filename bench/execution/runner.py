@@ -12,10 +12,11 @@ from typing import Any
 
 from bench import registry
 from bench.cache import Cache
+from bench.deadline import KILL_S
 from bench.environment import collect
 from bench.errors import StoreError, one_line
 from bench.execution.engine import Engine, make_engine
-from bench.execution.jobs import ChunkDone, Done, Event, Failed, Job
+from bench.execution.jobs import ChunkDone, Done, Event, Failed, Job, Stopped
 from bench.game.blocks import Blocks
 from bench.planning.plan import Planned
 from bench.planning.rules import rows_of
@@ -105,7 +106,10 @@ class Runner:
         self._late_s: dict[str, float] = {}
 
     def run(self, planned: list[Planned]) -> None:
-        """Bring every planned run, and the `clean` runs that they are paired with, to an end."""
+        """Bring every planned run, and the `clean` runs that they are paired with, to an end.
+
+        Once the time limit has passed, nothing new starts, and this returns as soon as what is under way has stopped.
+        """
         specs: dict[str, tuple[RunSpec, str | None]] = {}
         for item in planned:
             if item.clean is not None:
@@ -120,7 +124,7 @@ class Runner:
         beat = threading.Thread(target=self._beat, args=(stop,), daemon=True)
         beat.start()
         try:
-            while pending or held or self._active:
+            while (pending or held or self._active) and not self._out_of_time():
                 while self._has_room() and (job := self._next(pending, held)) is not None:
                     self._submit(job)
                 if self._engine is not None and self._engine.busy():
@@ -138,6 +142,12 @@ class Runner:
             for key in self._active:
                 self._store.release(key)
 
+    def _out_of_time(self) -> bool:
+        """The time limit has passed and nothing is under way, or nothing that would still stop by itself."""
+        deadline = self._settings.deadline
+        idle = self._engine is None or not self._engine.busy()
+        return deadline.passed() and (idle or deadline.passed(KILL_S))
+
     def _beat(self, stop: threading.Event) -> None:
         while not stop.wait(HEARTBEAT_S):
             keys = list(self._active)
@@ -147,7 +157,8 @@ class Runner:
     # -- starting ---------------------------------------------------------------------------------------------------
 
     def _has_room(self) -> bool:
-        return self._engine is None or self._engine.room()
+        """Another job may start now."""
+        return not self._settings.deadline.passed() and (self._engine is None or self._engine.room())
 
     def _submit(self, job: Job) -> None:
         if self._engine is None:  # no process is started before there is work
@@ -228,6 +239,8 @@ class Runner:
                 self._in_flight.pop(job.key, None)
                 for run in waiting:
                     self._job_done(run, job, value)
+            case Stopped():
+                self._in_flight.pop(job.key, None)
             case Failed(reason, detail):
                 self._in_flight.pop(job.key, None)
                 for run in waiting:

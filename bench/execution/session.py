@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.deadline import NEVER, Deadline
 from bench.errors import BadValue, StoreError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Session:
         device: str,
         workers: int | None = None,
         runner: dict[str, Any] | None = None,
+        deadline: Deadline = NEVER,
     ) -> Settings:
         """How runs are executed here."""
         from pydantic import ValidationError
@@ -104,6 +106,7 @@ class Session:
             chunk=section.chunk,
             checkpoint_s=section.checkpoint_s,
             workers=section.workers or (1 if device == "cuda" else os.cpu_count() or 1),
+            deadline=deadline,
         )
 
     def prepare(
@@ -116,6 +119,7 @@ class Session:
         device: str = "auto",
         workers: int | None = None,
         rerun: str = "missing",
+        deadline: Deadline = NEVER,
     ) -> Prepared:
         """Plan a request (or the cells of a suite, with the request over them) and look at all that it needs.
 
@@ -145,7 +149,7 @@ class Session:
         planned = plan(requests, self.config, facts_of(folder))
         place = pick_device(device)
         url = self.db(db)
-        settings = self.settings(url, folder, place, workers, how)
+        settings = self.settings(url, folder, place, workers, how, deadline)
         settings = _where_known(planned, settings, workers is not None or "workers" in how)
         known = Store.open(url, create=False)  # one that cannot be used is found out before anything is written
         return Prepared(planned, settings, url, known, suite, rerun)

@@ -78,6 +78,7 @@ class GameOracle(Oracle):
     company   the rest of the batch in which a `batch` defense answers a query, (B-1, C, H, W)
     key       the attacker's own randomness
     report    is called with one line of progress, by attacks that take long
+    hurry     is called with every answer that an attack gets; raises `OutOfTime` where the command has to end
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class GameOracle(Oracle):
         company: Tensor | None = None,
         key: int = 0,
         report: Callable[[str], None] = lambda line: None,
+        hurry: Callable[[], None] = lambda: None,
     ) -> None:
         self.threat = threat
         self.info = info
@@ -110,6 +112,7 @@ class GameOracle(Oracle):
         self.company = company
         self._key = key
         self.report = report
+        self.hurry = hurry
         self._copies = 0
         self.ledger = Ledger.empty(0)
         self.trace = Trace()
@@ -144,6 +147,7 @@ class GameOracle(Oracle):
             raise AccessDenied("The threat model grants no query (threat.queries is 0).")
         if self._deployed is None:
             raise AccessDenied("There is no deployed defense to query yet: this protocol crafts before it serves.")
+        self.hurry()
         answers = []
         charged = [int(row) for row in (self._attribute(x) if rows is None else rows)]
         if self._deployed.kind == "static" and not self.info.randomised:  # an answer depends on its point alone
@@ -151,6 +155,7 @@ class GameOracle(Oracle):
                 self._charge(row)
             return self._deployed.predict(x)
         for row, point in zip(charged, x, strict=True):
+            self.hurry()
             spent = self._charge(row)
             if self.threat.queries_served and self._serve is not None:
                 answers.append(self._serve(point[None]))
@@ -248,6 +253,7 @@ class GameOracle(Oracle):
 
     def record(self, x: Tensor, logits: Tensor) -> None:
         """Note one forward of the granted network on x (B, C, H, W) and, once it happens, its backward."""
+        self.hurry()
         start = time.perf_counter()
         aligned = self._focus is None and x.shape == self._x.shape
         rows = None if aligned else self._attribute(x)
@@ -292,10 +298,12 @@ class CountedCopy(Simulation):
         self.batch_size = defense.batch_size
 
     def predict(self, x: Tensor) -> Tensor:
+        self._oracle.hurry()
         self._oracle.ledger.simulated += len(x)
         return self._defense.predict(x)
 
     def probe(self, x: Tensor, draw: int | None = None) -> Tensor:
+        self._oracle.hurry()
         self._oracle.ledger.simulated += len(x)
         return probe(self._defense, x, draw, self._oracle.company)
 

@@ -29,6 +29,7 @@ KINDS = {
     "states": "of defenses that serve: interrupted runs and shared backgrounds go on from them",
     "crafts": "images crafted on a base, for every defense over it",
     "bases": "trained networks",
+    "training": "where interrupted training goes on from",
     "banks": "augmented sets with their indices",
     "pieces": "of banks that are not whole yet",
     "outputs": "of a network on a whole bank",
