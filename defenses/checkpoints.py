@@ -17,9 +17,7 @@ from bench.contracts import Context
 from bench.contracts.base import CHECKPOINTS
 from defenses.recording import copy_all
 
-#: seconds of training between two checkpoints ...
-EVERY_S = 5.0
-#: ... and the largest share of the time that storing them may take
+#: the largest share of the time that may go into storing checkpoints
 STORING_SHARE = 0.02
 
 
@@ -51,7 +49,7 @@ class Checkpoints:
     def passed(self, steps: int) -> None:
         """`steps` steps are done. Stores them when it is time; raises `OutOfTime` once the command has to end."""
         waited, late = time.monotonic() - self._stored_at, self._context.deadline.passed()
-        if late or waited >= max(EVERY_S, self._store_s / STORING_SHARE):
+        if late or waited >= max(self._context.checkpoint_s, self._store_s / STORING_SHARE):
             self._store(steps)
         if late:
             self._context.deadline.stop()

@@ -50,6 +50,7 @@ class Context:
     base_key   identifies the trained base; part of the key of whatever is made from it
     report     is called with one line of progress
     deadline   when the command has to end; long work stores what it has and stops then
+    checkpoint_s  seconds between two checkpoints of long work
     """
 
     seed: int
@@ -59,6 +60,7 @@ class Context:
     base_key: str = ""
     report: Callable[[str], None] = lambda line: None
     deadline: Deadline = NEVER
+    checkpoint_s: float = 5.0
 
 
 class Defense(ABC):

@@ -180,9 +180,10 @@ class RunResources:
     def _context(self, seed: int) -> Context:
         resources, spec = self.resources, self.spec
         base_key = resources.artefact(spec.base_key)
+        settings = resources.settings
         return Context(
             seed, spec.noise_key(0), resources.device, resources.cache, base_key, resources.report,
-            resources.settings.deadline,
+            settings.deadline, settings.checkpoint_s,
         )  # fmt: skip
 
     # -- the attacker -----------------------------------------------------------------------------------------------
