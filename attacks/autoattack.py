@@ -25,7 +25,7 @@ from attacks.art import seeded
 from bench.contracts import Attack
 from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws, seed_of
-from bench.threat import Norm
+from bench.norms import DESCENDED, Norm, ball_of
 from bench.values import Params
 
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -54,7 +54,7 @@ class AutoAttack(Attack):
     """The parts in turn, each on what is left."""
 
     Params: ClassVar[type[Params]] = AutoAttackParams
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[Norm, ...]] = DESCENDED
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         threat = oracle.threat
@@ -85,7 +85,7 @@ class AutoAttack(Attack):
         params = self.params
         targets = min(params.target_classes, classes - 1)
         shared: dict[str, Any] = {
-            "norm": {"linf": "Linf", "l2": "L2"}[norm],
+            "norm": ball_of(norm).prefix,
             "eps": eps,
             "seed": seed_of(draws.seed, draws.purpose, part, *draws.indices) % 2**32,
             "device": x.device,

@@ -20,8 +20,8 @@ from torch import Tensor
 from bench.contracts import Attack
 from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws
+from bench.norms import Norm
 from bench.pgd import as_foolbox
-from bench.threat import Norm
 from bench.values import Params
 
 

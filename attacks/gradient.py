@@ -12,27 +12,21 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import foolbox
-from foolbox.attacks import (
-    L2BasicIterativeAttack,
-    L2FastGradientAttack,
-    LinfBasicIterativeAttack,
-    LinfFastGradientAttack,
-)
 from pydantic import Field
 from torch import Tensor
 
 from bench.contracts import Attack
 from bench.contracts.oracle import Oracle
 from bench.draws import Draws
-from bench.pgd import as_foolbox
-from bench.threat import Norm
+from bench.norms import DESCENDED, Norm
+from bench.pgd import as_foolbox, foolbox_attack
 from bench.values import Params
 
 
 class FoolboxAttack(Attack):
     """A deterministic attack of foolbox within a radius. A subclass says which."""
 
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[Norm, ...]] = DESCENDED
 
     @abstractmethod
     def engine(self, norm: Norm, eps: float) -> Any:
@@ -53,7 +47,7 @@ class FGSM(FoolboxAttack):
     """One step along the sign of the gradient."""
 
     def engine(self, norm: Norm, eps: float) -> Any:
-        return {"linf": LinfFastGradientAttack, "l2": L2FastGradientAttack}[norm](random_start=False)
+        return foolbox_attack("FastGradientAttack", norm)(random_start=False)
 
 
 class BIMParams(Params):
@@ -69,5 +63,6 @@ class BIM(FoolboxAttack):
     Params: ClassVar[type[Params]] = BIMParams
 
     def engine(self, norm: Norm, eps: float) -> Any:
-        made = {"linf": LinfBasicIterativeAttack, "l2": L2BasicIterativeAttack}[norm]
-        return made(abs_stepsize=self.params.rel_step_size * eps, steps=self.params.steps, random_start=False)
+        step_size = self.params.rel_step_size * eps
+        made = foolbox_attack("BasicIterativeAttack", norm)
+        return made(abs_stepsize=step_size, steps=self.params.steps, random_start=False)

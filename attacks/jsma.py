@@ -23,7 +23,7 @@ from attacks.art import as_art, seeded
 from bench.contracts import Attack
 from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws
-from bench.threat import Norm
+from bench.norms import Norm
 from bench.values import Params
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from bench.contracts import Attack
 from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws
-from bench.pgd import pgd, random_offset
-from bench.threat import Norm
+from bench.norms import DESCENDED, Norm, random_offset
+from bench.pgd import pgd
 from bench.values import Params
 
 
@@ -35,7 +35,7 @@ class PGD(Attack):
     """Projected gradient descent with a random start, in linf or l2."""
 
     Params: ClassVar[type[Params]] = PGDParams
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[Norm, ...]] = DESCENDED
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         model = oracle.model()

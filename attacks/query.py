@@ -31,7 +31,8 @@ from bench.contracts import Attack, DefenseInfo
 from bench.contracts.oracle import Oracle, margins
 from bench.data.task import TaskFacts
 from bench.draws import Draws
-from bench.threat import Norm, ThreatModel
+from bench.norms import Norm, ball_of
+from bench.threat import ThreatModel
 from bench.values import Params
 
 #: calls in a row that ask nothing new, after which an attack turns in circles
@@ -87,10 +88,10 @@ class _Asked:
         points = torch.from_numpy(images[list(fresh.values())]).to(self.x)
         logits = self.oracle.query(points, rows).float().cpu()
         gaps = margins(logits, self.y[rows].cpu())
-        far = (points - self.x[rows]).flatten(1).norm(dim=1, p=np.inf if self.norm == "linf" else 2).cpu()
+        far = ball_of(self.norm).distance(points - self.x[rows]).cpu() if self.norm else gaps
         for i, (row, key) in enumerate(fresh):
             self._known[row][key] = logits[i].numpy()
-            score = (far[i] if gaps[i] < 0 else torch.inf) if self.norm else gaps[i]
+            score = far[i] if not self.norm or gaps[i] < 0 else torch.inf
             if score < self.score[row]:
                 self.score[row] = score
                 self.best[row] = points[i]
@@ -207,7 +208,7 @@ class HopSkipJump(QueryAttack):
             return
         engine = ArtHopSkipJump(
             asked.classifier(logits.shape[1], row),
-            norm=np.inf if self.norm == "linf" else 2,
+            norm=ball_of(self.norm).p,
             max_iter=params.max_iter,
             max_eval=params.max_eval,
             init_eval=min(params.init_eval, params.max_eval),

@@ -21,8 +21,8 @@ from bench.contracts import BLOCK, Attack, DefenseInfo
 from bench.contracts.oracle import Oracle, margins
 from bench.data.task import TaskFacts
 from bench.draws import Draws
-from bench.pgd import on_surface, random_offset
-from bench.threat import Norm, ThreatModel
+from bench.norms import DESCENDED, Norm, on_surface, random_offset
+from bench.threat import ThreatModel
 from bench.values import Params
 
 
@@ -36,7 +36,7 @@ class RandomSearch(Attack):
     """Keeps the point of the lowest margin; an example is left alone once it is fooled."""
 
     Params: ClassVar[type[Params]] = RandomSearchParams
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[Norm, ...]] = DESCENDED
     needs_gradients: ClassVar[bool] = False
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
@@ -69,10 +69,7 @@ class RandomSearch(Attack):
         for start in range(0, self.params.draws, BLOCK):
             own = draws.sub(start)
             shape = (min(BLOCK, self.params.draws - start), *x.shape)
-            if norm == "linf":
-                offsets = (torch.rand(shape, generator=own[0]) * 2 - 1) * eps
-            else:
-                offsets = torch.cat([random_offset(own, tuple(x.shape), eps, norm) for _ in range(shape[0])])
+            offsets = torch.cat([random_offset(own, tuple(x.shape), eps, norm) for _ in range(shape[0])])
             offsets[::2] = on_surface(offsets[::2], eps, norm)
             yield (x + offsets.to(x)).clamp(0, 1)
 

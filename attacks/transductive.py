@@ -27,8 +27,8 @@ from torch.nn.functional import cross_entropy
 from bench.contracts import BLOCK, Attack
 from bench.contracts.oracle import Oracle, Simulation, margins
 from bench.draws import Draws
-from bench.pgd import pgd, random_offset
-from bench.threat import Norm
+from bench.norms import DESCENDED, Norm, random_offset
+from bench.pgd import pgd
 from bench.values import Params
 
 
@@ -44,7 +44,7 @@ class TransductiveAttack(Attack):
     """Attacks the networks that the defense adapts to in a simulation. A subclass says which loss over them."""
 
     Params: ClassVar[type[Params]] = TransductiveParams
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[Norm, ...]] = DESCENDED
     block: ClassVar[int | None] = None
     #: whether older networks than the last enter the loss
     remembers: ClassVar[bool] = True

@@ -1,8 +1,112 @@
-"""Norms."""
+"""The norms: what each measures, and how its ball is drawn from. One entry of `NORMS` is all that a norm is.
+
+Functions take perturbations delta = x' - x of images, (N, C, H, W) in [0, 1] pixels, and give one number per image.
+"""
 
 from __future__ import annotations
 
-from bench.threat import Norm
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-#: slack over eps that float32 arithmetic of a correct attack needs (l0 is exact); pixels may leave [0, 1] by BOX
-SLACK: dict[Norm, float] = {"linf": 1e-6, "l2": 1e-5, "l0": 0.0}
+from bench.errors import UnknownName
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.draws import Draws
+
+#: the name of an entry of `NORMS`
+Norm = str
+
+
+@dataclass(frozen=True)
+class Ball:
+    """A norm and the ball around an image.
+
+    distance  (N,) from delta (N, C, H, W), in delta's type
+    p         the exponent by which `torch.cdist` and other libraries know it
+    slack     what a correct attack may exceed the radius by, for float32 arithmetic
+    prefix    of its attacks in foolbox, and its name in AutoAttack; "": they have none that stays within a radius
+    uniform   offsets (N, *shape) that are uniform in the ball of radius eps, one per example; None: nobody draws there
+    surface   offsets (N, ...) in the ball, moved out to its surface
+    """
+
+    distance: Callable[[Tensor], Tensor]
+    p: float
+    slack: float
+    prefix: str = ""
+    uniform: Callable[[Draws, tuple[int, ...], float], Tensor] | None = None
+    surface: Callable[[Tensor, float], Tensor] | None = None
+
+
+def _uniform_linf(draws: Draws, shape: tuple[int, ...], eps: float) -> Tensor:
+    return draws.uniform(shape, -eps, eps)
+
+
+def _uniform_l2(draws: Draws, shape: tuple[int, ...], eps: float) -> Tensor:
+    # the direction of a normal vector with two coordinates more, cut to the ball's dimension, is uniform in the ball
+    # (Voelker, Gosmann, Stewart: Efficiently sampling vectors and coordinates from the n-sphere and n-ball, 2017)
+    size = math.prod(shape)
+    normal = draws.normal((size + 2,))
+    ball = (normal / normal.norm(dim=1, keepdim=True))[:, :size]
+    return ball.view(len(draws), *shape) * eps
+
+
+def _outwards(p: float) -> Callable[[Tensor, float], Tensor]:
+    """Scales each offset (N, ...) to the length eps."""
+
+    def scale(offset: Tensor, eps: float) -> Tensor:
+        length = offset.flatten(1).norm(p=p, dim=1)
+        return offset * (eps / length).view(-1, *[1] * (offset.dim() - 1))
+
+    return scale
+
+
+#: in the order of tables; l0 counts pixels that changed in any channel
+NORMS: dict[Norm, Ball] = {
+    "linf": Ball(
+        distance=lambda delta: delta.abs().flatten(1).amax(1),
+        p=math.inf,
+        slack=1e-6,
+        prefix="Linf",
+        uniform=_uniform_linf,
+        surface=lambda offset, eps: offset.sign() * eps,  # a corner
+    ),
+    "l2": Ball(
+        distance=lambda delta: delta.flatten(1).square().sum(1).sqrt(),
+        p=2.0,
+        slack=1e-5,
+        prefix="L2",
+        uniform=_uniform_l2,
+        surface=_outwards(2.0),
+    ),
+    "l0": Ball(distance=lambda delta: (delta != 0).flatten(2).any(1).to(delta.dtype).sum(1), p=0.0, slack=0.0),
+}
+
+#: norms in which foolbox and AutoAttack descend within a radius
+DESCENDED = tuple(name for name, ball in NORMS.items() if ball.prefix)
+
+
+def ball_of(norm: Norm) -> Ball:
+    """The entry of a norm; `UnknownName` where there is none."""
+    if norm not in NORMS:
+        raise UnknownName("norm", norm, NORMS)
+    return NORMS[norm]
+
+
+def random_offset(draws: Draws, shape: tuple[int, ...], eps: float, norm: Norm) -> Tensor:
+    """Uniform offsets (N, *shape) in the ball of radius eps, one per example; `UnknownName` for norms without."""
+    uniform = ball_of(norm).uniform
+    if uniform is None:
+        raise UnknownName("norm with random points", norm, DESCENDED)
+    return uniform(draws, shape, eps)
+
+
+def on_surface(offset: Tensor, eps: float, norm: Norm) -> Tensor:
+    """Offsets (N, C, H, W) in the ball of radius eps, moved out to its surface; `UnknownName` for norms without."""
+    surface = ball_of(norm).surface
+    if surface is None:
+        raise UnknownName("norm with random points", norm, DESCENDED)
+    return surface(offset, eps)

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import eagerpy as ep
 import foolbox
 import torch
-from foolbox.attacks.projected_gradient_descent import (
-    L2ProjectedGradientDescentAttack,
-    LinfProjectedGradientDescentAttack,
-)
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bench.draws import Draws
-from bench.threat import Norm
+from bench.errors import UnknownName
+from bench.norms import DESCENDED, Norm, ball_of
 
 #: what is ascended: a scalar from the network's output for N images and their labels (N,)
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -45,36 +41,18 @@ class _GivenStart:
         return x0 + ep.astensor(self._offset)
 
 
-class _LinfPGD(_GivenStart, LinfProjectedGradientDescentAttack):
-    """foolbox's Linf PGD with our start."""
+def foolbox_attack(name: str, norm: Norm) -> Any:
+    """foolbox's class for an attack such as `FastGradientAttack` in a norm; `UnknownName` where it has none."""
+    ball = ball_of(norm)
+    if not ball.prefix:
+        raise UnknownName("norm within a radius", norm, DESCENDED)
+    return getattr(foolbox.attacks, f"{ball.prefix}{name}")
 
 
-class _L2PGD(_GivenStart, L2ProjectedGradientDescentAttack):
-    """foolbox's L2 PGD with our start."""
-
-
-_ENGINES = {"linf": _LinfPGD, "l2": _L2PGD}
-
-
-def random_offset(draws: Draws, shape: tuple[int, ...], eps: float, norm: Norm) -> Tensor:
-    """Uniform offsets (N, *shape) in the ball of radius eps, one per example."""
-    if norm == "linf":
-        return draws.uniform(shape, -eps, eps)
-    # direction of a normal vector with two coordinates more, cut to the ball's dimension, is uniform in the ball
-    # (Voelker, Gosmann, Stewart: Efficiently sampling vectors and coordinates from the n-sphere and n-ball, 2017)
-    size = 1
-    for side in shape:
-        size *= side
-    normal = draws.normal((size + 2,))
-    ball = (normal / normal.norm(dim=1, keepdim=True))[:, :size]
-    return ball.view(len(draws), *shape) * eps
-
-
-def on_surface(offset: Tensor, eps: float, norm: Norm) -> Tensor:
-    """Offsets (N, C, H, W) in the ball of radius eps, moved out to its surface: a corner in linf, the sphere in l2."""
-    if norm == "linf":
-        return offset.sign() * eps
-    return offset * (eps / offset.flatten(1).norm(dim=1)).view(-1, *[1] * (offset.dim() - 1))
+@cache
+def _engine(norm: Norm) -> Any:
+    """foolbox's descent in this norm with our start."""
+    return type("OurStart", (_GivenStart, foolbox_attack("ProjectedGradientDescentAttack", norm)), {})
 
 
 @torch.enable_grad()  # whoever asks a defense that crafts images may do so without gradients
@@ -97,7 +75,7 @@ def pgd(
     """
     if eps == 0:
         return x.clone()
-    engine = _ENGINES[norm](steps, step_size, None if offset is None else offset.to(x.device), loss)
+    engine = _engine(norm)(steps, step_size, None if offset is None else offset.to(x.device), loss)
     images: Tensor = engine.run(as_foolbox(model, x), x, foolbox.criteria.Misclassification(y), epsilon=eps)
     return images.detach()
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from bench.norms import Norm
+
 
 @dataclass(frozen=True)
 class Row:
@@ -19,7 +21,8 @@ class Row:
     index, label      dataset index of the point, and its true label
     answer            the deployed defense's label for what was served (x', or x after a violation)
     clean_answer      its label for x, from the same state (probe); None where the paired `clean` run holds it
-    linf, l2, l0      distance of the proposed image to x (pixels in [0, 1]; l0 counts pixels); NaN if not finite
+    distances         of the proposed image to x, by norm (pixels in [0, 1]; l0 counts pixels); NaN if not finite; rows
+                      of older databases lack norms that came later
     violation         why x was served instead of the proposal, or ""
     believed          the attacked network is fooled by the proposal (None: the attacker had no network)
     fooled_inside     some image within eps that the attack tried fooled the attacked network
@@ -32,9 +35,7 @@ class Row:
     label: int
     answer: int
     clean_answer: int | None
-    linf: float
-    l2: float
-    l0: float
+    distances: dict[Norm, float]
     violation: str
     x_sha256: str
     adv_sha256: str

@@ -27,7 +27,8 @@ from bench.data.task import Task, TaskFacts, fixed_order, to_pixels
 from bench.draws import Draws
 from bench.errors import BadValue
 from bench.models.frozen import frozen_copy
-from bench.pgd import pgd, random_offset
+from bench.norms import random_offset
+from bench.pgd import pgd
 from bench.source import module_hash
 from bench.values import Params
 from defenses.device_search import DeviceNeighbours, fits_beside

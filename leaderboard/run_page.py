@@ -94,7 +94,7 @@ def render_run_page(run: RunSummary, details: RunDetails, made: str) -> str:
 
 
 def _example(row: Row, norm: str, clean: dict[tuple[int, int], int], outcome: str) -> Example:
-    distance = getattr(row, norm)
+    distance = row.distances.get(norm, math.nan)
     return Example(
         index=row.index,
         game=row.game,

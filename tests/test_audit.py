@@ -38,7 +38,8 @@ from tests import planted as faults
 from tests.conftest import Bench, spec_of
 
 ROW = Row(
-    game=0, position=0, index=0, label=0, answer=0, clean_answer=0, linf=0.1, l2=0.1, l0=1, violation="", x_sha256="a",
+    game=0, position=0, index=0, label=0, answer=0, clean_answer=0, distances={"linf": 0.1, "l2": 0.1, "l0": 1},
+    violation="", x_sha256="a",
     adv_sha256="b", forwards=1, backwards=1, queries=0, simulated=0, adaptation_steps=0, believed=False,
     fooled_inside=False, attack_s=0.0, defense_s=0.0,
 )  # fmt: skip

@@ -161,7 +161,7 @@ def test_violations_are_counted_flagged_and_judged_as_clean(
         (["--defense", "rmcc"], "No defense is called 'rmcc'. Did you mean 'rmc'?"),
         (["--attack", "pgdd"], "Did you mean 'pgd'?"),
         (["--dataset", "mnits"], "Did you mean 'mnist'?"),
-        (["--eps", "8/0"], "--eps is '8/0'"),
+        (["--eps", "8/0"], "eps is '8/0'"),
         (["--eps", "-1"], "eps is -1"),
         (["--eps", "nan"], "finite"),
         (["-n", "0"], "n is 0; digits has 500 test points"),

@@ -75,7 +75,7 @@ def test_a_stream_serves_every_point_once_in_the_seeded_order(workbench: Resourc
     x, y = workbench.of(spec).points(spec.indices)
     assert [row.answer for row in rows] == defense.predict(x).argmax(1).tolist()
     assert [row.label for row in rows] == y.tolist()
-    assert rows[3].x_sha256 == rows[3].adv_sha256 == image_hash(x[3]) and rows[3].linf == 0
+    assert rows[3].x_sha256 == rows[3].adv_sha256 == image_hash(x[3]) and rows[3].distances["linf"] == 0
 
 
 def test_repeats_permute_the_stream_and_have_their_own_noise(workbench: Resources) -> None:
@@ -305,7 +305,7 @@ def test_a_violation_is_judged_as_the_clean_image(workbench: Resources) -> None:
     clean = rows_of(workbench, spec_of("regular", "clean", n=12))
     assert all("above eps" in row.violation for row in rows)
     assert [row.answer for row in rows] == [row.answer for row in clean]
-    assert all(row.linf > 0.2 for row in rows) and rows[0].adv_sha256 != rows[0].x_sha256
+    assert all(row.distances["linf"] > 0.2 for row in rows) and rows[0].adv_sha256 != rows[0].x_sha256
 
 
 def test_states_are_found_by_what_led_to_them(workbench: Resources, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from bench.analysis.metrics import (
 from bench.rows import Row
 
 ROW = Row(
-    game=0, position=0, index=0, label=1, answer=1, clean_answer=None, linf=0.1, l2=0.2, l0=1.0, violation="",
+    game=0, position=0, index=0, label=1, answer=1, clean_answer=None, distances={"linf": 0.1, "l2": 0.2, "l0": 1.0}, violation="",
     x_sha256="", adv_sha256="", forwards=1, backwards=1, queries=0, simulated=0, adaptation_steps=0, believed=None,
     fooled_inside=None, attack_s=0.0, defense_s=0.0,
 )  # fmt: skip
@@ -104,10 +104,12 @@ def test_accuracies_of_a_hand_made_table() -> None:
 
 
 def test_a_minimal_attack_counts_at_a_budget_only_where_its_image_is_near_enough() -> None:
-    far = replace(ROW, index=0, l2=3.0, answer=0)  # fooled, but too far: the attacker serves the clean image
-    near = replace(ROW, index=1, l2=1.0, answer=0)
-    none = replace(ROW, index=2, l2=0.0, answer=1)
-    wrong = replace(ROW, index=3, l2=3.0, answer=1, clean_answer=0)  # far, and wrong on the clean image
+    far = replace(
+        ROW, index=0, distances={"l2": 3.0}, answer=0
+    )  # fooled, but too far: the attacker serves the clean image
+    near = replace(ROW, index=1, distances={"l2": 1.0}, answer=0)
+    none = replace(ROW, index=2, distances={"l2": 0.0}, answer=1)
+    wrong = replace(ROW, index=3, distances={"l2": 3.0}, answer=1, clean_answer=0)  # far, and wrong on the clean image
     clean = {(0, 0): 1, (0, 1): 1, (0, 2): 1}
     rows = [far, near, none, wrong]
     assert answered_right(rows) == {(0, 0): False, (0, 1): False, (0, 2): True, (0, 3): True}

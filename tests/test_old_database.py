@@ -7,9 +7,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from alembic import command
+from sqlalchemy import create_engine
 
 from bench.planning.spec import RunSpec
 from bench.store import Store
+from bench.store.schema import _config
 from tests.conftest import Bench
 
 #: by the first letters of the key: what the old version printed of the run
@@ -46,3 +49,39 @@ def test_all_rows_of_the_version_before_are_exported(bench: Bench, old: str) -> 
     assert {run["run"][:8]: len(run["examples"]) for run in exported if run["run"][:8] in PRINTED} == {
         "a968f308": 4, "a110f591": 3, "60e723fd": 3,
     }  # fmt: skip
+
+
+def distances_of(connection: sqlite3.Connection) -> list[tuple[str, int, int, dict[str, float | None]]]:
+    rows = connection.execute("select run, game, position, distances from examples order by 1, 2, 3").fetchall()
+    return [(run, game, position, json.loads(text)) for run, game, position, text in rows]
+
+
+def test_distances_become_one_column_and_columns_again(old: str) -> None:
+    """Upwards and downwards, in several blocks: no bit of a distance changes, and NULL stays."""
+    path = old.removeprefix("sqlite:///")
+    columns = "select run, game, position, linf, l2, l0 from examples order by 1, 2, 3"
+    with sqlite3.connect(path) as connection:
+        connection.execute("update examples set l2 = 0.1 + 0.2, l0 = NULL where position = 1")
+        names = [name for _, name, *_ in connection.execute("pragma table_info(examples)")]
+        changed = {"game": "9", "position": "number", "linf": "number / 7.0"}
+        values = ", ".join(changed.get(name, f'"{name}"') for name in names)
+        connection.execute(  # more rows than the migration holds at once
+            "with recursive numbers(number) as (select 0 union all select number + 1 from numbers where number < 11999) "
+            f"insert into examples select {values} from (select * from examples limit 1), numbers"
+        )
+        before = connection.execute(columns).fetchall()
+    migrate(old, "head")
+    with sqlite3.connect(path) as connection:
+        stored = distances_of(connection)
+    assert stored == [(*row[:3], dict(zip(("linf", "l2", "l0"), row[3:], strict=True))) for row in before]
+    assert any(value["l2"] == 0.1 + 0.2 and value["l0"] is None for *_, value in stored) and len(stored) > 12_000
+    migrate(old, "0004", upwards=False)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute(columns).fetchall() == before
+
+
+def migrate(url: str, revision: str, upwards: bool = True) -> None:
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        (command.upgrade if upwards else command.downgrade)(_config(connection), revision)
+    engine.dispose()

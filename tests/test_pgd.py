@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from bench.draws import Draws
 from bench.game.judge import distances
-from bench.pgd import pgd, random_offset
+from bench.norms import random_offset
+from bench.pgd import pgd
 
 
 class Linear(nn.Module):

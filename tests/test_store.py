@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import subprocess
 import time
@@ -134,9 +135,10 @@ def test_rows_of_another_environment_are_not_mixed(store: Store) -> None:
 
 def test_a_number_that_is_none_survives(store: Store) -> None:
     claim(store)
-    store.commit(key(), [replace(ROW, linf=float("nan"))], "f" * 64, Resume(1, 1, ""), Meter(), 0.0)
+    row = replace(ROW, distances={**ROW.distances, "linf": math.nan})
+    store.commit(key(), [row], "f" * 64, Resume(1, 1, ""), Meter(), 0.0)
     (row,) = store.rows(key())
-    assert row.linf != row.linf and row.l2 == ROW.l2
+    assert math.isnan(row.distances.pop("linf")) and row.distances == {"l2": 0.2, "l0": 1.0}
 
 
 def test_a_run_is_named_by_a_unique_prefix(store: Store) -> None:

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, chi2
 from scipy.stats import norm as normal
 
-from bench.norms import SLACK
+from bench.norms import Norm, ball_of
 from bench.rows import Row
-from bench.threat import Norm
 
 #: by (game, index): whether an example was answered right
 Outcomes = Mapping[tuple[int, int], bool]
@@ -136,7 +135,7 @@ def at_budget(
     outcome = {}
     for row in rows:
         place = (row.game, row.index)
-        within = getattr(row, norm) <= eps + SLACK[norm]
+        within = row.distances.get(norm, math.nan) <= eps + ball_of(norm).slack
         answer = row.answer if within else row.clean_answer if row.clean_answer is not None else clean.get(place)
         if answer is not None:
             outcome[place] = answer == row.label
@@ -145,7 +144,8 @@ def at_budget(
 
 def median_distance(rows: Sequence[Row], norm: Norm) -> float | None:
     """Median distance of the images that were answered wrong (0 where x was itself); None where none was."""
-    found = [getattr(row, norm) for row in rows if row.answer != row.label and math.isfinite(getattr(row, norm))]
+    measured = [row.distances.get(norm, math.nan) for row in rows if row.answer != row.label]
+    found = [distance for distance in measured if math.isfinite(distance)]
     return float(np.median(found)) if found else None
 
 

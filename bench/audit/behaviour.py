@@ -20,7 +20,7 @@ from bench.checks.defense import (
 from bench.checks.verdict import Violated
 from bench.contracts import Defense, probe
 from bench.draws import Draws, generator
-from bench.pgd import on_surface, random_offset
+from bench.norms import on_surface, random_offset
 
 #: draws that are compared, and batch sizes that are tried
 DRAWS = 5

@@ -15,7 +15,8 @@ from bench.audit.findings import Finding, finding
 from bench.contracts import BLOCK
 from bench.draws import Draws
 from bench.game.oracle import Trace
-from bench.pgd import on_surface, pgd, random_offset
+from bench.norms import on_surface, random_offset
+from bench.pgd import pgd
 from bench.rows import Row
 from bench.threat import ThreatModel
 

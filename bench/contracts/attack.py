@@ -10,7 +10,8 @@ from torch import Tensor
 
 from bench.contracts.defense import BLOCK, DefenseInfo
 from bench.draws import Draws
-from bench.threat import Norm, ThreatModel
+from bench.norms import Norm
+from bench.threat import ThreatModel
 from bench.values import Params
 
 if TYPE_CHECKING:

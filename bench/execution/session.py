@@ -131,17 +131,12 @@ class Session:
         from bench.planning.facts import facts_of
         from bench.planning.plan import plan, suite_requests
         from bench.store import Store
-        from bench.threat import ThreatModel, parse_number
 
         sets = dict(request.sets)
         how = take_runner(sets)
         request = replace(request, sets=sets)
         if rerun not in ("missing", "failed", "all"):
             raise BadValue(f"--rerun is {rerun!r}; give missing, failed or all.")
-        for radius in request.eps:
-            ThreatModel(eps=parse_number("--eps", radius))
-        if request.norm:
-            ThreatModel(norm=request.norm)  # type: ignore[arg-type]
         if suite is None and not (request.defenses and request.attacks):
             raise BadValue("Give --defense and --attack, or --suite; see: bench list")
         requests = [request] if suite is None else suite_requests(suite, self.config.suite, request)

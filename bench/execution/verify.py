@@ -191,11 +191,17 @@ def _replay(
         chunks = rules_of(spec.game).play(match, Resume())
         again = [row for chunk in chunks for row in chunk.rows]
     for old, new in zip(stored, again, strict=True):
-        for fact in (f.name for f in fields(Row) if f.name not in CLOCKS):
-            before, after = getattr(old, fact), getattr(new, fact)
-            if before != after and not (_nan(before) and _nan(after)):
-                differences.append(Difference(game, old.position, old.index, fact, before, after))
+        facts = _facts(new)
+        for fact, before in _facts(old).items():  # an old database lacks norms that came later
+            if before != facts[fact] and not (_nan(before) and _nan(facts[fact])):
+                differences.append(Difference(game, old.position, old.index, fact, before, facts[fact]))
     return differences
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    """The facts that are the same on every repetition, by name; a distance by its norm."""
+    facts = {f.name: getattr(row, f.name) for f in fields(Row) if f.name not in CLOCKS}
+    return {**facts.pop("distances"), **facts}
 
 
 def _nan(value: Any) -> bool:

@@ -6,7 +6,6 @@ of the stream and of noise keys, so a resumed game rebuilds them.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from bench.contracts.oracle import Oracle, Simulation, margins
 from bench.draws import seed_of
 from bench.errors import AccessDenied
 from bench.models.frozen import frozen_copy
+from bench.norms import ball_of
 from bench.threat import ThreatModel
 from bench.values import State
 
@@ -46,7 +46,7 @@ class Trace:
 
     rows      which example each input was closest to, or None where they are the examples in order
     margins   logit of y minus the largest other logit, (B,); below 0 the attacked network is fooled
-    distances distance of the input to its x in the threat's norm, (B,)
+    distances distance of the input to its x in the threat's norm, (B,) float32; the judge measures its own in float64
     """
 
     rows: list[Tensor | None] = field(default_factory=list)
@@ -261,7 +261,7 @@ class GameOracle(Oracle):
         x0, y = (self._x, self._y) if rows is None else (self._x[rows], self._y[rows])
         self.trace.rows.append(rows)
         self.trace.margins.append(margins(logits.detach(), y))
-        self.trace.distances.append(_distance(detached - x0, self.threat.norm))
+        self.trace.distances.append(ball_of(self.threat.norm).distance(detached - x0))
         self._count(self.ledger.forwards, rows)
         if logits.requires_grad:
             logits.register_hook(lambda gradient: self._count(self.ledger.backwards, rows))
@@ -284,8 +284,8 @@ class GameOracle(Oracle):
         if len(x) == len(rows):
             return rows
         flat = x.detach().flatten(1)
-        order = {"linf": math.inf, "l2": 2.0, "l0": 0.0}[self.threat.norm]
-        return rows[torch.cdist(flat, self._x[rows].flatten(1), p=order).argmin(1).cpu()]
+        distances = torch.cdist(flat, self._x[rows].flatten(1), p=ball_of(self.threat.norm).p)
+        return rows[distances.argmin(1).cpu()]
 
 
 class CountedCopy(Simulation):
@@ -353,12 +353,3 @@ class Recorder(nn.Module):
 def _serve_all(defense: Defense, x: Tensor) -> Defense:
     defense.predict(x)
     return defense
-
-
-def _distance(delta: Tensor, norm: str) -> Tensor:
-    """Distance in the threat's norm, (B,) float32, for the record only; the judge measures its own in float64."""
-    if norm == "linf":
-        return delta.flatten(1).abs().amax(1)
-    if norm == "l2":
-        return delta.flatten(1).norm(dim=1)
-    return (delta.flatten(2) != 0).any(1).float().sum(1)

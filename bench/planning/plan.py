@@ -30,7 +30,10 @@ FactsOf = Callable[[str, TaskParams], TaskFacts]
 
 @dataclass(frozen=True)
 class Request:
-    """What to cross. Empty tuples and None mean the configuration's default."""
+    """What to cross. Empty tuples and None mean the configuration's default.
+
+    Radii may be given as text, such as "8/255"; they are numbers afterwards. `BadValue` for an impossible radius or norm.
+    """
 
     defenses: tuple[str, ...]
     attacks: tuple[str, ...]
@@ -42,6 +45,14 @@ class Request:
     n: int | None = None
     repeats: int | None = None
     sets: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        radii = tuple(parse_number("eps", radius) for radius in self.eps)
+        for radius in radii:
+            ThreatModel(eps=radius)
+        if self.norm:
+            ThreatModel(norm=self.norm)
+        object.__setattr__(self, "eps", radii)
 
 
 @dataclass(frozen=True)
@@ -297,7 +308,7 @@ class _Resolver:
         self.keys.bounded = True
         norm = self.request.norm or cls.norm
         radii = self.request.eps or (self._radius(dataset, norm),)
-        return [threat.with_fields({"norm": norm, "eps": parse_number("eps", radius)}) for radius in radii]
+        return [threat.with_fields({"norm": norm, "eps": radius}) for radius in radii]
 
     def _radius(self, dataset: str, norm: str) -> float:
         """The dataset's default radius in this norm."""

@@ -267,7 +267,7 @@ class Store:
             self._mine(session, key)
             for table, column in ((ExampleRow, ExampleRow.position), (ImageRow, ImageRow.start)):
                 session.execute(delete(table).where(table.run == key, table.game == game, column >= start))
-            session.execute(insert(ExampleRow), [{"run": key, **_finite(asdict(row))} for row in rows])
+            session.execute(insert(ExampleRow), [{"run": key, **_columns(row)} for row in rows])
             session.execute(
                 insert(ImageRow), [{"run": key, "game": game, "start": start, "count": len(rows), "file": image_file}]
             )
@@ -485,12 +485,12 @@ def _add_seconds(row: GameRow, meter: Meter, wall_s: float) -> None:
     row.flags = {**row.flags, **meter.flags}
 
 
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """NaN as NULL: databases disagree on it."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+def _columns(row: Row) -> dict[str, Any]:
+    """A row as it is stored. A distance that is not finite is null: JSON has no NaN."""
+    distances = {norm: far if math.isfinite(far) else None for norm, far in row.distances.items()}
+    return {**asdict(row), "distances": distances}
 
 
 def _row(values: dict[str, Any]) -> Row:
-    for name in ("linf", "l2", "l0"):
-        values[name] = math.nan if values[name] is None else values[name]
-    return Row(**values)
+    distances = {norm: math.nan if far is None else far for norm, far in values["distances"].items()}
+    return Row(**{**values, "distances": distances})
