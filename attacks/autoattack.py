@@ -8,6 +8,9 @@ network, not the deployed defense.
 Ours, not theirs: the cascade, so that each part draws from the examples' own seeds, and so that nothing but the parts
 asks the network (the library's own also runs its checks of the network, which `bench audit` does here). With fewer than
 four classes there is no targeted DLR, and untargeted APGD on the cross-entropy with random restarts stands in for it.
+
+In L1 (Croce, Hein: Mind the Box, ICML 2021) APGD begins with larger radii, as theirs does; their standard version takes
+5 restarts and 5 target classes there: `attack.restarts`, `attack.target_classes`.
 """
 
 from __future__ import annotations
@@ -96,9 +99,13 @@ class AutoAttack(Attack):
         if part == "fab-t":
             return FABAttack_PT(model, n_iter=params.steps, targeted=True, n_target_classes=targets, **shared)
         if part == "apgd-t" and classes > 3:
-            return APGDAttack_targeted(model, n_iter=params.steps, n_target_classes=targets, **shared)
+            return APGDAttack_targeted(
+                model, n_iter=params.steps, n_target_classes=targets, use_largereps=norm == "l1", **shared
+            )
         restarts = params.restarts if part == "apgd-ce" else targets
-        return APGDAttack(model, n_iter=params.steps, n_restarts=restarts, loss="ce", **shared)
+        return APGDAttack(
+            model, n_iter=params.steps, n_restarts=restarts, loss="ce", use_largereps=norm == "l1", **shared
+        )
 
 
 def _cuda_generators_kept(x: Tensor) -> Any:

@@ -74,7 +74,7 @@ def run(
     n         attacked examples, the first of a seeded order; at least 1
     seed      of examples, backgrounds and noise
     eps       radius in units of [0, 1] pixels: a number, or a fraction such as "8/255"
-    norm      linf, l2 or l0
+    norm      a norm of `bench.norms`: linf, l2, l1 or l0
     repeats   games over permuted streams; at least 1
     sets      values by dotted key, as --set gives them: {"defense.k": 256, "threat.delay": 10}
     db        the database: a path or an SQLAlchemy URL

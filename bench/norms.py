@@ -54,6 +54,15 @@ def _uniform_l2(draws: Draws, shape: tuple[int, ...], eps: float) -> Tensor:
     return ball.view(len(draws), *shape) * eps
 
 
+def _uniform_l1(draws: Draws, shape: tuple[int, ...], eps: float) -> Tensor:
+    # Laplace numbers over the sum of their magnitudes and one exponential more are uniform in the ball
+    # (Barthe, Guedon, Mendelson, Naor: A probabilistic approach to the geometry of the l_p^n-ball, 2005)
+    size = math.prod(shape)
+    magnitudes = -(-draws.uniform((size + 1,))).log1p()
+    signed = draws.uniform((size,), -1, 1).sign() * magnitudes[:, :size]
+    return (signed / magnitudes.sum(1, keepdim=True)).view(len(draws), *shape) * eps
+
+
 def _outwards(p: float) -> Callable[[Tensor, float], Tensor]:
     """Scales each offset (N, ...) to the length eps."""
 
@@ -81,6 +90,14 @@ NORMS: dict[Norm, Ball] = {
         prefix="L2",
         uniform=_uniform_l2,
         surface=_outwards(2.0),
+    ),
+    "l1": Ball(
+        distance=lambda delta: delta.flatten(1).abs().sum(1),
+        p=1.0,
+        slack=1e-4,
+        prefix="L1",
+        uniform=_uniform_l1,
+        surface=_outwards(1.0),
     ),
     "l0": Ball(distance=lambda delta: (delta != 0).flatten(2).any(1).to(delta.dtype).sum(1), p=0.0, slack=0.0),
 }

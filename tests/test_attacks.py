@@ -46,17 +46,19 @@ class Case:
             return self.network(images).argmax(1) != self.y
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("name", ["fgsm", "bim"])
 def test_fgsm_and_bim_are_those_of_foolbox(workbench: Resources, name: str, norm: str) -> None:
     case = Case(workbench, name)
-    eps = 0.15 if norm == "linf" else 0.8
+    eps = {"linf": 0.15, "l2": 0.8, "l1": 5.0}[norm]
     case.spec = replace(case.spec, threat=case.spec.threat.with_fields({"norm": norm, "eps": eps}))
     direct = {
         ("fgsm", "linf"): foolbox.attacks.LinfFastGradientAttack(),
         ("fgsm", "l2"): foolbox.attacks.L2FastGradientAttack(),
+        ("fgsm", "l1"): foolbox.attacks.L1FastGradientAttack(),
         ("bim", "linf"): foolbox.attacks.LinfBasicIterativeAttack(abs_stepsize=eps * 0.0333333333, steps=5),
         ("bim", "l2"): foolbox.attacks.L2BasicIterativeAttack(abs_stepsize=eps * 0.0333333333, steps=5),
+        ("bim", "l1"): foolbox.attacks.L1BasicIterativeAttack(abs_stepsize=eps * 0.0333333333, steps=5),
     }[name, norm]
     expected = direct(foolbox.PyTorchModel(case.network, bounds=(0, 1)), case.x, case.y, epsilons=eps)[1]
     images = case.crafted().images

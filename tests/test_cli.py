@@ -173,7 +173,7 @@ def test_violations_are_counted_flagged_and_judged_as_clean(
         (["--set", "nonsense"], "no dotted key"),
         (["--device", "tpu"], "No device is called 'tpu'"),
         (["--device", "cuda"], "no CUDA device here"),
-        (["--norm", "l7"], "must be one of linf, l2, l0"),
+        (["--norm", "l7"], "must be one of linf, l2, l1, l0"),
         (["--rerun", "some"], "--rerun is 'some'"),
         (["--workers", "0"], "--workers"),
         (["--suite", "smokee"], "Did you mean 'smoke'"),
@@ -305,7 +305,7 @@ def test_an_attack_declines_a_norm_that_it_has_not(bench: Bench) -> None:
         "run", "--defense", "regular", "--attack", "pgd", "--norm", "l0", "-n", 3, "--json", "--workers", 1, *BASE
     )
     assert done.code == 0 and done.runs[0]["status"] == "SKIPPED"
-    assert done.runs[0]["reason"] == "it has no l0 form (it has: linf, l2)"
+    assert done.runs[0]["reason"] == "it has no l0 form (it has: linf, l2, l1)"
 
 
 def test_the_same_plug_in_in_another_folder_is_the_same_run(bench: Bench, tmp_path: Path, plugins: list[str]) -> None:

@@ -204,5 +204,5 @@ def test_a_suite_is_its_cells_with_the_command_line_over_them() -> None:
     assert [request.n for request in requests] == [7, 7] and requests[1].sets["game.p"] == "5"
     with pytest.raises(UnknownName, match="Did you mean 'smoke'"):
         suite_requests("smok", suites, Request((), ()))
-    with pytest.raises(BadValue, match="no default radius for l7"):
+    with pytest.raises(BadValue, match=r"threat\.norm is 'l7'"):
         plan([Request(("regular",), ("pgd",), norm="l7")], config.load(None), facts_of(None))

@@ -18,7 +18,8 @@ from bench.analysis.metrics import (
 from bench.rows import Row
 
 ROW = Row(
-    game=0, position=0, index=0, label=1, answer=1, clean_answer=None, distances={"linf": 0.1, "l2": 0.2, "l0": 1.0}, violation="",
+    game=0, position=0, index=0, label=1, answer=1, clean_answer=None, violation="",
+    distances={"linf": 0.1, "l2": 0.2, "l0": 1.0},
     x_sha256="", adv_sha256="", forwards=1, backwards=1, queries=0, simulated=0, adaptation_steps=0, believed=None,
     fooled_inside=None, attack_s=0.0, defense_s=0.0,
 )  # fmt: skip

@@ -66,7 +66,7 @@ def test_distances_become_one_column_and_columns_again(old: str) -> None:
         changed = {"game": "9", "position": "number", "linf": "number / 7.0"}
         values = ", ".join(changed.get(name, f'"{name}"') for name in names)
         connection.execute(  # more rows than the migration holds at once
-            "with recursive numbers(number) as (select 0 union all select number + 1 from numbers where number < 11999) "
+            "with recursive numbers(number) as (select 0 union all select number + 1 from numbers limit 12000) "
             f"insert into examples select {values} from (select * from examples limit 1), numbers"
         )
         before = connection.execute(columns).fetchall()

@@ -14,6 +14,7 @@ import click
 from bench.cli.options import config_option, data_option, db_option, json_option, plugin_option, unused_data_option
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
+from bench.norms import NORMS
 
 if TYPE_CHECKING:
     from bench.execution.session import Session
@@ -115,7 +116,7 @@ def _report(line: str) -> None:
 @click.option("--run", "run", metavar="RUN", help="neighbours, running: the run to draw.")
 @click.option("--example", type=int, metavar="I", help="neighbours: the example to draw.")
 @click.option("--dataset", metavar="NAME", help="Only runs on this dataset. Default: the board with most points.")
-@click.option("--norm", metavar="linf|l2|l0", help="Only runs with this norm. Default: as for --dataset.")
+@click.option("--norm", metavar="|".join(NORMS), help="Only runs with this norm. Default: as for --dataset.")
 @click.option("--eps", metavar="EPS", help="Only runs with this radius. Default: as for --dataset. Not for curve-eps.")
 @click.option("--base", metavar="NAME", help="Only runs on this base.")
 @click.option("--tier", metavar="NAME", default="aware-full", help="pareto: the tier of the worst case.")

@@ -21,6 +21,7 @@ from bench.cli.options import (
 )
 from bench.deadline import NEVER, Deadline, parse_duration
 from bench.execution.session import open_session
+from bench.norms import NORMS
 
 #: exit code of a command whose time limit passed before it was done: EX_TEMPFAIL of sysexits.h, try again
 OUT_OF_TIME = 75
@@ -68,9 +69,7 @@ if TYPE_CHECKING:
 @click.option("-n", "n", metavar="N", type=int, help="Attacked examples.")
 @click.option("--seed", "seeds", metavar="S", type=int, multiple=True, help="Seed of examples, backgrounds and noise.")
 @click.option("--eps", "radii", metavar="EPS", multiple=True, help="Radius in [0, 1] pixels: 0.3 or 8/255.")
-@click.option(
-    "--norm", metavar="linf|l2|l0", default="", help="Norm of the radius.", shell_complete=one_of("linf", "l2", "l0")
-)
+@click.option("--norm", metavar="|".join(NORMS), default="", help="Norm of the radius.", shell_complete=one_of(*NORMS))
 @click.option("--suite", metavar="NAME", help="A named set of runs from bench.toml.", shell_complete=names("suite"))
 @set_option
 @db_option

@@ -32,7 +32,7 @@ FactsOf = Callable[[str, TaskParams], TaskFacts]
 class Request:
     """What to cross. Empty tuples and None mean the configuration's default.
 
-    Radii may be given as text, such as "8/255"; they are numbers afterwards. `BadValue` for an impossible radius or norm.
+    Radii may be text, such as "8/255"; they are numbers afterwards. `BadValue` for an impossible radius or norm.
     """
 
     defenses: tuple[str, ...]
