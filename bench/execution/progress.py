@@ -1,4 +1,4 @@
-"""Progress as plain lines, and what every form of it counts and calls a run."""
+"""Progress as plain lines; and the count and the title of a run, which other forms of progress use too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from bench.planning.spec import RunSpec
 
 
 class Tally:
-    """Rows and right answers of a run as far as this process has seen them."""
+    """The rows of a run that this process has seen, and how many of them were answered right.
+
+    start  rows that were there before; total: rows of the finished run
+    """
 
     def __init__(self, start: int, total: int) -> None:
         self.start, self.total = start, total
@@ -24,12 +27,12 @@ class Tally:
 
 
 def title(spec: RunSpec) -> str:
-    """A run in a few words."""
+    """The names of a run, for a line of progress."""
     return f"{spec.defense.name} / {spec.attack.name} / {spec.dataset.name} / eps {spec.threat.eps:.3g}"
 
 
 class PlainListener(Listener, AbstractContextManager["PlainListener"]):
-    """Lines with the time since the start; at most one of a kind a second and run while it goes on."""
+    """Lines with the time since the start. While a run goes on, it gets at most one line of each kind a second."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
