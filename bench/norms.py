@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from bench.draws import Draws
 
+#: this code shapes images: see `bench.source`
+SHAPES_ROWS = True
+
 #: the name of an entry of `NORMS`
 Norm = str
 

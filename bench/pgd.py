@@ -20,6 +20,9 @@ from torch.nn.functional import cross_entropy
 from bench.errors import UnknownName
 from bench.norms import DESCENDED, Norm, ball_of
 
+#: this code shapes images: see `bench.source`
+SHAPES_ROWS = True
+
 #: what is ascended: a scalar from the network's output for N images and their labels (N,)
 Loss = Callable[[Tensor, Tensor], Tensor]
 
