@@ -89,8 +89,6 @@ class TrainedBase(Base):
         stock = Stock(task, device)
         count, size = len(task.train_labels), params.batch_size
         steps = -(-count // size)
-        if device.type == "cuda":
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         training = Training(network, params, recorder)
         rates = one_cycle(params.lr, params.epochs * steps)
         total = torch.zeros((), device=device)

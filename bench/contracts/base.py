@@ -16,6 +16,7 @@ from bench.contracts import Context, Defense, StaticDefense
 from bench.data.task import Task, TaskFacts
 from bench.draws import seed_of
 from bench.models.frozen import freeze, frozen_copy
+from bench.models.layout import channels_last
 from bench.models.sources import make_network, network_name
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def build_network(
 
 def trained_network(base: Base, task: Task, context: Context) -> Network:
     """theta_0: frozen, in evaluation mode, on the context's device; trained here if the cache lacks it."""
-    network = base.build(task.facts, context.seed)
+    network = channels_last(base.build(task.facts, context.seed))
 
     def train(folder: Path) -> None:
         network.to(context.device)
