@@ -15,6 +15,7 @@ In L1 (Croce, Hein: Mind the Box, ICML 2021) APGD begins with larger radii, as t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -25,10 +26,11 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from attacks.art import seeded
-from bench.contracts import Attack
+from bench.contracts import Attack, Effort
 from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws, seed_of
 from bench.norms import DESCENDED, Norm, ball_of
+from bench.threat import ThreatModel
 from bench.values import Params
 
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -58,6 +60,12 @@ class AutoAttack(Attack):
 
     Params: ClassVar[type[Params]] = AutoAttackParams
     norms: ClassVar[tuple[Norm, ...]] = DESCENDED
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 10, "square_queries": 50}
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        params = self.params  # APGD once and once for each target, FAB for each target; Square passes forwards only
+        passes = params.steps * (params.restarts + 2 * params.target_classes) + params.square_queries / 3
+        return Effort(passes=passes)
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         threat = oracle.threat

@@ -9,7 +9,8 @@ metrics.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import foolbox
 import torch
@@ -17,11 +18,12 @@ from foolbox.attacks import L2CarliniWagnerAttack
 from pydantic import Field
 from torch import Tensor
 
-from bench.contracts import Attack
+from bench.contracts import Attack, Effort
 from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws
 from bench.norms import Norm
 from bench.pgd import as_foolbox
+from bench.threat import ThreatModel
 from bench.values import Params
 
 
@@ -42,6 +44,10 @@ class CarliniWagnerL2(Attack):
     Params: ClassVar[type[Params]] = CWParams
     kind: ClassVar[Literal["budget", "minimal"]] = "minimal"
     norm: ClassVar[Norm] = "l2"
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 10}
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        return Effort(passes=self.params.binary_search_steps * self.params.steps)
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         params, model = self.params, oracle.model()

@@ -9,17 +9,19 @@ itself.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import foolbox
 from pydantic import Field
 from torch import Tensor
 
-from bench.contracts import Attack
+from bench.contracts import Attack, Effort
 from bench.contracts.oracle import Oracle
 from bench.draws import Draws
 from bench.norms import DESCENDED, Norm
 from bench.pgd import as_foolbox, foolbox_attack
+from bench.threat import ThreatModel
 from bench.values import Params
 
 
@@ -61,6 +63,10 @@ class BIM(FoolboxAttack):
     """Many small steps from the image itself."""
 
     Params: ClassVar[type[Params]] = BIMParams
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 10}
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        return Effort(passes=self.params.steps)
 
     def engine(self, norm: Norm, eps: float) -> Any:
         step_size = self.params.rel_step_size * eps

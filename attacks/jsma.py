@@ -20,10 +20,11 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.art import as_art, seeded
-from bench.contracts import Attack
+from bench.contracts import Attack, Effort
 from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws
 from bench.norms import Norm
+from bench.threat import ThreatModel
 from bench.values import Params
 
 
@@ -42,6 +43,10 @@ class JSMA(Attack):
     Params: ClassVar[type[Params]] = JSMAParams
     kind: ClassVar[Literal["budget", "minimal"]] = "minimal"
     norm: ClassVar[Norm] = "l0"
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        # each of its steps differentiates every class, and it takes many: a hundred in all is a guess
+        return Effort(passes=100.0 * self.params.targets)
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         params, model = self.params, oracle.model()

@@ -9,17 +9,19 @@ The loop is foolbox's; the random starts are ours (see `bench.pgd`).
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.contracts import Attack
+from bench.contracts import Attack, Effort
 from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws
 from bench.norms import DESCENDED, Norm, random_offset
 from bench.pgd import pgd
+from bench.threat import ThreatModel
 from bench.values import Params
 
 
@@ -36,6 +38,10 @@ class PGD(Attack):
 
     Params: ClassVar[type[Params]] = PGDParams
     norms: ClassVar[tuple[Norm, ...]] = DESCENDED
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 10}
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        return Effort(passes=self.params.steps * self.params.restarts)
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         model = oracle.model()

@@ -10,14 +10,14 @@ the network that the threat model grants, and the defense is asked about those t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.contracts import BLOCK, Attack, DefenseInfo
+from bench.contracts import BLOCK, Attack, DefenseInfo, Effort
 from bench.contracts.oracle import Oracle, margins
 from bench.data.task import TaskFacts
 from bench.draws import Draws
@@ -38,6 +38,7 @@ class RandomSearch(Attack):
     Params: ClassVar[type[Params]] = RandomSearchParams
     norms: ClassVar[tuple[Norm, ...]] = DESCENDED
     needs_gradients: ClassVar[bool] = False
+    quick: ClassVar[Mapping[str, Any]] = {"draws": 200}
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
         if threat.weights == "none" and threat.queries < self.params.draws:
@@ -45,6 +46,9 @@ class RandomSearch(Attack):
                 f"it may ask {threat.queries} times for {self.params.draws} draws, and has no network to sift them by"
             )
         return super().declines(threat, facts, info)
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        return Effort(passes=self.params.draws / 3, probes=threat.queries)
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         threat = oracle.threat

@@ -17,18 +17,20 @@ batch, here each example keeps the image of its lowest margin.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bench.contracts import BLOCK, Attack
+from bench.contracts import BLOCK, Attack, Effort
 from bench.contracts.oracle import Oracle, Simulation, margins
 from bench.draws import Draws
 from bench.norms import DESCENDED, Norm, random_offset
 from bench.pgd import pgd
+from bench.threat import ThreatModel
 from bench.values import Params
 
 
@@ -48,10 +50,17 @@ class TransductiveAttack(Attack):
     block: ClassVar[int | None] = None
     #: whether older networks than the last enter the loss
     remembers: ClassVar[bool] = True
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 10, "rounds": 2}
 
     @abstractmethod
     def over(self, losses: Tensor) -> Tensor:
         """What is ascended, (N,), from the losses (S, N) of the networks so far, oldest first."""
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        # each round asks the copy for its answer and for its next network; the copy is served the best image
+        rounds = self.params.rounds
+        networks = rounds * (rounds + 1) / 2 if self.remembers else rounds
+        return Effort(passes=self.params.steps * networks, probes=2.0 * rounds, answers=1.0)
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         copy = oracle.simulate()

@@ -17,13 +17,15 @@ Both need a copy of the defense, so they decline where the threat model grants n
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, create_model
 from torch import Tensor, nn
 
-from bench.contracts import Attack, DefenseInfo
+from bench.contracts import Attack, DefenseInfo, Effort
 from bench.contracts.oracle import Oracle, Simulation
 from bench.data.task import TaskFacts
 from bench.draws import Draws
@@ -44,7 +46,9 @@ class Wrapper(Attack):
         params = inside.Params
         if cls.Params.model_fields:
             params = create_model(f"{cls.__name__}{inside.__name__}Params", __base__=(cls.Params, inside.Params))
-        return type(f"{cls.__name__}{inside.__name__}", (cls,), {**kept, "inside": inside, "Params": params})
+        quick = {**inside.quick, **cls.quick}
+        own = {**kept, "inside": inside, "Params": params, "quick": quick}
+        return type(f"{cls.__name__}{inside.__name__}", (cls,), own)
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
         if not self.inside.needs_gradients:
@@ -69,6 +73,10 @@ class Wrapper(Attack):
 
 class BPDA(Wrapper):
     """Forward the defense, backward its proxy."""
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        inside = self._attack().effort(threat)
+        return replace(inside, probes=inside.probes + inside.passes)
 
     def network(self, oracle: Oracle, copy: Simulation, x: Tensor) -> nn.Module:
         return _StraightThrough(copy)
@@ -101,6 +109,11 @@ class EOT(Wrapper):
     """The mean over draws."""
 
     Params: ClassVar[type[Params]] = EOTParams
+    quick: ClassVar[Mapping[str, Any]] = {"samples": 2}
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        inside, samples = self._attack().effort(threat), self.params.samples
+        return replace(inside, passes=inside.passes * samples, probes=inside.probes + samples)
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
         if not info.randomised:

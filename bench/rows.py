@@ -6,11 +6,12 @@ A row holds facts; metrics are computed from rows afterwards, so a new metric ne
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from bench.norms import Norm
+from bench.norms import Norm, ball_of
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,21 @@ class Row:
     attack_s: float
     defense_s: float
     neighbours: dict[str, list[int]] | None = None
+
+
+def is_right(row: Row, budget: tuple[Norm, float] | None, clean_answer: int | None) -> bool | None:
+    """The outcome of an example: whether its answer under attack is right. None where that is not known.
+
+    budget        norm and radius at which an attack of minimal norm is judged: an attacker whose image is farther
+                  serves the clean image, so the clean answer counts. None: the answer to what was served counts
+    clean_answer  the answer to the clean image, where the row itself has none; None: it is not known
+    """
+    answer: int | None = row.answer
+    if budget is not None:
+        norm, eps = budget
+        if not row.distances.get(norm, math.nan) <= eps + ball_of(norm).slack:
+            answer = clean_answer if row.clean_answer is None else row.clean_answer
+    return None if answer is None else answer == row.label
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch import nn
 
 from attacks.pgd import PGD
 from bench import config, registry
-from bench.analysis.metrics import paired
+from bench.analysis.pairs import paired
+from bench.analysis.worst_case import breakers_of, gain_over_base, tier_verdict
 from bench.audit import prepare
 from bench.audit.audit import Player
 from bench.audit.battery import BUDGETS, Step, Subject, battery
@@ -22,7 +23,6 @@ from bench.audit.behaviour import behaviour
 from bench.audit.cost import Pace, costs
 from bench.audit.findings import CHECKS, Finding, finding
 from bench.audit.strength import Played, belief, comparisons, gain, planted, settled, silent
-from bench.audit.verdict import breakers_of, gain_over_base, tier_verdict
 from bench.checks.defense import DefenseSubject
 from bench.draws import Draws
 from bench.execution.runner import Listener
@@ -267,10 +267,10 @@ def test_what_an_attacker_knows_is_one_of_four() -> None:
 def test_the_worst_case_of_a_tier_and_who_broke_what() -> None:
     steps: Any = [("pgd", "train-time"), ("square", "gray-black-box"), ("skip", "aware-full"), ("late", "aware-full")]
     outcomes = {
-        "pgd": Played({0: False, 1: True, 2: True, 3: True}, ()),
-        "square": Played({0: True, 1: False}, ()),
-        "skip": Played({0: False, 1: True, 2: False, 3: True}, ()),
-        "late": Played({0: False, 1: True, 2: False, 3: True}, ()),
+        "pgd": {0: False, 1: True, 2: True, 3: True},
+        "square": {0: True, 1: False},
+        "skip": {0: False, 1: True, 2: False, 3: True},
+        "late": {0: False, 1: True, 2: False, 3: True},
     }
     assert breakers_of(steps, outcomes, "train-time") == {0: "pgd", 1: None, 2: None, 3: None}
     # what needs the most knowledge comes first, then what anybody could do
@@ -326,7 +326,7 @@ def test_what_an_audit_costs_is_counted_in_answers_probes_and_passes() -> None:
     assert found["partial"] == pytest.approx(found["again"] + 4)  # its own copy saw half
     assert found["base"] == pytest.approx(6 * 0.01)
     passes = 1 if asked.game.protocol == "probe" else 0
-    assert found["asked"] == pytest.approx(6 * (0.001 + 50 * 0.1 + (0.1 if passes else 1)))
+    assert found["asked"] == pytest.approx(6 * (50 * 0.1 + (0.1 if passes else 1)))
     assert found["fpa"] == pytest.approx(6 * (30 * 0.001 + 6 * 0.1 + 2))
     assert found["gmsa-avg"] == pytest.approx(6 * (60 * 0.001 + 6 * 0.1 + 2))
 

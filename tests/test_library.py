@@ -19,7 +19,7 @@ import torch
 
 import bench as lib
 from bench import library
-from bench.analysis.metrics import Estimate
+from bench.analysis.intervals import Estimate
 from bench.store import Store
 from tests import planted
 from tests.conftest import Bench, sets

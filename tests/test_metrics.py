@@ -2,19 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from bench.analysis.metrics import (
-    Sharing,
-    answered_right,
-    at_budget,
-    clean_accuracy,
-    clustered,
-    median_distance,
-    paired,
-    paired_repeated,
-    repeated,
-    robust_accuracy,
-    wilson,
-)
+from bench.analysis.intervals import clustered, repeated, wilson
+from bench.analysis.metrics import Sharing, answered_right, at_budget, clean_accuracy, median_distance, robust_accuracy
+from bench.analysis.pairs import paired, paired_repeated
 from bench.rows import Row
 
 ROW = Row(

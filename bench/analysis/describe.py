@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.analysis.intervals import Estimate
 from bench.analysis.metrics import (
-    Estimate,
     Sharing,
     answered_right,
     at_budget,

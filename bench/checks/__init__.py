@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bench import plugins, registry
 from bench.checks.attack import ATTACK_CHECKS, AttackSubject
@@ -21,10 +22,8 @@ __all__ = ["ATTACK_CHECKS", "DEFENSE_CHECKS", "Result", "check_file", "run_check
 #: points that the checks serve; more where a batch is large, fewer where an attack meets a defense that answers slowly
 POINTS = 12
 FEW_POINTS = 5
-#: queries per point that an attack by query is given, and how long any attack works at most: the contract needs no
-#: success, and a runtime defense answers slowly
+#: queries per point that an attack by query is given: the contract needs no success
 QUERIES = 10
-AT_MOST = {"steps": 10, "rounds": 2, "draws": 200, "samples": 2, "square_queries": 50}
 
 
 def check_file(file: Path, name: str, cache: Path, dataset: str = "digits", base: str = "regular") -> list[Result]:
@@ -56,11 +55,10 @@ def run_checks(name: str, kind: str, config: Config, bench: Resources, dataset: 
         return [_result(check, subject) for check in DEFENSE_CHECKS]
     entry = registry.attacks[name].resolved()
     quick = registry.protocols.load(str(entry.protocol)).quick
-    sets: dict[str, int] = {f"game.{key}": value for key, value in quick.items()}
+    sets: dict[str, Any] = {f"game.{key}": value for key, value in quick.items()}
     if (entry.preset or {}).get("queries") and "queries" in (entry.free or ()):
         sets["threat.queries"] = QUERIES
-    fields = entry.load().Params.model_fields
-    sets.update({f"attack.{key}": most for key, most in AT_MOST.items() if key in fields})
+    sets.update({f"attack.{key}": value for key, value in entry.load().quick.items()})
     count = POINTS if registry.defenses.load(base).kind == "static" else FEW_POINTS
     request = Request(defenses=(base,), attacks=(name,), datasets=(dataset,), n=count, sets=sets)
     spec = plan([request], config, facts)[0].spec

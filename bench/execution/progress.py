@@ -20,10 +20,19 @@ class Tally:
 
     def __init__(self, start: int, total: int) -> None:
         self.start, self.total = start, total
-        self.rows = self.right = 0
+        self.rows = 0
+        self.right: int | None = 0
+
+    def add(self, rows: int, right: int | None) -> None:
+        self.rows += rows
+        self.right = None if right is None or self.right is None else self.right + right
+
+    def share(self) -> str:
+        """The accuracy so far; "" where it is not known."""
+        return f"{self.right / self.rows:.1%}" if self.rows and self.right is not None else ""
 
     def text(self) -> str:
-        return f"accuracy {self.right / self.rows:.1%}" if self.rows else ""
+        return f"accuracy {self.share()}" if self.share() else ""
 
 
 def title(spec: RunSpec) -> str:
@@ -64,10 +73,11 @@ class PlainListener(Listener, AbstractContextManager["PlainListener"]):
     def progress(self, spec: RunSpec, text: str) -> None:
         self._seldom(spec, text)
 
-    def chunk(self, spec: RunSpec, rows: int, right: int) -> None:
+    def chunk(self, spec: RunSpec, rows: int, right: int | None) -> None:
         tally = self._tallies[spec.key]
-        tally.rows, tally.right = tally.rows + rows, tally.right + right
-        self._seldom(spec, f"{tally.start + tally.rows}/{tally.total} rows, {tally.text()}", "rows")
+        tally.add(rows, right)
+        parts = [f"{tally.start + tally.rows}/{tally.total} rows", tally.text()]
+        self._seldom(spec, ", ".join(part for part in parts if part), "rows")
 
     def waiting(self, spec: RunSpec) -> None:
         if (spec.key, "waiting") not in self._said:

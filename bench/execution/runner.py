@@ -21,6 +21,7 @@ from bench.game.blocks import Blocks
 from bench.planning.plan import Planned
 from bench.planning.rules import rows_of
 from bench.planning.spec import RunSpec
+from bench.rows import Row, is_right
 from bench.settings import Settings
 from bench.store import Claim, LeaseLost, Store
 
@@ -38,8 +39,8 @@ class Listener:
     def progress(self, spec: RunSpec, text: str) -> None:
         """One line of progress of a run."""
 
-    def chunk(self, spec: RunSpec, rows: int, right: int) -> None:
-        """`rows` more rows of a run are committed; `right` of them were answered right."""
+    def chunk(self, spec: RunSpec, rows: int, right: int | None) -> None:
+        """`rows` more rows of a run are committed; `right` of them count as robust (None: not known yet)."""
 
     def waiting(self, spec: RunSpec) -> None:
         """Another process plays the run; this one waits for its end."""
@@ -80,6 +81,8 @@ class _Active:
     script: Script
     stage: list[Job] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
+    #: answers of the paired clean run by (game, index), once they were needed
+    clean: dict[tuple[int, int], int] = field(default_factory=dict)
 
 
 class Runner:
@@ -256,7 +259,19 @@ class Runner:
             return
         self._late_s[job.key] = time.perf_counter() - start
         self._pass(job, chunk.resume.digest)
-        self._listener.chunk(run.spec, len(chunk.rows), sum(row.answer == row.label for row in chunk.rows))
+        self._listener.chunk(run.spec, len(chunk.rows), self._count_right(run, chunk.rows))
+
+    def _count_right(self, run: _Active, rows: list[Row]) -> int | None:
+        """How many of these examples count as robust; None where a clean answer that decides it is not there yet."""
+        spec = run.spec
+        if not spec.minimal:
+            return sum(row.answer == row.label for row in rows)
+        if not run.clean and run.clean_key is not None:
+            ((_, found),) = self._store.facts([run.clean_key], ("game", "index", "answer"))
+            run.clean = {(game, index): answer for game, index, answer in found}
+        budget = (spec.threat.norm, spec.threat.eps)
+        outcomes = [is_right(row, budget, run.clean.get((row.game, row.index))) for row in rows]
+        return None if None in outcomes else sum(map(bool, outcomes))
 
     def _pass(self, job: Job, digest: str) -> None:
         """A game has moved on to the state `digest` ("": its end). The state before is removed."""
