@@ -1,4 +1,4 @@
-"""Results in a database: SQLite by default, any SQLAlchemy URL. Only this package knows SQLAlchemy."""
+"""Results in a database: a SQLite file by default, or a PostgreSQL server. Only this package imports SQLAlchemy."""
 
 from bench.store.folder import Needs, files_of, shares_files
 from bench.store.games import GameRecord
