@@ -11,9 +11,11 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import torch
+from sqlalchemy import create_engine
 
 from bench import config, plugins, registry
 from bench.cli.main import call
@@ -23,6 +25,7 @@ from bench.planning.facts import facts_of
 from bench.planning.plan import Request, plan
 from bench.planning.spec import RunSpec
 from bench.settings import Settings
+from tests.databases import postgres_server
 
 #: small and quick, for tests that ask how and not how well
 QUICK = {"base.epochs": 8, "defense.epochs": 1, "defense.k": 128, "defense.bank_steps": 5, "attack.steps": 5}
@@ -103,6 +106,35 @@ def cifar10_dir() -> Path:
 def imagenet_dir() -> Path:
     """The folder with ten classes of ImageNet and the weights of SqueezeNet 1.1."""
     return _real("ImageNet classes and SqueezeNet weights", "imagenet/weights/squeezenet1_1.safetensors")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A server for the whole test session: the URL of a database on it, with {} for its name."""
+    control = needed("pg_ctl", folders="/usr/lib/postgresql/*/bin", package="postgresql")
+    with postgres_server(control) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres: str) -> Iterator[str]:
+    """The URL of an empty database on the server, dropped after the test."""
+    name = f"test_{uuid4().hex}"
+    engine = create_engine(postgres.format("postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        yield postgres.format(name)
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def db_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database that is not there yet (SQLite) or is empty (PostgreSQL); a test runs over both."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'bench.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
 
 
 @dataclass

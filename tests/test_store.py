@@ -1,35 +1,71 @@
-"""The store: leases, one holder at a time, and databases that are not ours."""
+"""The contract of the store, every test over SQLite and PostgreSQL: leases, chunks, suites, audits, refusals."""
 
 from __future__ import annotations
 
+import json
 import math
-import sqlite3
+import os
 import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import create_engine, inspect, text
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Float, Integer, inspect, text
+from sqlalchemy.exc import IntegrityError
 
 from bench.errors import StoreError, UnknownName
-from bench.rows import Meter, Resume
-from bench.store import Claim, LeaseLost, Store
-from bench.store.schema import connect, parse_url
+from bench.rows import Cost, Meter, Resume
+from bench.store import Claim, LeaseLost, Needs, Store, glance_at, schema
 from bench.store.tables import Table
 from tests.conftest import spec_of
 from tests.test_metrics import ROW
 
 PROVENANCE: dict[str, Any] = {"environment": {"torch": "1", "device": "cpu"}}
+#: takes the run whose spec is on standard input, commits its first chunk, says so, and waits to be killed
+HOLDER = """
+import json, sys, time
+from bench.planning.spec import RunSpec
+from bench.rows import Meter, Resume
+from bench.store import Store
+from tests.test_store import PROVENANCE, rows
+spec, store = RunSpec.from_dict(json.load(sys.stdin)), Store.open(sys.argv[1])
+print(store.claim(spec, None, PROVENANCE, "missing").value)
+store.commit(spec.key, rows(0, 2), "f" * 64, Resume(2, 2, "a"), Meter(), 0.0)
+print("committed", flush=True)
+time.sleep(600)
+"""
+
+Opener = Callable[[], Store]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    found = Store.open(str(tmp_path / "bench.db"))
-    assert found is not None
-    return found
+def open_store(db_url: str) -> Iterator[Opener]:
+    """Opens the database once more, as another process would; all are closed after the test."""
+    stores: list[Store] = []
+
+    def opener() -> Store:
+        store = Store.open(db_url)
+        assert store is not None
+        stores.append(store)
+        return store
+
+    yield opener
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(open_store: Opener) -> Store:
+    return open_store()
 
 
 def claim(store: Store, rerun: str = "missing", provenance: dict[str, Any] = PROVENANCE) -> Claim:
@@ -45,15 +81,24 @@ def rows(start: int, count: int, game: int = 0) -> list[Any]:
 
 
 def pretend(store: Store, **values: object) -> None:
+    """Write columns of all runs, past the rules of leases."""
     with store._engine.begin() as connection:
         for column, value in values.items():
             connection.execute(text(f"UPDATE runs SET {column} = :v"), {"v": value})
 
 
-def test_a_run_is_claimed_once_and_finished_once(store: Store, tmp_path: Path) -> None:
+def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:
+    """What `call(0)`, ..., `call(count - 1)` give, each in a thread of its own."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(call, range(count)))
+
+
+# -- leases ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_claimed_once_and_finished_once(store: Store, open_store: Opener) -> None:
     assert claim(store) is Claim.MINE
-    other = Store.open(str(tmp_path / "bench.db"))
-    assert other is not None and claim(other) is Claim.HELD  # this process is alive
+    assert claim(open_store()) is Claim.HELD  # this process is alive
     store.commit(key(), rows(0, 3), "f" * 64, Resume(3, 3, "a"), Meter(1.0, 2.0), 4.0)
     store.end_game(key(), 0, Meter(0.5, 0.5), 1.0)
     store.finish(key(), "DONE")
@@ -62,6 +107,39 @@ def test_a_run_is_claimed_once_and_finished_once(store: Store, tmp_path: Path) -
     assert (game.attack_s, game.defense_s, game.wall_s, game.done, game.rows) == (1.5, 2.5, 5.0, True, 3)
     with pytest.raises(LeaseLost):
         store.commit(key(), rows(3, 1), "f" * 64, Resume(4, 4, "a"), Meter(), 0.0)
+
+
+def test_of_many_claims_at_once_one_gets_the_run(open_store: Opener) -> None:
+    """A run that nobody has begun, and one whose holder is dead."""
+    stores = [open_store() for _ in range(4)]
+    for _ in ("new", "abandoned"):
+        claims = at_once(4, lambda i: claim(stores[i]))
+        assert sorted(one.value for one in claims) == ["held", "held", "held", "mine"]
+        pretend(stores[0], pid=2**22 + 1)
+
+
+def test_a_run_of_a_killed_process_is_taken_over_with_its_rows(store: Store, db_url: str) -> None:
+    spec = spec_of("regular", "clean")
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, db_url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(json.dumps(spec.to_dict()))
+        process.stdin.close()
+        assert [process.stdout.readline().strip() for _ in range(2)] == ["mine", "committed"]
+        assert claim(store) is Claim.HELD and store.needs().played == (key(),)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert store.needs() == Needs(frozenset({"f" * 64}), frozenset({"a"}))
+    assert claim(store) is Claim.MINE and len(store.rows(key())) == 2
+    assert store.games(key())[0].resume == Resume(2, 2, "a")
 
 
 def test_a_dead_holder_is_followed_at_once_on_this_host_and_after_a_minute_on_another(store: Store) -> None:
@@ -82,6 +160,14 @@ def test_a_dead_holder_is_followed_at_once_on_this_host_and_after_a_minute_on_an
     assert claim(store) is Claim.MINE
 
 
+def test_a_heartbeat_is_written_only_by_the_holder(store: Store) -> None:
+    claim(store)
+    pretend(store, heartbeat=1.0)
+    assert store.heartbeat([key()]) and store.find(key()).heartbeat > 1.0  # type: ignore[union-attr]
+    pretend(store, heartbeat=1.0, pid=1)
+    assert store.heartbeat([key()]) and store.find(key()).heartbeat == 1.0  # type: ignore[union-attr]
+
+
 def test_who_lost_the_lease_writes_nothing_more(store: Store) -> None:
     claim(store)
     pretend(store, pid=1)
@@ -95,17 +181,10 @@ def test_who_lost_the_lease_writes_nothing_more(store: Store) -> None:
     assert store.rows(key()) == [] and store.games(key()) == []
 
 
-def test_a_chunk_replaces_what_stands_after_its_start(store: Store) -> None:
-    claim(store)
-    for chunk, resume in (
-        (rows(0, 3), Resume(3, 3, "a")),
-        (rows(3, 3), Resume(6, 6, "b")),
-        (rows(0, 2), Resume(2, 2, "c")),
-    ):
-        store.commit(key(), chunk, "f" * 64, resume, Meter(), 0.0)
-    assert [row.position for row in store.rows(key())] == [0, 1]
-    assert store.games(key())[0].resume == Resume(2, 2, "c")
-    assert store.image_files(key()) == [(0, 0, 2, "f" * 64)]
+def test_a_run_that_was_never_claimed_cannot_be_written(store: Store) -> None:
+    with pytest.raises(LeaseLost):
+        store.commit(key(), rows(0, 1), "f" * 64, Resume(1, 1, ""), Meter(), 0.0)
+    assert store.rows(key()) == [] and store.find(key()) is None
 
 
 def test_rerun_all_starts_again_and_failed_takes_only_the_failed(store: Store) -> None:
@@ -113,7 +192,8 @@ def test_rerun_all_starts_again_and_failed_takes_only_the_failed(store: Store) -
     store.commit(key(), rows(0, 2), "f" * 64, Resume(2, 2, ""), Meter(), 0.0)
     store.finish(key(), "FAILED", "why", "trace")
     assert claim(store) is Claim.FINISHED
-    assert claim(store, "failed") is Claim.MINE and store.rows(key()) == []
+    assert claim(store, "failed") is Claim.MINE
+    assert store.rows(key()) == [] and store.games(key()) == [] and store.image_files(key()) == []
     store.finish(key(), "DONE")
     assert claim(store, "failed") is Claim.FINISHED and claim(store, "all") is Claim.MINE
 
@@ -133,12 +213,71 @@ def test_rows_of_another_environment_are_not_mixed(store: Store) -> None:
     assert store.find(key()).provenance == PROVENANCE  # type: ignore[union-attr]
 
 
-def test_a_number_that_is_none_survives(store: Store) -> None:
+# -- rows, games and files -------------------------------------------------------------------------------------------
+
+
+def test_a_chunk_replaces_what_stands_after_its_start(store: Store) -> None:
     claim(store)
-    row = replace(ROW, distances={**ROW.distances, "linf": math.nan})
-    store.commit(key(), [row], "f" * 64, Resume(1, 1, ""), Meter(), 0.0)
+    for chunk, resume in (
+        (rows(0, 3), Resume(3, 3, "a")),
+        (rows(3, 3), Resume(6, 6, "b")),
+        (rows(0, 2), Resume(2, 2, "c")),
+    ):
+        store.commit(key(), chunk, "f" * 64, resume, Meter(), 0.0)
+    assert [row.position for row in store.rows(key())] == [0, 1]
+    assert store.games(key())[0].resume == Resume(2, 2, "c")
+    assert store.image_files(key()) == [(0, 0, 2, "f" * 64)]
+
+
+def test_rows_come_back_as_they_were_by_game_and_position(store: Store) -> None:
+    claim(store)
+    second = [replace(row, neighbours={"bank": [0, 7]}, believed=None, violation='"ε"') for row in rows(0, 2, game=1)]
+    store.commit(key(), second, "b" * 64, Resume(2, 2, ""), Meter(), 0.0)
+    store.commit(key(), rows(0, 3), "a" * 64, Resume(3, 3, ""), Meter(), 0.0)
+    assert store.rows(key()) == rows(0, 3) + second and store.count_rows(key()) == 5
+    assert store.image_files(key()) == [(0, 0, 3, "a" * 64), (1, 0, 2, "b" * 64)]
+    facts = dict(store.facts([key(), "0" * 64], ("game", "index")))
+    assert [tuple(one) for one in facts[key()]] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)] and facts["0" * 64] == []
+
+
+def test_a_distance_that_is_not_a_number_comes_back_as_one(store: Store) -> None:
+    claim(store)
+    unmeasured = replace(ROW, distances={**ROW.distances, "linf": math.nan})
+    store.commit(key(), [unmeasured], "f" * 64, Resume(1, 1, ""), Meter(), 0.0)
     (row,) = store.rows(key())
     assert math.isnan(row.distances.pop("linf")) and row.distances == {"l2": 0.2, "l0": 1.0}
+
+
+def test_a_game_keeps_its_background_and_its_flags(store: Store) -> None:
+    claim(store)
+    background = Cost(2, 10, 3.0, (1.0, 2.0))
+    store.commit(key(), rows(0, 1), "f" * 64, Resume(1, 3, ""), Meter(background=background, flags={"a": "1"}), 0.0)
+    store.end_game(key(), 0, Meter(flags={"b": "2"}), 0.0)
+    (game,) = store.games(key())
+    assert (game.background_answers, game.background_steps, game.background_s) == (2, 10, 3.0)
+    assert game.background_delays == [1.0, 2.0] and game.flags == {"a": "1", "b": "2"} and game.served == 3
+
+
+def test_a_game_that_is_done_needs_no_state(store: Store) -> None:
+    claim(store)
+    store.commit(key(), rows(0, 1), "f" * 64, Resume(1, 1, "a"), Meter(), 0.0)
+    store.commit(key(), rows(0, 1, game=1), "e" * 64, Resume(1, 1, "b"), Meter(), 0.0)
+    store.end_game(key(), 0, Meter(), 0.0)
+    assert store.needs() == Needs(frozenset({"e" * 64, "f" * 64}), frozenset({"b"}), (key(),))
+    store.finish(key(), "DONE")
+    assert store.needs() == Needs(frozenset({"e" * 64, "f" * 64}))
+
+
+# -- runs, suites and audits -----------------------------------------------------------------------------------------
+
+
+def test_runs_are_listed_by_their_beginning_and_selected_by_their_columns(store: Store) -> None:
+    specs = [spec_of("regular", "clean"), spec_of("fgsm-at", "clean"), spec_of("regular", "pgd")]
+    for spec in specs:
+        store.claim(spec, None, PROVENANCE, "missing")
+    assert [run.key for run in store.runs()] == [spec.key for spec in specs]
+    assert [run.key for run in store.runs(defense=["regular"], attack=["pgd", "fgsm"])] == [specs[2].key]
+    assert store.runs(defense=[]) == []
 
 
 def test_a_run_is_named_by_a_unique_prefix(store: Store) -> None:
@@ -149,96 +288,152 @@ def test_a_run_is_named_by_a_unique_prefix(store: Store) -> None:
     for wrong in ("abc", "zzzz", "%", "' OR 1=1"):
         with pytest.raises(StoreError, match="is no run"):
             store.resolve(wrong)
+    pretend(store, key=key()[:6] + "0" * 58)
+    claim(store)
+    with pytest.raises(StoreError, match="several runs; give more digits"):
+        store.resolve(key()[:6])
 
 
-def test_the_tables_are_those_of_the_migrations(tmp_path: Path) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
+def test_a_suite_has_the_runs_that_have_begun(store: Store) -> None:
+    store.add_to_suite("tiny", [key(), "c" * 64])
+    assert store.suite_runs("tiny") == []
+    claim(store)
+    store.add_to_suite("tiny", [key()])
+    assert [run.key for run in store.suite_runs("tiny")] == [key()] and store.suite_runs("other") == []
 
-    engine = connect(parse_url(str(tmp_path / "x.db")), create=True)
-    assert engine is not None
-    with engine.connect() as connection:
+
+def test_many_processes_may_note_the_same_suite_at_once(open_store: Opener) -> None:
+    stores = [open_store() for _ in range(4)]
+    keys = [f"{i:064x}" for i in range(300)]
+    at_once(4, lambda i: stores[i].add_to_suite("tiny", keys))
+    with stores[0]._engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM suite_runs")).scalar() == 300
+
+
+def verdict(defense: str, number: int = 0) -> dict[str, Any]:
+    return {"defense": defense, "base": "regular", "dataset": "digits", "budget": "quick", "number": number}
+
+
+def test_a_later_verdict_replaces_the_one_with_its_key(store: Store) -> None:
+    for audit_key, result in (("a", verdict("rmc")), ("b", verdict("dent")), ("a", verdict("rmc", 1))):
+        store.put_audit(audit_key, result, PROVENANCE)
+    assert store.audits() == [verdict("dent"), verdict("rmc", 1)]
+
+
+def test_many_processes_may_keep_the_same_verdict_at_once(open_store: Opener) -> None:
+    stores = [open_store() for _ in range(4)]
+    at_once(4, lambda i: stores[i].put_audit("a", verdict("rmc", i), PROVENANCE))
+    (kept,) = stores[0].audits()
+    assert kept in [verdict("rmc", i) for i in range(4)]
+
+
+def test_a_write_that_can_never_succeed_is_not_tried_for_ever(store: Store) -> None:
+    with pytest.raises(IntegrityError):
+        store.put_audit("a", {**verdict("rmc"), "budget": None}, PROVENANCE)
+    assert store.audits() == []
+
+
+# -- databases -------------------------------------------------------------------------------------------------------
+
+
+def test_a_database_that_is_not_there_is_made_only_when_asked(db_url: str, open_store: Opener) -> None:
+    assert Store.open(db_url, create=False) is None and glance_at(db_url).schema is None
+    claim(open_store())
+    again = Store.open(db_url, create=False)
+    assert again is not None and again.find(key()) is not None
+    again.close()
+
+
+def test_a_glance_counts_runs_and_tells_held_from_abandoned(store: Store, db_url: str) -> None:
+    claim(store)
+    glance = glance_at(db_url)
+    assert glance.schema == glance.newest and glance.runs == {"RUNNING": 1} and glance.played == (key(),)
+    store.release(key())
+    glance = glance_at(db_url)
+    assert glance.played == () and glance.left == (key(),)
+
+
+def test_the_tables_are_those_of_the_migrations(store: Store) -> None:
+    with store._engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Table.metadata) == []
 
 
-def test_a_database_of_an_older_version_is_brought_up_to_date_with_its_rows(tmp_path: Path) -> None:
+def test_a_database_of_an_older_version_is_brought_up_to_date_with_its_rows(db_url: str) -> None:
     """Also by a command that only reads."""
-    from alembic import command
-
-    from bench.store import schema
-
-    path = tmp_path / "old.db"
-    engine = create_engine(f"sqlite:///{path}")
+    engine = schema.engine_of(schema.parse_url(db_url))
     with engine.connect() as connection:
         command.upgrade(schema._config(connection), "0001")
         values = {
             "runs": {"key": "ab12", "status": "DONE", "spec": "{}", "defense": "d", "provenance": "{}", "pid": 0},
             "examples": {"run": "ab12", "game": 0, "position": 0, "index": 7, "label": 1, "answer": 1},
-            "games": {"run": "ab12", "game": 0, "rows": 1, "served": 1, "digest": "", "done": 1, "flags": "{}"},
+            "games": {"run": "ab12", "game": 0, "rows": 1, "served": 1, "digest": "", "done": True, "flags": "{}"},
         }
         for table, known in values.items():
-            columns = {c["name"]: c for c in inspect(connection).get_columns(table)}
-            row = {name: 0 if "CHAR" not in str(c["type"]) else "" for name, c in columns.items() if not c["nullable"]}
-            row.update(known)
+            columns = [column for column in inspect(connection).get_columns(table) if not column["nullable"]]
+            row = {c["name"]: 0 if isinstance(c["type"], (Integer, Float)) else "" for c in columns} | known
             names = ", ".join(f'"{name}"' for name in row)
             places = ", ".join(f":{name}" for name in row)
             connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), row)
         connection.commit()
     engine.dispose()
-    store = Store.open(str(path), create=False)
+    store = Store.open(db_url, create=False)
     assert store is not None
     (row,), (game,) = store.rows("ab12"), store.games("ab12")
     assert row.index == 7 and row.neighbours is None and game.background_delays is None
     store.add_to_suite("tiny", ["ab12", "cd34"])
-    store.add_to_suite("tiny", ["ab12"])
-    assert [record.key for record in store.suite_runs("tiny")] == ["ab12"]  # the other has not begun
-    assert store.suite_runs("other") == []
+    assert [record.key for record in store.suite_runs("tiny")] == ["ab12"]
+    store.close()
 
 
-def test_two_processes_may_note_the_same_suite(tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    stores = [Store.open(str(tmp_path / "both.db")) for _ in range(4)]
-    keys = [f"{i:064x}" for i in range(300)]
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda store: store.add_to_suite("tiny", keys), stores))
-    with create_engine(f"sqlite:///{tmp_path / 'both.db'}").connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM suite_runs")).scalar() == 300
-
-
-def test_databases_that_are_not_ours_are_refused_and_left_alone(tmp_path: Path) -> None:
-    text_file = tmp_path / "notes.txt"
-    text_file.write_text("not a database, just some notes that are long enough to be read as a header" * 20)
-    foreign = tmp_path / "foreign.db"
-    with sqlite3.connect(foreign) as connection:
-        connection.execute("CREATE TABLE cats (name TEXT)")
-    newer = tmp_path / "newer.db"
-    Store.open(str(newer)).close()  # type: ignore[union-attr]
-    with sqlite3.connect(newer) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    for path, message in ((text_file, "not a database"), (foreign, "'cats'"), (newer, "newer version.*9999")):
-        before = path.read_bytes()
-        with pytest.raises(StoreError, match=message):
-            Store.open(str(path))
-        assert path.read_bytes() == before
-    assert Store.open(str(tmp_path / "none.db"), create=False) is None and not (tmp_path / "none.db").exists()
-    with pytest.raises(StoreError, match="in memory"):
-        Store.open("sqlite://")
-    with pytest.raises(StoreError, match="no database URL"):
-        Store.open("://")
-    with pytest.raises(StoreError, match="postgres"):
-        Store.open("postgresql+psycopg://localhost/x")
-    with pytest.raises(StoreError, match="folder"):
-        Store.open(str(text_file / "x.db"))
-
-
-def test_two_processes_may_make_the_same_database(tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    path = str(tmp_path / "both.db")
-    with ThreadPoolExecutor(4) as pool:
-        stores = list(pool.map(lambda _: Store.open(path), range(4)))
-    with create_engine(f"sqlite:///{path}").connect() as connection:
+def test_many_processes_may_make_the_same_database_at_once(open_store: Opener) -> None:
+    stores = at_once(4, lambda _: open_store())
+    with stores[0]._engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
-    assert all(store is not None for store in stores)
+
+
+def test_databases_of_other_programs_and_of_newer_versions_are_refused(db_url: str, open_store: Opener) -> None:
+    engine = schema.engine_of(schema.parse_url(db_url))
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE cats (name TEXT)"))
+    for look in (Store.open, glance_at):
+        with pytest.raises(StoreError, match="'cats'"):
+            look(db_url)
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE cats"))
+    open_store()
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for look in (Store.open, glance_at):
+        with pytest.raises(StoreError, match=r"newer version.*9999"):
+            look(db_url)
+    engine.dispose()
+
+
+def test_a_database_that_breaks_while_it_is_open_is_told_in_one_line(store: Store) -> None:
+    claim(store)
+    with store._engine.begin() as connection:
+        for table in ("images", "games", "examples", "runs"):
+            connection.execute(text(f"DROP TABLE {table}"))
+    for use in (
+        lambda: store.runs(),
+        lambda: store.rows(key()),
+        lambda: list(store.facts([key()], ("index",))),
+        lambda: store.finish(key(), "DONE"),
+    ):
+        with pytest.raises(StoreError, match=r"cannot be used as a database: .*Give --db another") as refused:
+            use()
+        assert "\n" not in str(refused.value)
+    assert store.heartbeat([key()]) is False
+
+
+def test_urls_of_no_database_are_refused_in_one_line() -> None:
+    for url, message in (
+        ("sqlite://", "in memory"),
+        ("://", "no database URL"),
+        ("postgresql+psycopg://bench:secret@/x?host=/nowhere", r"bench:\*\*\*@/x.*cannot be used|No driver"),
+        ("nosuchkind://localhost/x", "No driver"),
+    ):
+        with pytest.raises(StoreError, match=message) as refused:
+            Store.open(url)
+        assert "\n" not in str(refused.value) and "secret" not in str(refused.value)

@@ -90,7 +90,7 @@ class Session:
 
         from bench.config import RunnerSection, validation_error
         from bench.settings import Settings
-        from bench.store.store import files_of
+        from bench.store import files_of
 
         values = {**self.config.runner.model_dump(), **(runner or {})}
         if workers is not None:

@@ -1,7 +1,11 @@
-"""Results in a database: SQLite by default, any SQLAlchemy URL. Only this package knows SQLAlchemy."""
+"""Results in a database: a SQLite file by default, or a PostgreSQL server. Only this package imports SQLAlchemy."""
 
+from bench.store.folder import Needs, files_of, shares_files
+from bench.store.games import GameRecord
 from bench.store.glance import Glance, glance_at
-from bench.store.store import Claim, GameRecord, LeaseLost, Needs, RunRecord, Store, files_of, shares_files
+from bench.store.leases import Claim, LeaseLost
+from bench.store.runs import RunRecord
+from bench.store.store import Store
 
 __all__ = [
     "Claim",

@@ -9,8 +9,8 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError
 
+from bench.store.leases import Holder
 from bench.store.schema import engine_of, file_of, newest, parse_url, revision, shown, unusable
-from bench.store.store import Holder
 from bench.store.tables import RunRow
 
 
@@ -21,10 +21,10 @@ class Glance:
     place   its URL, without a password
     file    of SQLite; None for a server
     schema  the revision of its tables; None where there is no database, or an empty one
-    newest  the revision that this program brings it to
-    runs    how many there are of each status
+    newest  the revision that this program upgrades it to
+    runs    the number of runs by status
     played  keys of runs that a live process holds
-    left    keys of RUNNING runs that nobody holds any more
+    left    keys of RUNNING runs that no live process holds
     """
 
     place: str
@@ -37,7 +37,7 @@ class Glance:
 
 
 def glance_at(url: str) -> Glance:
-    """Look at the database behind a URL or a path; `StoreError` where it is none of ours or out of reach."""
+    """Look at the database behind a URL or a path; `StoreError` where it is not ours or cannot be reached."""
     parsed = parse_url(url)
     file = file_of(parsed)
     if file is not None and not file.exists():
@@ -57,13 +57,13 @@ def glance_at(url: str) -> Glance:
 
 
 def _runs(connection: Connection) -> tuple[dict[str, int], tuple[str, ...], tuple[str, ...]]:
-    """Runs by status, and the RUNNING ones that are held and that are not; the columns are in every revision."""
+    """Runs by status, and the keys of the RUNNING ones: held, and not held. Only columns that every revision has."""
     lease = (RunRow.host, RunRow.pid, RunRow.process_start)
-    found = connection.execute(select(RunRow.key, RunRow.status, RunRow.heartbeat, *lease).order_by(RunRow.created))
+    runs = connection.execute(select(RunRow.key, RunRow.status, RunRow.heartbeat, *lease).order_by(RunRow.created))
     counts: Counter[str] = Counter()
     played: list[str] = []
     left: list[str] = []
-    for key, status, heartbeat, host, pid, process_start in found:
+    for key, status, heartbeat, host, pid, process_start in runs:
         counts[status] += 1
         if status == "RUNNING":
             (played if Holder(host, pid, process_start).alive(heartbeat) else left).append(key)

@@ -1,4 +1,4 @@
-"""The images that rows speak of, from the files beside a database."""
+"""The stored images of a run, read from the files beside the database."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from bench.cache import Cache
-from bench.store.store import RunRecord, Store
+from bench.store.runs import RunRecord
+from bench.store.store import Store
 
 
 def stored_images(store: Store, record: RunRecord, cache: Cache) -> dict[tuple[int, int], Tensor]:
-    """The stored proposals (C, H, W) by (game, position); those whose file cannot be read are left out."""
+    """The stored proposals (C, H, W) by (game, position); images whose file cannot be read are left out."""
     images = {}
     for game, start, count, file in store.image_files(record.key):
         stored = cache.find_tensors("images", file).get("images", torch.empty(0))

@@ -1,4 +1,4 @@
-"""Opening a database: which file it is, whether it is ours, and bringing its schema up to date."""
+"""Opening a database: its file or server, whether it is one of this program's, and the upgrade of its schema."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from bench.errors import StoreError, one_line
 
 MIGRATIONS = Path(__file__).with_name("migrations")
+#: the statement that makes other processes wait until this one's upgrade is committed; any number serves
+_LOCKS = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(2320176)"}
 
 
 def parse_url(text: str) -> URL:
@@ -53,11 +55,11 @@ def connect(url: URL, create: bool) -> Engine | None:
             if revision(connection, url) is None and not create:
                 engine.dispose()
                 return None
-            if create and file is not None:  # kept in the file; only once it is known to be ours
+            if create and file is not None:  # after `revision`: the file of another program must not be changed
                 connection.rollback()
                 connection.exec_driver_sql("PRAGMA journal_mode = WAL")
                 connection.rollback()
-            _upgrade(connection)  # also for a reader: one that an older version made lacks what is asked for
+            _upgrade(connection)  # also for a reader: an older schema lacks columns that it selects
     except DBAPIError as error:
         engine.dispose()
         raise unusable(url, error) from None
@@ -65,10 +67,10 @@ def connect(url: URL, create: bool) -> Engine | None:
 
 
 def unusable(url: URL, error: DBAPIError) -> StoreError:
-    """What a driver says of a database that is none, is locked or is out of reach."""
+    """The driver's error in one line: the file is no database, it is locked, the server cannot be reached."""
     return StoreError(
         f"{shown(url)} cannot be used as a database: {one_line(error.orig or error)}. "
-        f"Give --db another file, or mend it."
+        f"Give --db another database, or repair this one."
     )
 
 
@@ -94,12 +96,16 @@ def _sqlite_settings(connection: object, record: object) -> None:
 
 
 def revision(connection: Connection, url: URL) -> str | None:
-    """The revision of its schema (None: empty). `StoreError` for somebody else's, and for a newer program's."""
+    """The revision of its schema; None where it is empty.
+
+    `StoreError` for the database of another program, and for one of a newer version of this program.
+    """
+    tables = set(inspect(connection).get_table_names())  # first: another process may make them and their revision now
     current = MigrationContext.configure(connection).get_current_revision()
-    tables = set(inspect(connection).get_table_names())
     if current is None and tables:
         raise StoreError(
-            f"{shown(url)} is a database of something else (it has {sorted(tables)[0]!r}); give --db another."
+            f"{shown(url)} is the database of another program (it has the table {sorted(tables)[0]!r}); "
+            f"give --db another database."
         )
     known = {script.revision for script in _scripts().walk_revisions()}
     if current is not None and current not in known:
@@ -111,16 +117,16 @@ def revision(connection: Connection, url: URL) -> str | None:
 
 
 def newest() -> str:
-    """The revision that this program brings a schema to."""
+    """The revision that this program upgrades a schema to."""
     return str(_scripts().get_current_head())
 
 
 def _upgrade(connection: Connection) -> None:
-    """Bring the schema to the newest revision; two processes may do so at once."""
+    """Upgrade the schema to the newest revision. One process does it at a time; the next finds it done."""
     if MigrationContext.configure(connection).get_current_revision() == newest():
         return
     connection.rollback()
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.dialect.name == "sqlite" else "SELECT 1")
+    connection.exec_driver_sql(_LOCKS.get(connection.dialect.name, "SELECT 1"))
     if MigrationContext.configure(connection).get_current_revision() != newest():
         command.upgrade(_config(connection), "head")
     connection.commit()

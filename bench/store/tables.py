@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy mappings. A change here needs a migration; a test holds both against each other."""
+"""The tables, as SQLAlchemy mappings. A change here needs a migration; a test compares the two."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Table(DeclarativeBase):
 
 
 class RunRow(Table):
-    """One cell. `host`, `pid`, `process_start` and `heartbeat` are its lease while it is RUNNING."""
+    """A run. While it is RUNNING, `host`, `pid`, `process_start` and `heartbeat` are its lease."""
 
     __tablename__ = "runs"
 
@@ -103,7 +103,7 @@ class AuditRow(Table):
 
 
 class SuiteRow(Table):
-    """A run that was asked for as part of a suite; noted before it begins, so without a foreign key."""
+    """A run of a suite. It is noted before the run begins, so there is no foreign key."""
 
     __tablename__ = "suite_runs"
 
@@ -112,7 +112,7 @@ class SuiteRow(Table):
 
 
 class ImageRow(Table):
-    """Which file holds the proposed images of `count` rows of a game from position `start` on."""
+    """The file with the proposed images of `count` rows of a game, from position `start` on."""
 
     __tablename__ = "images"
 

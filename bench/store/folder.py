@@ -1,0 +1,76 @@
+"""The folder with the files of a database: where it lies, who shares it, and which of its files are needed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from bench.store.leases import is_held
+from bench.store.schema import file_of, parse_url
+from bench.store.tables import GameRow, ImageRow, RunRow
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a database needs of its folder.
+
+    images   names of the files that rows refer to
+    resumes  digests of the states from which unfinished games resume
+    played   keys of runs that a live process holds
+    """
+
+    images: frozenset[str] = frozenset()
+    resumes: frozenset[str] = frozenset()
+    played: tuple[str, ...] = ()
+
+
+def needs(session: Session) -> Needs:
+    """What the database needs of its folder now."""
+    images = frozenset(session.scalars(select(ImageRow.file).distinct()))
+    running = session.scalars(select(RunRow).where(RunRow.status == "RUNNING").order_by(RunRow.created)).all()
+    held = tuple(run.key for run in running if is_held(run))
+    digests = session.scalars(
+        select(GameRow.digest)
+        .join(RunRow, RunRow.key == GameRow.run)
+        .where(RunRow.status == "RUNNING", ~GameRow.done, GameRow.digest != "")
+    )
+    return Needs(images, frozenset(digests), held)
+
+
+def files_of(url: str) -> Path:
+    """The folder of images, states and bases: BENCH_CACHE, else beside a SQLite file, else in the user's cache."""
+    given = os.environ.get("BENCH_CACHE")
+    if given:
+        return Path(given)
+    file = file_of(parse_url(url))
+    if file is not None:
+        return file.with_name(f"{file.stem}-files")
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("bench")) / "files"
+
+
+def shares_files(url: str) -> str:
+    """Why other databases may have files in the folder of this one; "" where no other can."""
+    if os.environ.get("BENCH_CACHE"):
+        return "BENCH_CACHE names the folder"
+    file = file_of(parse_url(url))
+    if file is None:
+        return "it is the folder of all databases on servers"
+    if files_of(url).is_symlink():
+        return "the folder is a link"
+    if not file.parent.is_dir():
+        return ""
+    others = (path for path in sorted(file.parent.iterdir()) if path.stem == file.stem and path.name != file.name)
+    return next((f"{path.name} beside it has the same" for path in others if _is_sqlite(path)), "")
+
+
+def _is_sqlite(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
