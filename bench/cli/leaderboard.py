@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import config_option, data_option, db_option, json_option, plugin_option, unused_data_option
+from bench.cli.options import config_option, db_option, unused_data_option, using_options
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
 from bench.norms import NORMS
@@ -28,11 +28,7 @@ if TYPE_CHECKING:
 @click.option("--out", metavar="DIR", default="results/leaderboard", help="Folder of the site.")
 @click.option("--runs", metavar="all|ranked|N", default="ranked", help="Which runs get a page of their own.")
 @click.option("--open", "show", is_flag=True, help="Open the site in a browser.")
-@json_option
-@db_option
-@data_option
-@plugin_option
-@config_option
+@using_options
 def leaderboard(
     out: str,
     runs: str,

@@ -9,16 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.complete import names, one_of
-from bench.cli.options import (
-    config_option,
-    data_option,
-    db_option,
-    device_option,
-    json_option,
-    parse_sets,
-    plugin_option,
-    set_option,
-)
+from bench.cli.options import parse_sets, playing_options
 from bench.deadline import NEVER, Deadline, parse_duration
 from bench.execution.session import open_session
 from bench.norms import NORMS
@@ -71,9 +62,6 @@ if TYPE_CHECKING:
 @click.option("--eps", "radii", metavar="EPS", multiple=True, help="Radius in [0, 1] pixels: 0.3 or 8/255.")
 @click.option("--norm", metavar="|".join(NORMS), default="", help="Norm of the radius.", shell_complete=one_of(*NORMS))
 @click.option("--suite", metavar="NAME", help="A named set of runs from bench.toml.", shell_complete=names("suite"))
-@set_option
-@db_option
-@device_option
 @click.option(
     "--rerun",
     metavar="missing|failed|all",
@@ -89,11 +77,8 @@ if TYPE_CHECKING:
     help="Stop after this time (90s, 8m, 1h30m) with exit code 75; the same command goes on.",
 )
 @click.option("--repeats", metavar="R", type=click.IntRange(min=1), help="Games over permuted streams.")
-@plugin_option
-@config_option
-@data_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@json_option
+@playing_options
 def run(
     defenses: tuple[str, ...],
     attacks: tuple[str, ...],
