@@ -88,7 +88,7 @@ def test_the_soft_vote_tends_to_the_nearest_neighbour(workbench: Resources) -> N
 
 def test_the_soft_average_tends_to_the_output_of_the_nearest_neighbour(workbench: Resources) -> None:
     webnn, x = fitted(workbench, "webnn", defense__weighting="uniform")
-    outputs = np.array(webnn._spoken)
+    outputs = np.array(webnn._averaged)
     cold = SoftKNN(webnn._network, class_indexes(webnn._bank.index, webnn._bank.labels, 10, outputs), 200, 1e-6)
     nearest = [webnn._bank.search(f, 1).ids[0] for f in webnn._network.features(x).numpy()]
     assert np.allclose(cold(x).exp().numpy(), outputs[nearest], atol=1e-4)

@@ -153,13 +153,16 @@ class StaticDefense(Defense):
     """The answer depends on the point alone. A subclass says `answer`; the rest follows."""
 
     kind: ClassVar[Kind] = "static"
+    #: `answer` gets blocks of one fixed size, the last one filled up with zeros: the number of points changes no bit.
+    #: False: it gets all points at once, since it makes blocks of its own
+    in_blocks: ClassVar[bool] = True
 
     @abstractmethod
     def answer(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of a block x (B, C, H, W) of any size B."""
+        """Logits (B, K) of points x (B, C, H, W)."""
 
     def predict(self, x: Tensor) -> Tensor:
-        return in_blocks(self.answer, x)
+        return in_blocks(self.answer, x) if self.in_blocks else self.answer(x)
 
     def snapshot(self) -> State:
         return State()
