@@ -31,6 +31,8 @@ class Ball:
     prefix    of its attacks in foolbox, and its name in AutoAttack; "": they have none that stays within a radius
     uniform   offsets (N, *shape) that are uniform in the ball of radius eps, one per example; None: nobody draws there
     surface   offsets (N, ...) in the ball, moved out to its surface
+    ascent    a step of PGD, of length 1, from the gradient at x and x, both (N, C, H, W); None: foolbox's step
+    project   offsets (N, C, H, W), each moved to the nearest point of the ball of radius eps; None: foolbox's projection
     """
 
     distance: Callable[[Tensor], Tensor]
@@ -39,6 +41,8 @@ class Ball:
     prefix: str = ""
     uniform: Callable[[Draws, tuple[int, ...], float], Tensor] | None = None
     surface: Callable[[Tensor, float], Tensor] | None = None
+    ascent: Callable[[Tensor, Tensor], Tensor] | None = None
+    project: Callable[[Tensor, float], Tensor] | None = None
 
 
 def _uniform_linf(draws: Draws, shape: tuple[int, ...], eps: float) -> Tensor:
@@ -73,6 +77,28 @@ def _outwards(p: float) -> Callable[[Tensor, float], Tensor]:
     return scale
 
 
+def _ascent_l1(gradient: Tensor, x: Tensor) -> Tensor:
+    # The steepest step moves the coordinate of the largest gradient alone. As Tramer and Boneh do (Adversarial Training
+    # and Robustness for Multiple Perturbations, 2019), one step moves 1 % of the coordinates, and none out of the box.
+    stuck = ((x <= 0) & (gradient < 0)) | ((x >= 1) & (gradient > 0))
+    free = gradient.masked_fill(stuck, 0).flatten(1)
+    smallest_kept = free.abs().topk(max(1, free.shape[1] // 100), dim=1).values[:, -1:]
+    step = free.sign() * (free.abs() >= smallest_kept)
+    return (step / step.abs().sum(1, keepdim=True).clamp(min=1)).view_as(gradient)
+
+
+def _project_l1(offset: Tensor, eps: float) -> Tensor:
+    # Every magnitude shrinks by the same amount, to 0 at least (Duchi, Shalev-Shwartz, Singer, Chandra: Efficient
+    # Projections onto the l1-Ball for Learning in High Dimensions, ICML 2008, figure 1)
+    size = offset.flatten(1).abs()
+    largest = size.sort(dim=1, descending=True).values
+    excess = largest.cumsum(1) - eps
+    counts = size.new_ones(size.shape[1]).cumsum(0)
+    kept = (largest * counts > excess).sum(1, keepdim=True)  # coordinates that stay above 0
+    shrink = (excess.gather(1, kept - 1) / kept).clamp(min=0)  # 0 in the ball
+    return offset.sign() * (size - shrink).clamp(min=0).view_as(offset)
+
+
 #: in the order of tables; l0 counts pixels that changed in any channel
 NORMS: dict[Norm, Ball] = {
     "linf": Ball(
@@ -98,6 +124,8 @@ NORMS: dict[Norm, Ball] = {
         prefix="L1",
         uniform=_uniform_l1,
         surface=_outwards(1.0),
+        ascent=_ascent_l1,
+        project=_project_l1,
     ),
     "l0": Ball(distance=lambda delta: (delta != 0).flatten(2).any(1).to(delta.dtype).sum(1), p=0.0, slack=0.0),
 }
