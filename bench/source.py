@@ -39,7 +39,7 @@ def run_file(name: str, path: Path) -> ModuleType:
 
 
 #: modules of the harness that shape images and networks, and so belong to whatever uses them
-ALWAYS_HASHED = ("bench.pgd", "bench.models.")
+ALWAYS_HASHED = ("bench.pgd", "bench.norms", "bench.models.")
 #: modules made from plug-in files are called this and more
 FILE_PREFIX = "bench_plugin_"
 
@@ -48,8 +48,8 @@ FILE_PREFIX = "bench_plugin_"
 def module_hash(module: str) -> str:
     """sha256 over the source of a module and, transitively, of the modules that it imports from where methods live.
 
-    That is its own package, `attacks`, `defenses`, and `bench.pgd`, which shapes images; what the rest of the harness
-    means is in `HARNESS_VERSION`. Nothing is imported: files are found by name, their import statements are read.
+    That is its own package, `attacks`, `defenses`, and `ALWAYS_HASHED`; what the rest of the harness means is in
+    `HARNESS_VERSION`. Nothing is imported: files are found by name, their import statements are read.
     """
     return _source_hash(module, module.startswith(FILE_PREFIX))
 

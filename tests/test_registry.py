@@ -231,3 +231,16 @@ def test_the_source_hash_follows_imports_within_the_package(tmp_path: Path, monk
     assert len(seen) == 4
     source.module_hash.cache_clear()
     assert source.module_hash("defenses.rmc") != source.module_hash("defenses.deepnn")
+
+
+@pytest.mark.parametrize("shaping", ["bench.pgd", "bench.norms"])
+def test_the_source_hash_of_an_attack_holds_what_shapes_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shaping: str
+) -> None:
+    changed, found = tmp_path / "changed.py", source._source_path
+    changed.write_text(found(shaping).read_text() + "# changed\n")
+    before = source.module_hash("attacks.pgd")
+    monkeypatch.setattr(source, "_source_path", lambda name: changed if name == shaping else found(name))
+    source.module_hash.cache_clear()
+    assert source.module_hash("attacks.pgd") != before
+    source.module_hash.cache_clear()
