@@ -32,7 +32,7 @@ class Ball:
     uniform   offsets (N, *shape) that are uniform in the ball of radius eps, one per example; None: nobody draws there
     surface   offsets (N, ...) in the ball, moved out to its surface
     ascent    a step of PGD, of length 1, from the gradient at x and x, both (N, C, H, W); None: foolbox's step
-    project   offsets (N, C, H, W), each moved to the nearest point of the ball of radius eps; None: foolbox's projection
+    project   offsets (N, C, H, W), each moved to the nearest point of the ball of radius eps; None: foolbox's
     """
 
     distance: Callable[[Tensor], Tensor]

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from alembic import command
+from sqlalchemy import create_engine
 
 from bench import config, plugins, registry
 from bench.cli.main import call
@@ -23,6 +25,7 @@ from bench.planning.facts import facts_of
 from bench.planning.plan import Request, plan
 from bench.planning.spec import RunSpec
 from bench.settings import Settings
+from bench.store.schema import _config
 
 #: small and quick, for tests that ask how and not how well
 QUICK = {"base.epochs": 8, "defense.epochs": 1, "defense.k": 128, "defense.bank_steps": 5, "attack.steps": 5}
@@ -133,6 +136,14 @@ def bench() -> Bench:
         return Outcome(code, out.getvalue(), err.getvalue())
 
     return run
+
+
+def migrate(url: str, revision: str, upwards: bool = True) -> None:
+    """Bring the schema of a database up or down to a revision."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        (command.upgrade if upwards else command.downgrade)(_config(connection), revision)
+    engine.dispose()
 
 
 def sets(**values: object) -> list[str]:
