@@ -237,7 +237,7 @@ def test_eot_on_a_defense_that_adapts_draws_once_for_each_example(workbench: Res
 def test_a_wrapper_needs_a_copy_of_the_defense_and_a_gradient_inside(bench: Bench) -> None:
     for attack, reason in (
         ("bpda:pgd", "needs a copy of the defense"),
-        ("bpda:random-search", "differentiates nothing"),
+        ("bpda:random-search", "the attack inside uses no gradients"),
         ("eot:pgd-skip", "regular is not randomised"),
     ):
         done = bench("run", "--defense", "regular", "--attack", attack, "-n", 2, "--json", "--workers", 1)
@@ -251,7 +251,7 @@ def test_eot_declines_what_adapts_to_a_batch(workbench: Resources) -> None:
     for kind, declined in (("batch", True), ("online", False)):
         reason = attack.declines(threat, facts, DefenseInfo("together", kind, True, True))
         assert (reason is not None) == declined
-        assert not declined or "in which one an example will come is not known" in reason
+        assert not declined or "the attacker does not know the batch" in reason
 
 
 def test_a_wrapper_has_what_the_attack_inside_has() -> None:
@@ -295,7 +295,7 @@ def test_dear_answers_are_spent_on_the_points_that_the_network_finds_best(workbe
 def test_random_search_needs_queries_or_a_network() -> None:
     search = RandomSearch(RandomSearchParams(draws=100))
     info = DefenseInfo("d", "static", True, False)
-    assert "no network to sift" in str(search.declines(ThreatModel(queries=5), None, info))  # type: ignore[arg-type]
+    assert "no network to select" in str(search.declines(ThreatModel(queries=5), None, info))  # type: ignore[arg-type]
     assert search.declines(ThreatModel(queries=100), None, info) is None  # type: ignore[arg-type]
 
 
