@@ -1,6 +1,6 @@
-"""The norms: what each measures, and how its ball is drawn from. One entry of `NORMS` is all that a norm is.
+"""The norms: how each measures a perturbation, and what attacks need of its ball. A norm is one entry of `NORMS`.
 
-Functions take perturbations delta = x' - x of images, (N, C, H, W) in [0, 1] pixels, and give one number per image.
+A perturbation delta = x' - x is (N, C, H, W), in units of [0, 1] pixels.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Ball:
 
     distance  (N,) from delta (N, C, H, W), in delta's type
     p         the exponent by which `torch.cdist` and other libraries know it
-    slack     what a correct attack may exceed the radius by, for float32 arithmetic
-    prefix    of its attacks in foolbox, and its name in AutoAttack; "": they have none that stays within a radius
-    uniform   offsets (N, *shape) that are uniform in the ball of radius eps, one per example; None: nobody draws there
-    surface   offsets (N, ...) in the ball, moved out to its surface
+    slack     by how much a correct attack may exceed the radius, since it computes in float32
+    prefix    of the names of its attacks in foolbox, and its name in AutoAttack; "": no attack stays within a radius
+    uniform   offsets (N, *shape) that are uniform in the ball of radius eps, one per example; None: no attack draws
+    surface   offsets (N, ...) in the ball, moved out to its surface; None likewise
     ascent    a step of PGD, of length 1, from the gradient at x and x, both (N, C, H, W); None: foolbox's step
     project   offsets (N, C, H, W), each moved to the nearest point of the ball of radius eps; None: foolbox's
     """

@@ -140,7 +140,7 @@ def test_distances_by_hand() -> None:
     assert found == {"linf": 0.5, "l2": round(0.5**0.5, 6), "l1": 1.2, "l0": 2.0}
 
 
-def test_a_norm_that_is_none_is_an_error_everywhere(points: Tensor, generator: torch.Generator) -> None:
+def test_an_unknown_norm_is_an_error_everywhere(points: Tensor, generator: torch.Generator) -> None:
     draws, y = Draws(0, "x", range(5)), torch.zeros(5, dtype=torch.int64)
     calls = [
         lambda norm: random_offset(draws, (1, 4, 4), 0.1, norm),
