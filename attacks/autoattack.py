@@ -1,16 +1,16 @@
-"""`autoattack`: the standard ensemble without parameters to tune, from its authors' implementation (pyautoattack).
+"""`autoattack`: the standard ensemble of parameter-free attacks, in its authors' implementation (pyautoattack).
 
 Croce, Hein: Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks, ICML
-2020: APGD on the cross-entropy, APGD on the targeted difference of logits ratio (DLR), targeted FAB, Square. A cascade:
-each part attacks what the parts before left unfooled of the network that the threat model grants. Square asks that
-network, not the deployed defense.
+2020. The parts are APGD on the cross-entropy, APGD on the targeted difference of logits ratio (DLR), targeted FAB and
+Square. They form a cascade: each part attacks the examples that no earlier part has broken. All parts attack the
+network that the threat model grants. Square queries that network too, not the deployed defense.
 
-Ours, not theirs: the cascade, so that each part draws from the examples' own seeds, and so that nothing but the parts
-asks the network (the library's own also runs its checks of the network, which `bench audit` does here). With fewer than
-four classes there is no targeted DLR, and untargeted APGD on the cross-entropy with random restarts stands in for it.
+Deviations: the cascade is ours. So each part draws from the examples' own seeds, and only the parts query the network.
+(The cascade of the library also checks the network; here `bench audit` does that.) The targeted DLR needs four classes.
+With fewer, untargeted APGD on the cross-entropy with random restarts replaces it.
 
-In L1 (Croce, Hein: Mind the Box, ICML 2021) APGD begins with larger radii, as theirs does; their standard version takes
-5 restarts and 5 target classes there: `attack.restarts`, `attack.target_classes`.
+In l1 (Croce, Hein: Mind the Box, ICML 2021) APGD starts with larger radii, as in the library. The standard version of
+the library uses 5 restarts and 5 target classes in l1; here `attack.restarts` and `attack.target_classes` set them.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def _known_parts(given: str) -> str:
 
 
 class AutoAttackParams(Params):
-    """parts: of the ensemble, in their order, with commas; steps of APGD and FAB; restarts of APGD-CE; target_classes:
-    of the targeted parts, most likely first; square_queries: of Square, for each example."""
+    """parts: the parts to run, in this order, separated by commas; steps: of APGD and FAB; restarts: of APGD-CE;
+    target_classes: number of classes that the targeted parts try, most likely first; square_queries: queries of Square
+    per example."""
 
     parts: Annotated[str, AfterValidator(_known_parts)] = "apgd-ce,apgd-t,fab-t,square"
     steps: int = Field(default=100, ge=2)
@@ -56,7 +57,7 @@ class AutoAttackParams(Params):
 
 
 class AutoAttack(Attack):
-    """The parts in turn, each on what is left."""
+    """Runs the parts in order, each on the examples that are not yet broken."""
 
     Params: ClassVar[type[Params]] = AutoAttackParams
     norms: ClassVar[tuple[Norm, ...]] = DESCENDED
@@ -117,5 +118,5 @@ class AutoAttack(Attack):
 
 
 def _cuda_generators_kept(x: Tensor) -> Any:
-    """The library seeds torch's global generators, those of a GPU too; afterwards they are as before."""
+    """Restore torch's global generators afterwards, also those of a GPU: the library seeds them."""
     return torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else [])

@@ -1,4 +1,4 @@
-"""`clean`: returns its input, so that the clean accuracy is an ordinary row."""
+"""`clean`: returns its input, so that the clean accuracy comes from an ordinary run."""
 
 from __future__ import annotations
 

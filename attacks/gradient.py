@@ -1,9 +1,11 @@
 """`fgsm` and `bim`: the fast gradient sign method and its iteration, from foolbox.
 
-Goodfellow, Shlens, Szegedy: Explaining and Harnessing Adversarial Examples, ICLR 2015: one step of the radius along the
-sign of the gradient of the cross-entropy (in l2: along the gradient). Kurakin, Goodfellow, Bengio: Adversarial Examples
-in the Physical World, 2016: the same in many small steps, projected onto the ball; unlike PGD it starts from the image
-itself.
+fgsm  Goodfellow, Shlens, Szegedy: Explaining and Harnessing Adversarial Examples, ICLR 2015. One step of length eps
+      along the sign of the gradient of the cross-entropy; in l2 and l1 along the gradient.
+bim   Kurakin, Goodfellow, Bengio: Adversarial Examples in the Physical World, 2016. Many small steps, each followed by
+      a projection onto the ball. Unlike PGD, it starts at the image itself.
+
+In l1, foolbox steps along the gradient and scales an image back into the ball. The steps of `pgd` are stronger there.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from bench.values import Params
 
 
 class FoolboxAttack(Attack):
-    """A deterministic attack of foolbox within a radius. A subclass says which."""
+    """A deterministic attack of foolbox within a radius. A subclass names the attack."""
 
     norms: ClassVar[tuple[Norm, ...]] = DESCENDED
 
@@ -46,7 +48,7 @@ class FoolboxAttack(Attack):
 
 
 class FGSM(FoolboxAttack):
-    """One step along the sign of the gradient."""
+    """One step along the sign of the gradient (l2, l1: along the gradient)."""
 
     def engine(self, norm: Norm, eps: float) -> Any:
         return foolbox_attack("FastGradientAttack", norm)(random_start=False)
@@ -60,7 +62,7 @@ class BIMParams(Params):
 
 
 class BIM(FoolboxAttack):
-    """Many small steps from the image itself."""
+    """Many small steps that start at the image itself."""
 
     Params: ClassVar[type[Params]] = BIMParams
     quick: ClassVar[Mapping[str, Any]] = {"steps": 10}

@@ -1,6 +1,6 @@
-"""The norms: what each measures, and how its ball is drawn from. One entry of `NORMS` is all that a norm is.
+"""The norms: how each measures a perturbation, and what attacks need of its ball. A norm is one entry of `NORMS`.
 
-Functions take perturbations delta = x' - x of images, (N, C, H, W) in [0, 1] pixels, and give one number per image.
+A perturbation delta = x' - x is (N, C, H, W), in units of [0, 1] pixels.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ class Ball:
 
     distance  (N,) from delta (N, C, H, W), in delta's type
     p         the exponent by which `torch.cdist` and other libraries know it
-    slack     what a correct attack may exceed the radius by, for float32 arithmetic
-    prefix    of its attacks in foolbox, and its name in AutoAttack; "": they have none that stays within a radius
-    uniform   offsets (N, *shape) that are uniform in the ball of radius eps, one per example; None: nobody draws there
-    surface   offsets (N, ...) in the ball, moved out to its surface
+    slack     by how much a correct attack may exceed the radius, since it computes in float32
+    prefix    of the names of its attacks in foolbox, and its name in AutoAttack; "": no attack stays within a radius
+    uniform   offsets (N, *shape) that are uniform in the ball of radius eps, one per example; None: no attack draws
+    surface   offsets (N, ...) in the ball, moved out to its surface; None likewise
+    ascent    a step of PGD, of length 1, from the gradient at x and x, both (N, C, H, W); None: foolbox's step
+    project   offsets (N, C, H, W), each moved to the nearest point of the ball of radius eps; None: foolbox's
     """
 
     distance: Callable[[Tensor], Tensor]
@@ -42,6 +44,8 @@ class Ball:
     prefix: str = ""
     uniform: Callable[[Draws, tuple[int, ...], float], Tensor] | None = None
     surface: Callable[[Tensor, float], Tensor] | None = None
+    ascent: Callable[[Tensor, Tensor], Tensor] | None = None
+    project: Callable[[Tensor, float], Tensor] | None = None
 
 
 def _uniform_linf(draws: Draws, shape: tuple[int, ...], eps: float) -> Tensor:
@@ -76,6 +80,28 @@ def _outwards(p: float) -> Callable[[Tensor, float], Tensor]:
     return scale
 
 
+def _ascent_l1(gradient: Tensor, x: Tensor) -> Tensor:
+    # The steepest step moves the coordinate of the largest gradient alone. As Tramer and Boneh do (Adversarial Training
+    # and Robustness for Multiple Perturbations, 2019), one step moves 1 % of the coordinates, and none out of the box.
+    stuck = ((x <= 0) & (gradient < 0)) | ((x >= 1) & (gradient > 0))
+    free = gradient.masked_fill(stuck, 0).flatten(1)
+    smallest_kept = free.abs().topk(max(1, free.shape[1] // 100), dim=1).values[:, -1:]
+    step = free.sign() * (free.abs() >= smallest_kept)
+    return (step / step.abs().sum(1, keepdim=True).clamp(min=1)).view_as(gradient)
+
+
+def _project_l1(offset: Tensor, eps: float) -> Tensor:
+    # Every magnitude shrinks by the same amount, to 0 at least (Duchi, Shalev-Shwartz, Singer, Chandra: Efficient
+    # Projections onto the l1-Ball for Learning in High Dimensions, ICML 2008, figure 1)
+    size = offset.flatten(1).abs()
+    largest = size.sort(dim=1, descending=True).values
+    excess = largest.cumsum(1) - eps
+    counts = size.new_ones(size.shape[1]).cumsum(0)
+    kept = (largest * counts > excess).sum(1, keepdim=True)  # coordinates that stay above 0
+    shrink = (excess.gather(1, kept - 1) / kept).clamp(min=0)  # 0 in the ball
+    return offset.sign() * (size - shrink).clamp(min=0).view_as(offset)
+
+
 #: in the order of tables; l0 counts pixels that changed in any channel
 NORMS: dict[Norm, Ball] = {
     "linf": Ball(
@@ -101,6 +127,8 @@ NORMS: dict[Norm, Ball] = {
         prefix="L1",
         uniform=_uniform_l1,
         surface=_outwards(1.0),
+        ascent=_ascent_l1,
+        project=_project_l1,
     ),
     "l0": Ball(distance=lambda delta: (delta != 0).flatten(2).any(1).to(delta.dtype).sum(1), p=0.0, slack=0.0),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import eagerpy as ep
 import foolbox
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bench.errors import UnknownName
-from bench.norms import DESCENDED, Norm, ball_of
+from bench.norms import DESCENDED, Ball, Norm, ball_of
 
 #: this code shapes images: see `bench.source`
 SHAPES_ROWS = True
@@ -32,6 +32,8 @@ summed_cross_entropy: Loss = partial(cross_entropy, reduction="sum")
 class _GivenStart:
     """foolbox's descent that starts at x + `offset` (N, C, H, W), in the ball, and ascends `loss`."""
 
+    ball: ClassVar[Ball]
+
     def __init__(self, steps: int, step_size: float, offset: Tensor | None, loss: Loss) -> None:
         super().__init__(abs_stepsize=step_size, steps=steps, random_start=offset is not None)  # type: ignore[call-arg]
         self._offset = offset
@@ -42,6 +44,16 @@ class _GivenStart:
 
     def get_random_start(self, x0: Any, epsilon: float) -> Any:
         return x0 + ep.astensor(self._offset)
+
+    def normalize(self, gradients: Any, *, x: Any, bounds: Any) -> Any:
+        if self.ball.ascent is None:
+            return super().normalize(gradients, x=x, bounds=bounds)  # type: ignore[misc]
+        return ep.astensor(self.ball.ascent(gradients.raw, x.raw))
+
+    def project(self, x: Any, x0: Any, epsilon: float) -> Any:
+        if self.ball.project is None:
+            return super().project(x, x0, epsilon)  # type: ignore[misc]
+        return x0 + ep.astensor(self.ball.project((x - x0).raw, epsilon))
 
 
 def foolbox_attack(name: str, norm: Norm) -> Any:
@@ -54,8 +66,9 @@ def foolbox_attack(name: str, norm: Norm) -> Any:
 
 @cache
 def _engine(norm: Norm) -> Any:
-    """foolbox's descent in this norm with our start."""
-    return type("OurStart", (_GivenStart, foolbox_attack("ProjectedGradientDescentAttack", norm)), {})
+    """foolbox's descent in this norm with our start, and with the norm's own step and projection where it has them."""
+    parents = (_GivenStart, foolbox_attack("ProjectedGradientDescentAttack", norm))
+    return type("OurStart", parents, {"ball": ball_of(norm)})
 
 
 @torch.enable_grad()  # whoever asks a defense that crafts images may do so without gradients

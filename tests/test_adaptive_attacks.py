@@ -20,7 +20,7 @@ from bench.game.crafting import Crafted, craft
 from bench.game.judge import rule
 from bench.game.oracle import GameOracle
 from bench.game.resources import Resources
-from bench.norms import ball_of
+from bench.norms import DESCENDED, ball_of
 from bench.pgd import pgd
 from bench.threat import ThreatModel
 from tests import planted
@@ -237,7 +237,7 @@ def test_eot_on_a_defense_that_adapts_draws_once_for_each_example(workbench: Res
 def test_a_wrapper_needs_a_copy_of_the_defense_and_a_gradient_inside(bench: Bench) -> None:
     for attack, reason in (
         ("bpda:pgd", "needs a copy of the defense"),
-        ("bpda:random-search", "differentiates nothing"),
+        ("bpda:random-search", "the attack inside uses no gradients"),
         ("eot:pgd-skip", "regular is not randomised"),
     ):
         done = bench("run", "--defense", "regular", "--attack", attack, "-n", 2, "--json", "--workers", 1)
@@ -251,7 +251,7 @@ def test_eot_declines_what_adapts_to_a_batch(workbench: Resources) -> None:
     for kind, declined in (("batch", True), ("online", False)):
         reason = attack.declines(threat, facts, DefenseInfo("together", kind, True, True))
         assert (reason is not None) == declined
-        assert not declined or "in which one an example will come is not known" in reason
+        assert not declined or "the attacker does not know the batch" in reason
 
 
 def test_a_wrapper_has_what_the_attack_inside_has() -> None:
@@ -270,14 +270,14 @@ def test_a_wrapper_has_what_the_attack_inside_has() -> None:
 # -- random search ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", DESCENDED)
 def test_random_points_are_in_the_ball_and_half_of_them_on_its_surface(norm: str) -> None:
     x = torch.full((1, 6, 6), 0.5)
     search = RandomSearch(RandomSearchParams(draws=150))
     parts = list(search._points(x, 0.2, norm, Draws(0, "t", [3])))
     assert [len(part) for part in parts] == [100, 50]
-    delta = (torch.cat(parts) - x).flatten(1)
-    size = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+    delta = torch.cat(parts) - x
+    size = ball_of(norm).distance(delta)
     assert size.max() <= 0.2 + 1e-6 and torch.allclose(size[::2], torch.tensor(0.2), atol=1e-5)
     corners = ((delta[::2].abs() - 0.2).abs() < 1e-6).all()
     assert bool(corners) == (norm == "linf")
@@ -295,7 +295,7 @@ def test_dear_answers_are_spent_on_the_points_that_the_network_finds_best(workbe
 def test_random_search_needs_queries_or_a_network() -> None:
     search = RandomSearch(RandomSearchParams(draws=100))
     info = DefenseInfo("d", "static", True, False)
-    assert "no network to sift" in str(search.declines(ThreatModel(queries=5), None, info))  # type: ignore[arg-type]
+    assert "no network to select" in str(search.declines(ThreatModel(queries=5), None, info))  # type: ignore[arg-type]
     assert search.declines(ThreatModel(queries=100), None, info) is None  # type: ignore[arg-type]
 
 

@@ -177,8 +177,8 @@ def test_points_that_are_certainly_adversarial_are_found_where_there_is_a_gradie
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 40))
     x, draws = torch.rand(8, 1, 6, 6) * 0.5 + 0.25, Draws(0, "t", range(8))
-    for norm, eps in (("linf", 0.1), ("l2", 0.5)):
-        threat = ThreatModel(norm=norm, eps=eps)  # type: ignore[arg-type]
+    for norm, eps in (("linf", 0.1), ("l2", 0.5), ("l1", 1.5)):
+        threat = ThreatModel(norm=norm, eps=eps)
         sound = planted(network, x, threat, 40, 0.1, draws)
         assert not sound.tripped and sound.value >= 0.9
         masked = planted(Rounded(network), x, threat, 40, 0.1, draws)

@@ -308,6 +308,31 @@ def test_an_attack_declines_a_norm_that_it_has_not(bench: Bench) -> None:
     assert done.runs[0]["reason"] == "it has no l0 form (it has: linf, l2, l1)"
 
 
+def test_runs_in_l1_pass_through_every_command(bench: Bench) -> None:
+    attacks = ("--attack", "pgd", "--attack", "autoattack")
+    small = sets(attack__steps=40, attack__square_queries=20)
+    done = bench(
+        "run", "--defense", "regular", *attacks, "--norm", "l1", "-n", 6, "--json", "--workers", 1, *BASE, *small
+    )
+    assert done.code == 0, done.err
+    for run in done.runs:
+        assert (run["status"], run["norm"], run["eps"], run["violations"]) == ("DONE", "l1", 4.0, 0)
+        assert run["robust_accuracy"]["value"] < run["clean_accuracy"]["value"]
+        assert bench("verify", run["run"]).code == 0
+        (exported,) = json.loads(bench("export", run["run"], "--format", "json").out)
+        far = [example["distances"]["l1"] for example in exported["examples"]]
+        assert [example["distance"] for example in exported["examples"]] == far and 0 < max(far) <= 4 + 1e-4
+    keys = [run["run"] for run in done.runs]
+    assert bench("compare", *keys).code == 0
+    lines = list(csv.DictReader(io.StringIO(bench("export", *keys, "--format", "csv").out)))
+    assert len(lines) == 12 and all(line["distance"] == line["distances_l1"] != "" for line in lines)
+    assert "l1 eps 4" in bench("show", keys[0]).out
+    assert bench("leaderboard", "--runs", "all", "--out", "site").code == 0
+    pages = [path.read_text(encoding="utf-8") for path in Path("site", "runs").glob("*.html")]
+    assert sum("l1 4" in page for page in pages) == 2
+    assert bench("plot", "heatmap", "--norm", "l1", "--out", "l1.svg").code == 0
+
+
 def test_the_same_plug_in_in_another_folder_is_the_same_run(bench: Bench, tmp_path: Path, plugins: list[str]) -> None:
     other = tmp_path / "elsewhere" / "renamed.py"
     other.parent.mkdir()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sqlite3
 from pathlib import Path
 
 import pytest
-from alembic import command
-from sqlalchemy import create_engine
 
+from bench.norms import NORMS
 from bench.planning.spec import RunSpec
 from bench.store import Store
-from bench.store.schema import _config
-from tests.conftest import Bench
+from tests.conftest import Bench, migrate
 
+#: the norms that had a column each
+OLD_NORMS = ("linf", "l2", "l0")
 #: by the first letters of the key: what the old version printed of the run
 PRINTED = {
     "a968f308": ("probe", 1.0, 1.0, "linf 0.2, p 3, delay 2"),
@@ -51,6 +53,24 @@ def test_all_rows_of_the_version_before_are_exported(bench: Bench, old: str) -> 
     }  # fmt: skip
 
 
+def test_distances_of_the_version_before_are_exported_as_they_were(bench: Bench, old: str) -> None:
+    """Each bit of them, in JSON and in CSV; a norm that came later is missing."""
+    with sqlite3.connect(old.removeprefix("sqlite:///")) as connection:
+        columns = 'select run, game, "index", linf, l2, l0 from examples'
+        before = {tuple(row[:3]): dict(zip(OLD_NORMS, row[3:], strict=True)) for row in connection.execute(columns)}
+    exported = json.loads(bench("export", "--format", "json", "--db", old).out)
+    examples = [(run["run"], example) for run in exported for example in run["examples"]]
+    assert len(examples) == len(before)
+    for run, example in examples:
+        was = before[run, example["trial"], example["index"]]
+        assert example["distances"] == {**was, "l1": None} and list(example["distances"]) == list(NORMS)
+    lines = list(csv.DictReader(io.StringIO(bench("export", "--format", "csv", "--db", old).out)))
+    assert len(lines) == len(before)
+    for line in lines:
+        was = before[line["run"], int(line["trial"]), int(line["index"])]
+        assert {norm: float(line[f"distances_{norm}"]) for norm in OLD_NORMS} == was and line["distances_l1"] == ""
+
+
 def distances_of(connection: sqlite3.Connection) -> list[tuple[str, int, int, dict[str, float | None]]]:
     rows = connection.execute("select run, game, position, distances from examples order by 1, 2, 3").fetchall()
     return [(run, game, position, json.loads(text)) for run, game, position, text in rows]
@@ -73,15 +93,8 @@ def test_distances_become_one_column_and_columns_again(old: str) -> None:
     migrate(old, "head")
     with sqlite3.connect(path) as connection:
         stored = distances_of(connection)
-    assert stored == [(*row[:3], dict(zip(("linf", "l2", "l0"), row[3:], strict=True))) for row in before]
+    assert stored == [(*row[:3], dict(zip(OLD_NORMS, row[3:], strict=True))) for row in before]
     assert any(value["l2"] == 0.1 + 0.2 and value["l0"] is None for *_, value in stored) and len(stored) > 12_000
     migrate(old, "0004", upwards=False)
     with sqlite3.connect(path) as connection:
         assert connection.execute(columns).fetchall() == before
-
-
-def migrate(url: str, revision: str, upwards: bool = True) -> None:
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        (command.upgrade if upwards else command.downgrade)(_config(connection), revision)
-    engine.dispose()

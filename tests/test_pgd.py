@@ -34,18 +34,15 @@ def points(generator: torch.Generator) -> Tensor:
     return torch.rand((5, 1, 4, 4), generator=generator) * 0.4 + 0.3
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_on_a_linear_model_pgd_reaches_the_margin_minus_what_its_step_can_win(
-    points: Tensor, generator: torch.Generator, norm: str
+@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", torch.inf)])
+def test_on_a_linear_model_pgd_reaches_the_margin_minus_eps_times_the_dual_norm(
+    points: Tensor, generator: torch.Generator, norm: str, dual: float
 ) -> None:
-    """In linf and l2 that is eps times the dual norm of w. foolbox's step in l1 goes along w itself and not along its
-    largest coordinate: it wins eps w.w / |w|_1."""
     model, eps = Linear(generator), 0.1
-    won = {"linf": model.w.norm(p=1), "l2": model.w.norm(p=2), "l1": model.w.dot(model.w) / model.w.norm(p=1)}[norm]
     y = torch.zeros(len(points), dtype=torch.int64)
     offset = random_offset(Draws(0, "x", range(len(points))), (1, 4, 4), eps, norm)
     x_adv = pgd(model, points, y, eps=eps, steps=200, step_size=eps / 10, norm=norm, offset=offset)
-    expected = model.margin(points) - eps * won
+    expected = model.margin(points) - eps * model.w.norm(p=dual)
     assert torch.allclose(model.margin(x_adv), expected, atol=2e-4)
     assert float(distances(points, x_adv)[norm].max()) <= eps + 1e-6
 
@@ -106,13 +103,44 @@ def test_points_on_the_surface_are_at_the_radius(norm: str) -> None:
     assert torch.equal(outer.sign(), inner.sign())
 
 
+def test_a_projection_onto_the_l1_ball_gives_its_nearest_point(generator: torch.Generator) -> None:
+    """Inside and on the ball nothing moves. Outside, the nearest point p of v is the one on the surface for which no
+    point of the ball is further along v - p: the largest product there is eps times the linf norm of v - p."""
+    assert NORMS["l1"].project is not None
+    eps = 0.5
+    start = torch.randn((60, 2, 3, 3), generator=generator).double()
+    length = torch.linspace(0.02, 2, 60).double()
+    length[10] = eps
+    offset = start * (length / ball_of("l1").distance(start)).view(-1, 1, 1, 1)
+    moved = NORMS["l1"].project(offset, eps)
+    inside = length <= eps
+    assert 10 < int(inside.sum()) < 20 and torch.allclose(moved[inside], offset[inside], rtol=0, atol=1e-15)
+    rest = (offset - moved)[~inside].flatten(1)
+    assert torch.allclose(ball_of("l1").distance(moved[~inside]), torch.tensor(eps).double())
+    assert torch.allclose((rest * moved[~inside].flatten(1)).sum(1), eps * rest.abs().amax(1))
+    assert not NORMS["l1"].project(torch.zeros(1, 1, 2, 2), eps).any()
+
+
+def test_a_step_of_ascent_in_l1_moves_the_largest_share_of_what_the_box_leaves_free() -> None:
+    assert NORMS["l1"].ascent is not None
+    gradient = torch.zeros(3, 2, 10, 10)
+    gradient[0, 0, 0, :4] = torch.tensor([4.0, -3.0, 2.0, -1.0])
+    gradient[1, 0, 0, :4] = torch.tensor([4.0, -3.0, 2.0, -1.0])
+    x = torch.full_like(gradient, 0.5)
+    x[1, 0, 0, 0], x[1, 0, 0, 1] = 1.0, 0.0  # already at the bounds that they would cross
+    step = NORMS["l1"].ascent(gradient, x)
+    assert step[0, 0, 0, :4].tolist() == [0.5, -0.5, 0.0, 0.0]  # 2 of 200 coordinates
+    assert step[1, 0, 0, :4].tolist() == [0.0, 0.0, 0.5, -0.5]
+    assert ball_of("l1").distance(step).tolist() == [1.0, 1.0, 0.0]
+
+
 def test_distances_by_hand() -> None:
     delta = torch.tensor([[[[0.3, 0.0], [0.0, 0.0]], [[-0.4, 0.0], [0.0, 0.5]]]])
     found = {norm: round(float(ball.distance(delta)), 6) for norm, ball in NORMS.items()}
     assert found == {"linf": 0.5, "l2": round(0.5**0.5, 6), "l1": 1.2, "l0": 2.0}
 
 
-def test_a_norm_that_is_none_is_an_error_everywhere(points: Tensor, generator: torch.Generator) -> None:
+def test_an_unknown_norm_is_an_error_everywhere(points: Tensor, generator: torch.Generator) -> None:
     draws, y = Draws(0, "x", range(5)), torch.zeros(5, dtype=torch.int64)
     calls = [
         lambda norm: random_offset(draws, (1, 4, 4), 0.1, norm),

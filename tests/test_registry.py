@@ -253,3 +253,16 @@ def test_the_source_hash_follows_modules_of_the_harness_that_are_marked(monkeypa
     source.module_hash("defenses.rmc")
     assert {"pgd.py", "norms.py", "bank.py", "frozen.py"} <= followed and "draws.py" not in followed
     source.module_hash.cache_clear()
+
+
+@pytest.mark.parametrize("shaping", ["bench.pgd", "bench.norms"])
+def test_the_source_hash_of_an_attack_holds_what_shapes_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shaping: str
+) -> None:
+    changed, found = tmp_path / "changed.py", source._source_path
+    changed.write_text(found(shaping).read_text() + "# changed\n")
+    before = source.module_hash("attacks.pgd")
+    monkeypatch.setattr(source, "_source_path", lambda name: changed if name == shaping else found(name))
+    source.module_hash.cache_clear()
+    assert source.module_hash("attacks.pgd") != before
+    source.module_hash.cache_clear()

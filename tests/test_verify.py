@@ -66,6 +66,12 @@ def test_what_was_not_touched_holds(bench: Bench, run: Callable[..., str], defen
         )
 
 
+def test_rows_from_before_a_norm_was_added_hold(bench: Bench, run: Callable[..., str]) -> None:
+    key = run("--defense", "regular", "--attack", "pgd", *sets(base__epochs=8, attack__steps=5))
+    sql("update examples set distances = json_remove(distances, '$.l1') where run = ?", key)
+    assert verified(bench, key)["holds"]
+
+
 def test_every_run_of_the_smoke_suite_holds(bench: Bench) -> None:
     quick = sets(base__epochs=8, defense__epochs=1, defense__k=128, defense__bank_steps=5, attack__steps=5)
     done = bench(

@@ -58,7 +58,7 @@ def check_stays_in_the_ball_and_the_box(subject: AttackSubject) -> str:
     """No violation at the default radius and at 1, 2, 4, 8, 16 /255."""
     threat = subject.spec.threat
     radii = [threat.eps]
-    if threat.norm == "linf" and threat.eps > 0:
+    if subject.bounded and threat.eps > 0:
         radii += [step / 255 for step in (1, 2, 4, 8, 16)]
     for eps in radii:
         allowed = threat.with_fields({"eps": eps})

@@ -14,7 +14,7 @@ import click
 from bench.cli.options import config_option, db_option, unused_data_option, using_options
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
-from bench.norms import NORMS
+from bench.norms import NORMS, ball_of
 
 if TYPE_CHECKING:
     from bench.execution.session import Session
@@ -152,6 +152,8 @@ def plot(
         raise UnknownName("chart", kind, [*LEADERBOARD_CHARTS, *RUN_CHARTS])
     if tier not in TIERS:
         raise UnknownName("tier", tier, TIERS)
+    if norm is not None:
+        ball_of(norm)  # raises `UnknownName`
     if Path(out).suffix.lower() not in ENDINGS:
         raise BadValue(f"--out is {out!r}; give a file that ends in .png, .svg or .html.")
     if not 0 < scale <= 10:  # a chart of ten times the size has 100 million pixels
