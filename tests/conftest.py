@@ -183,8 +183,8 @@ def sets(**values: object) -> list[str]:
 
 
 @pytest.fixture
-def workbench(cache_root: Path) -> Resources:
-    """A workbench on the CPU with the shared cache."""
+def resources(cache_root: Path) -> Resources:
+    """What games need, on the CPU, with the shared cache."""
     return Resources(Settings(cache_root, None, "cpu", None, (), 50, 5.0, 1))
 
 

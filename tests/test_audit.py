@@ -203,9 +203,9 @@ def test_thresholds_are_crossed_from_the_right_side() -> None:
 # -- behaviour --------------------------------------------------------------------------------------------------------
 
 
-def behaved(workbench: Resources, cls: type, n: int = 12) -> dict[str, Finding]:
+def behaved(resources: Resources, cls: type, n: int = 12) -> dict[str, Finding]:
     registry.register_defense("planted", cls)
-    return {one.id: one for one in behaviour(DefenseSubject(workbench, spec_of("planted", "clean", n=n)))}
+    return {one.id: one for one in behaviour(DefenseSubject(resources, spec_of("planted", "clean", n=n)))}
 
 
 @pytest.mark.parametrize(
@@ -223,13 +223,13 @@ def behaved(workbench: Resources, cls: type, n: int = 12) -> dict[str, Finding]:
         (faults.LeftTraining, "M8"),
     ],
 )
-def test_a_planted_fault_trips_its_check_and_a_sound_defense_none(workbench: Resources, cls: type, id_: str) -> None:
-    assert behaved(workbench, cls)[id_].tripped
-    sound = behaviour(DefenseSubject(workbench, spec_of("regular", "clean")))
+def test_a_planted_fault_trips_its_check_and_a_sound_defense_none(resources: Resources, cls: type, id_: str) -> None:
+    assert behaved(resources, cls)[id_].tripped
+    sound = behaviour(DefenseSubject(resources, spec_of("regular", "clean")))
     assert [one for one in sound if one.tripped] == [] and {one.id for one in sound} == {f"M{i}" for i in range(1, 9)}
 
 
-def test_a_restore_that_forgets_the_optimiser_is_found(workbench: Resources) -> None:
+def test_a_restore_that_forgets_the_optimiser_is_found(resources: Resources) -> None:
     """The weights come back and Adam's moments do not: the next answers are others."""
 
     class ForgetsMoments(RMC):
@@ -238,16 +238,16 @@ def test_a_restore_that_forgets_the_optimiser_is_found(workbench: Resources) -> 
             super().restore(State({**state.tensors, **kept}, state.facts))
 
     registry.register_defense("forgetful", ForgetsMoments)
-    subject = DefenseSubject(workbench, spec_of("forgetful", "clean", n=12))
+    subject = DefenseSubject(resources, spec_of("forgetful", "clean", n=12))
     assert {one.id: one.tripped for one in behaviour(subject)}["M7"]
 
 
-def test_what_is_declared_is_no_fault(workbench: Resources) -> None:
+def test_what_is_declared_is_no_fault(resources: Resources) -> None:
     """Declared randomness, batches and states are said, not tripped, except that an answer optimises."""
-    assert not behaved(workbench, faults.Counting)["M1"].tripped
+    assert not behaved(resources, faults.Counting)["M1"].tripped
     for name, tripped in (("dent", {"M3"}), ("noise-vote", set()), ("anti-adversary", {"M3"}), ("rmc", {"M3"})):
         keys = {} if name in ("anti-adversary", "rmc") else {"dent": {"defense__batch_size": 4}}.get(name, {})
-        made = behaviour(DefenseSubject(workbench, spec_of(name, "clean", n=12, **keys)))
+        made = behaviour(DefenseSubject(resources, spec_of(name, "clean", n=12, **keys)))
         assert {one.id for one in made if one.tripped} - {"M6"} == tripped
 
 
@@ -371,9 +371,9 @@ def test_an_audit_of_an_adversarially_trained_network_is_as_hard_as_direct_calls
     assert result["flags"] == []
     settings = Settings(cache_root, None, "cpu", None, (), 50, 5.0, 1)
     plan = prepare("pgd-at", "", "digits", "quick", config.load(None), settings, n=30, sets={"base.epochs": 40})
-    workbench = Resources(settings)
-    x, y = workbench.of(plan.main).points(plan.main.indices)
-    network, eps = workbench.of(plan.main).base().network, plan.main.threat.eps
+    resources = Resources(settings)
+    x, y = resources.of(plan.main).points(plan.main.indices)
+    network, eps = resources.of(plan.main).base().network, plan.main.threat.eps
     torch.manual_seed(0)
     model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
     attack = foolbox.attacks.LinfPGD(rel_stepsize=0.05, steps=200)

@@ -31,16 +31,16 @@ class Pace:
     gradient: float
 
 
-def pace(bench: Resources, spec: RunSpec) -> Pace:
+def pace(resources: Resources, spec: RunSpec) -> Pace:
     """Measured on the points of a run, after one of each to warm up."""
-    defense = bench.of(spec).serving(0).defense
+    defense = resources.of(spec).serving(0).defense
     together = max(spec.game.batch, 1)
-    x, _ = bench.of(spec).points((spec.indices * together)[: 2 * together])
+    x, _ = resources.of(spec).points((spec.indices * together)[: 2 * together])
     company = x[1:together] if together > 1 else None
     return Pace(
         _timed(lambda: defense.predict(x[:together])) / together,
         _timed(lambda: probe(defense, x[:1], None, company)),
-        _gradient(defense, bench.of(spec).points(spec.indices[:MANY])[0]) if defense.differentiable else 0.0,
+        _gradient(defense, resources.of(spec).points(spec.indices[:MANY])[0]) if defense.differentiable else 0.0,
     )
 
 

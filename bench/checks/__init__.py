@@ -44,14 +44,14 @@ def check_file(file: Path, name: str, cache: Path, dataset: str = "digits", base
     return run_checks(name, registry.kind_of(name), config, Resources(settings), dataset, base)
 
 
-def run_checks(name: str, kind: str, config: Config, bench: Resources, dataset: str, base: str) -> list[Result]:
+def run_checks(name: str, kind: str, config: Config, resources: Resources, dataset: str, base: str) -> list[Result]:
     """All checks of one plug-in; `kind` is `defense` or `attack`. A check that raises has failed."""
-    facts = facts_of(bench.settings.data_dir)
+    facts = facts_of(resources.settings.data_dir)
     if kind == "defense":
         count = max(POINTS, 3 * int(registry.defenses.load(name).batch_size))
         request = Request(defenses=(name,), attacks=("clean",), bases=(base,), datasets=(dataset,), n=count)
         spec = plan([request], config, facts)[0].spec
-        subject = DefenseSubject(bench, spec)
+        subject = DefenseSubject(resources, spec)
         return [_result(check, subject) for check in DEFENSE_CHECKS]
     entry = registry.attacks[name].resolved()
     quick = registry.protocols.load(str(entry.protocol)).quick
@@ -62,7 +62,7 @@ def run_checks(name: str, kind: str, config: Config, bench: Resources, dataset: 
     count = POINTS if registry.defenses.load(base).kind == "static" else FEW_POINTS
     request = Request(defenses=(base,), attacks=(name,), datasets=(dataset,), n=count, sets=sets)
     spec = plan([request], config, facts)[0].spec
-    return [_result(check, AttackSubject(bench, spec)) for check in ATTACK_CHECKS]
+    return [_result(check, AttackSubject(resources, spec)) for check in ATTACK_CHECKS]
 
 
 def _result(check: Check, subject: object) -> Result:

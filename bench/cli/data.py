@@ -92,11 +92,11 @@ def train(
     spec = plan([request], session.config, facts_of(folder))[0].spec
     settings = session.settings(session.db(db), folder, pick_device(device), 1)
     one_thread()
-    bench = Resources(settings, lambda line: click.echo(line, err=True))
-    fitted = bench.of(spec).base()
-    x, y = bench.of(spec).points(list(range(spec.test_size)))
+    resources = Resources(settings, lambda line: click.echo(line, err=True))
+    fitted = resources.of(spec).base()
+    x, y = resources.of(spec).points(list(range(spec.test_size)))
     right = int((fitted.predict(x).argmax(1) == y).sum())
-    path = bench.cache.path("bases", bench.artefact(spec.base_key)) / "weights.safetensors"
+    path = resources.cache.path("bases", resources.artefact(spec.base_key)) / "weights.safetensors"
     result = {
         "base": base,
         "dataset": spec.dataset.name,

@@ -87,7 +87,7 @@ def _details_reader(
     from leaderboard.run_page import details_of
 
     folder = data_folder(data_dir)
-    workbench = Resources(session.settings(url, folder, "cpu"))
+    resources = Resources(session.settings(url, folder, "cpu"))
     facts = facts_of(folder)
 
     def read(run: RunSummary) -> RunDetails:
@@ -95,7 +95,7 @@ def _details_reader(
         record = store.find(run.run)
         assert record is not None
         return details_of(
-            store, run, workbench, command_of(RunSpec.from_dict(record.spec), session.config, facts, given)
+            store, run, resources, command_of(RunSpec.from_dict(record.spec), session.config, facts, given)
         )
 
     return read
