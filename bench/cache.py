@@ -1,7 +1,7 @@
 """Content-addressed files: trained bases, banks, crafted images, states. Written atomically, never half there.
 
 An artefact is a folder `root/kind/key`. It is made in `root/kind/key.part-...` under a lock and renamed, so that two
-processes make it once and a kill leaves nothing that could be mistaken for it.
+processes make it only once, and a kill never leaves half an artefact under its name.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 class Cache:
-    """A folder of artefacts. Keys are hex digests; nothing that a user or a plug-in named becomes a path."""
+    """A folder of artefacts. Keys are hex digests; names from users or plug-ins never become paths."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -57,7 +57,7 @@ class Cache:
         return self.path(kind, key).exists()
 
     def get_or_build(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
-        """The folder of an artefact, made by `build(folder)` where it is missing; one process builds, others wait."""
+        """The folder of an artefact. If it is missing, `build(folder)` makes it: in one process, while others wait."""
         target = self.path(kind, key)
         if target.exists():
             return target
@@ -80,12 +80,12 @@ class Cache:
             target.unlink(missing_ok=True)
 
     def put_state(self, key: str, state: State, cost: Cost = NO_COST) -> None:
-        """Store a defense's state under the digest of all that led to it, with what that took."""
+        """Store a defense's state under its digest, with what its answers took."""
         facts = json.dumps({"facts": state.facts, "cost": asdict(cost)})
         write_atomic(self.path("states", key), dump_tensors(state.tensors, {"state": facts}))
 
     def get_state(self, key: str) -> tuple[State, Cost] | None:
-        """A stored state and what it took to come to it; None where there is none."""
+        """A stored state and what its answers took; None if it is not stored."""
         try:
             data = self.path("states", key).read_bytes()
         except FileNotFoundError:
@@ -105,7 +105,7 @@ class Cache:
         return key
 
     def find_tensors(self, kind: str, key: str) -> dict[str, Tensor]:
-        """The tensors of a file; none where it is not there or is damaged."""
+        """The tensors of a file; {} if it is missing or damaged."""
         try:
             return parse_tensors(self.path(kind, key).read_bytes())[0]
         except (OSError, ValueError, SafetensorError):

@@ -12,7 +12,7 @@ from bench.errors import BadValue, UnknownName, one_line
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 
-#: what stands above a user's own copy of the defaults, in place of the head of defaults.toml
+#: the head of a user's copy of the defaults, instead of the head of defaults.toml
 HEAD = """\
 # A copy of the defaults of the harness, with what each means. Edit it: keys that stand here override the defaults,
 # --set KEY=VALUE overrides both. Unknown keys are refused. Keys that you delete keep their default.
@@ -44,7 +44,7 @@ class RunnerSection(_Section):
 
 
 class SuiteOver(_Section):
-    """What is laid over every cell of another suite: lists and numbers replace the cell's, `set` is merged into its."""
+    """Values laid over every cell of another suite: lists and numbers replace those of the cell, `set` is merged."""
 
     defense: list[str] = []
     attack: list[str] = []
@@ -66,7 +66,7 @@ class SuiteCell(SuiteOver):
     cross: dict[str, list[Any]] = {}
 
 
-#: names that tell runs apart in a table, beside dotted keys of the sections
+#: names by which a table selects runs, besides dotted keys of the sections
 RUN_NAMES = ("defense", "base", "attack", "dataset", "eps", "norm")
 RUN_SECTIONS = ("defense", "base", "attack", "dataset", "game", "threat")
 
@@ -84,7 +84,7 @@ Where = Annotated[dict[str, Any], AfterValidator(_known_facts)]
 
 
 class TableColumn(_Section):
-    """A column of a suite's table: which runs stand in it (see `bench.analysis.report`)."""
+    """A column of a suite's table: the runs in it (see `bench.analysis.report`)."""
 
     title: str
     where: Where
@@ -99,7 +99,7 @@ class TableRow(_Section):
 
 
 class SuiteTable(_Section):
-    """How the runs of a suite are laid out beside published figures."""
+    """The layout of a suite's runs beside published figures."""
 
     source: str = ""
     columns: list[TableColumn]
@@ -116,9 +116,9 @@ class SuiteTable(_Section):
 class Suite(_Section):
     """A named set of runs.
 
-    cells_of, over  another suite whose cells are this one's too, and what is laid over them; they stand after `cells`
+    cells_of, over  another suite, whose cells follow this suite's own, and what is laid over them
     table_of        another suite whose table this one's runs are laid out in
-    where           what all runs of its report have, whatever else was asked for under the suite's name
+    where           what all runs in its report have; other runs may have been asked for under the suite's name
     """
 
     summary: str = ""
@@ -183,7 +183,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def merge(into: dict[str, Any], values: dict[str, Any]) -> None:
-    """Write `values` over `into`, table by table."""
+    """Merge `values` into `into`, table by table; values win."""
     for key, value in values.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             merge(into[key], value)

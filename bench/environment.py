@@ -1,4 +1,4 @@
-"""Where rows are made: device, threads, versions, commit. Stands beside a run's key, never in it."""
+"""The environment in which rows are made: device, threads, versions, commit. It is not part of a run's key."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def collect(device: str) -> dict[str, Any]:
-    """Provenance of whatever this process makes now; `environment` is what bits depend on."""
+    """The provenance of rows that this process makes now; bits depend on its entry `environment`."""
     return {
         "environment": environment(device),
         "host": socket.gethostname(),
@@ -57,7 +57,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout that the code runs from, with `+` where it was edited; "" outside a checkout."""
+    """The commit of the checkout that the code runs from, with `+` if files were edited; "" outside a checkout."""
     here = Path(__file__).resolve().parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)  # noqa: S607
@@ -74,7 +74,7 @@ def _commit() -> str:
 
 
 def pick_device(name: str) -> str:
-    """`cpu` or `cuda` for `auto`, `cpu` or `cuda`; `BadValue` for a device that is not there."""
+    """The device for `auto`, `cpu` or `cuda`: `cpu` or `cuda`. `BadValue` for a device that does not exist."""
     if name not in ("auto", "cpu", "cuda"):
         raise BadValue(f"No device is called {name!r}; give --device auto, cpu or cuda.")
     if name == "cuda" and not torch.cuda.is_available():
@@ -83,9 +83,9 @@ def pick_device(name: str) -> str:
 
 
 def one_thread() -> None:
-    """One thread for all numeric libraries of this process: another count gives other last bits.
+    """Give all numeric libraries of this process one thread: with another number, last bits differ.
 
-    And on a GPU float32 convolutions, not TF32, by algorithms that do not depend on a trial of their speed.
+    On a GPU, convolutions are float32 and not TF32, and their algorithm does not depend on a trial of its speed.
     """
     import faiss
     from threadpoolctl import threadpool_limits
@@ -99,14 +99,14 @@ def one_thread() -> None:
 
 @contextmanager
 def threads_kept() -> Iterator[None]:
-    """What `one_thread` sets is put back at the end, for callers who go on with work of their own."""
+    """Restore at the end what `one_thread` changes, for callers that go on with work of their own."""
     import faiss
     from threadpoolctl import threadpool_limits
 
     cudnn = torch.backends.cudnn
     threads, faiss_threads = torch.get_num_threads(), faiss.omp_get_max_threads()
     tf32, benchmark = cudnn.allow_tf32, cudnn.benchmark
-    pools = threadpool_limits(limits=None)  # changes nothing, and knows how it was
+    pools = threadpool_limits(limits=None)  # changes nothing, and remembers the present limits
     try:
         yield
     finally:
@@ -117,7 +117,7 @@ def threads_kept() -> Iterator[None]:
 
 
 def environment(device: str) -> dict[str, str]:
-    """Device type and versions that bits depend on: rows of one run must not mix two of these."""
+    """Device type and versions that bits depend on. All rows of a run must have the same ones."""
     import faiss
     import numpy as np
 

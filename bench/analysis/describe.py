@@ -181,7 +181,7 @@ def threat_card(spec: dict[str, Any]) -> str:
     """The threat model and the game in words."""
     game = spec["game"]
     own = f" (protocol {game['protocol']})" if game["source"] else ""
-    return f"{ThreatModel(**spec['threat']).in_words()}; {game['card']}{own}"
+    return f"{ThreatModel(**spec['threat']).card()}; {game['card']}{own}"
 
 
 def example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def _same(wanted: Any, found: Any) -> bool:
     return bool(wanted == found)
 
 
-def in_words(report: Report) -> str:
+def agreement(report: Report) -> str:
     """One line: how many figures there are, and how they compare."""
     figures = [cell for cell in report.cells if cell.paper is not None]
     cheats = sum(cell.violations > 0 for cell in report.cells)
@@ -207,7 +207,7 @@ def to_markdown(report: Report) -> str:
     for title, cells in report.rows:
         lines.append(f"| {' | '.join([_escaped(title), *(_in_markdown(cell) for cell in cells)])} |")
     source = f" Published: {_escaped(report.source)}." if report.source else ""
-    about = f"{_escaped(report.about)}. Accuracy in % (95 % interval) / published.{source} {in_words(report)}."
+    about = f"{_escaped(report.about)}. Accuracy in % (95 % interval) / published.{source} {agreement(report)}."
     return "\n".join([*lines, "", about, ""])
 
 

@@ -225,7 +225,7 @@ def nearest_folder(path: Path) -> Path:
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
-def in_words(size: int) -> str:
+def size_text(size: int) -> str:
     """Bytes as people read them: 3.2 MB."""
     if size < 1000:
         return f"{size} bytes"
