@@ -25,7 +25,7 @@ from bench.norms import on_surface, random_offset
 #: draws that are compared, and batch sizes that are tried
 DRAWS = 5
 SIZES = (1, 2, 10, 100)
-#: points of the dearer checks, and of the gradient, which costs next to nothing
+#: points of the expensive checks, and of the gradient, which is cheap
 POINTS, GRADIENTS = 12, 100
 #: how deep modules are looked for in a defense's attributes
 DEPTH = 3

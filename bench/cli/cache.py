@@ -33,11 +33,11 @@ ACTIONS = ("size", "prune")
 def cache(
     action: str, dry_run: bool, older_than: float | None, kind: str, as_json: bool, db: str | None, config: str | None
 ) -> int:
-    """Say how much lies beside the database, by kind; or remove what nothing needs any more.
+    """Show how much space the files beside the database take, by kind; or remove files that are not needed.
 
     `prune` removes what killed processes left half written, states that no interrupted run goes on from, and images
-    that no run of the database refers to. Trained bases, banks and crafted images are dear to make again: they go only
-    with --kind. While a run is being played, only what dead processes left goes.
+    that no run of the database refers to. Trained bases, banks and crafted images take long to make again: they are
+    removed only with --kind. While a run is being played, only files that dead processes left are removed.
 
     \b
     bench cache

@@ -1,7 +1,7 @@
 """`cifar10`: the original Python batches, 50,000 + 10,000 images of 3 x 32 x 32.
 
 Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009. The batches are pickles: each is verified
-against its published md5, then read by an unpickler that can build nothing but arrays. Read from `--data-dir` or
+against its published md5, then read by an unpickler that builds only arrays. Read from `--data-dir` or
 BENCH_DATA (`DIR/cifar-10-batches-py/*`, never written to), else downloaded by pooch into the user's cache.
 """
 
@@ -69,8 +69,8 @@ def _paths(data_dir: Path | None) -> list[Path]:
 
 def read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images (N, 3, 32, 32) and labels (N,) of one batch file, whose checksum has been verified."""
-    found = read_arrays(path)
-    images, labels = (found.get(key) if isinstance(found, dict) else None for key in (b"data", b"labels"))
+    batch = read_arrays(path)
+    images, labels = (batch.get(key) if isinstance(batch, dict) else None for key in (b"data", b"labels"))
     if not (
         isinstance(images, np.ndarray)
         and isinstance(labels, list)

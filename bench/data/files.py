@@ -12,7 +12,7 @@ from bench.errors import DataError
 
 
 def data_dir(given: str | None) -> Path | None:
-    """The folder named by `--data-dir` or BENCH_DATA, or None where neither names one."""
+    """The folder named by `--data-dir` or BENCH_DATA; None if neither names one."""
     text = given or os.environ.get("BENCH_DATA") or None
     if text is None:
         return None
@@ -83,7 +83,7 @@ def cache_dir() -> Path:
 
 
 def unpacked(folder_name: str) -> Path:
-    """Where a downloaded archive of `folder_name` is unpacked, in the user's own cache."""
+    """The folder in the user's cache where a downloaded archive of `folder_name` is unpacked."""
     return cache_dir() / folder_name
 
 

@@ -183,7 +183,7 @@ class JpegFiles:
 
 
 def decode(path: Path) -> NDArray[np.uint8]:
-    """The centre of an image file: (3, 224, 224) uint8; `DataError` where it does not decode."""
+    """The centre of an image file: (3, 224, 224) uint8; `DataError` if it does not decode."""
     from PIL import Image, UnidentifiedImageError
 
     try:
