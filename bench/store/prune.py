@@ -1,9 +1,9 @@
-"""The files beside a database: how much lies there, and what of it nothing needs any more.
+"""The files beside a database: their sizes, and the removal of files that are not needed.
 
-What rows refer to (images) goes only where no row of the only database that can refer to it does. Everything else can
-be made again, at a price: states in little time, so that they go by themselves unless an interrupted run goes on from
-them, or other databases use the folder; bases, banks and crafted images in much, so that they go only when their kind
-is asked for. While a run of the database is being played, nothing goes but what dead processes left half written.
+Images are removed if no row refers to them, and if no other database can. Everything else can be made again. States
+take little time: they are removed unless an interrupted run goes on from them, or other databases use the folder.
+Bases, banks and crafted images take long: they are removed only if their kind is named. While a run of the database is
+being played, only half-written files of dead processes are removed.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from filelock import FileLock, Timeout
 from bench.errors import BadValue
 from bench.store import Needs, Store
 
-#: what the kinds of artefacts are for
+#: the kinds of artefacts
 KINDS = {
-    "images": "what attacks proposed; bench verify and rows refer to them",
-    "states": "of defenses that serve: interrupted runs and shared backgrounds go on from them",
+    "images": "proposed images, which rows and bench verify need",
+    "states": "states of defenses, from which interrupted runs and other cells go on",
     "crafts": "images crafted on a base, for every defense over it",
     "bases": "trained networks",
-    "training": "where interrupted training goes on from",
+    "training": "checkpoints of interrupted training",
     "banks": "augmented sets with their indices",
-    "pieces": "of banks that are not whole yet",
-    "outputs": "of a network on a whole bank",
+    "pieces": "parts of banks that are not complete yet",
+    "outputs": "outputs of a network on a whole bank",
 }
-#: what a process was writing when it died
+#: the kind of half-written files
 TEMPORARY = "temporary"
-#: seconds without a write after which what another machine or database may be using is nobody's
+#: seconds without a write after which another machine or database is taken not to use a file any more
 QUIET_S = 3600.0
 
 _ARTEFACT = re.compile(r"[0-9a-f]{64}(-[0-9a-z]+)?")

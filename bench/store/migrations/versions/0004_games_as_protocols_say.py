@@ -1,6 +1,6 @@
-"""A game as its protocol says it: its own keys, what it declares, and its words. No threat model is targeted any more.
+"""The game of a run, as its protocol describes it: its keys, its declarations, its words. Removes `threat.targeted`.
 
-The keys of runs stay as they are: they name a run, and nobody computes them again.
+The keys of runs stay as they are: they only name a run, and are not computed again.
 """
 
 from typing import Any
