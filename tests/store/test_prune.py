@@ -21,7 +21,7 @@ from bench.rows import Meter, Resume
 from bench.store import Claim, Store
 from bench.store.prune import size_text
 from tests.conftest import QUICK, Bench, sets, spec_of
-from tests.test_store import PROVENANCE, pretend, rows
+from tests.store.test_store import PROVENANCE, pretend, rows
 
 #: no process has this number
 NOBODY = 2**22 + 1
