@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bench.data.files import locate_in_archive, unpacked
 from bench.data.pickles import read_arrays
-from bench.data.task import Task, TaskFacts, TaskParams, build_task, content_hash, select
+from bench.data.task import Task, TaskFacts, TaskParams, build_task, task_facts
 from bench.errors import DataError
 
 FOLDER = "cifar-10-batches-py"
@@ -44,9 +44,7 @@ class Cifar10:
     @staticmethod
     def facts(params: TaskParams, data_dir: Path | None) -> TaskFacts:
         Cifar10.check(data_dir)
-        chosen = select("cifar10", params, TRAIN_SIZE)
-        size = TEST_SIZE if chosen.test is None else len(chosen.test)
-        return TaskFacts("cifar10", 10, SHAPE, len(chosen.train), size, content_hash(ORIGINAL, params))
+        return task_facts("cifar10", params, 10, SHAPE, TRAIN_SIZE, TEST_SIZE, ORIGINAL)
 
     @staticmethod
     def load(params: TaskParams, data_dir: Path | None) -> Task:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.task import Task, TaskFacts, TaskParams, build_task, content_hash, fixed_order, select
+from bench.data.task import Task, TaskFacts, TaskParams, build_task, fixed_order, task_facts
 
 SCALE = 240
 TEST_SIZE = 500
@@ -30,9 +30,7 @@ class Digits:
 
     @staticmethod
     def facts(params: TaskParams, data_dir: Path | None) -> TaskFacts:
-        chosen = select("digits", params, TRAIN_SIZE)
-        size = TEST_SIZE if chosen.test is None else len(chosen.test)
-        return TaskFacts("digits", 10, (1, 8, 8), len(chosen.train), size, content_hash(_original(), params))
+        return task_facts("digits", params, 10, (1, 8, 8), TRAIN_SIZE, TEST_SIZE, _original())
 
     @staticmethod
     def load(params: TaskParams, data_dir: Path | None) -> Task:

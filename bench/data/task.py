@@ -121,6 +121,24 @@ def content_hash(original: str, params: TaskParams) -> str:
     return hashlib.sha256(f"{original} {params.model_dump_json()}".encode()).hexdigest()
 
 
+def task_facts(
+    name: str,
+    params: TaskParams,
+    classes: int,
+    image_shape: tuple[int, int, int],
+    train_count: int,
+    test_count: int,
+    original: str,
+) -> TaskFacts:
+    """The facts of the task that `params` choose out of this many original training and test points.
+
+    original: a hash of the original files.
+    """
+    chosen = select(name, params, train_count)
+    test_size = test_count if chosen.test is None else len(chosen.test)
+    return TaskFacts(name, classes, image_shape, len(chosen.train), test_size, content_hash(original, params))
+
+
 def build_task(
     name: str,
     params: TaskParams,
@@ -135,12 +153,5 @@ def build_task(
     source = test if chosen.source == "test" else train
     test_images = source[0] if chosen.test is None else source[0][chosen.test]
     test_labels = source[1] if chosen.test is None else source[1][chosen.test]
-    facts = TaskFacts(
-        name=name,
-        num_classes=classes,
-        image_shape=train[0].shape[1:],
-        train_size=len(chosen.train),
-        test_size=len(test_labels),
-        content=content_hash(original, params),
-    )
+    facts = task_facts(name, params, classes, train[0].shape[1:], len(train[1]), len(test[1]), original)
     return Task(facts, scale, train[0][chosen.train], train[1][chosen.train], test_images, test_labels)
