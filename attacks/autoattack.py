@@ -73,7 +73,7 @@ class AutoAttack(Attack):
         if threat.eps == 0:
             return x
         model = oracle.model()
-        found = x.clone()
+        x_adv = x.clone()
         with torch.no_grad():
             logits = model(x)
         left = torch.nonzero(margins(logits, y) >= 0).flatten().tolist()
@@ -87,9 +87,9 @@ class AutoAttack(Attack):
                     fooled = margins(model(tried), y[left]) < 0
             for i, row in enumerate(left):
                 if fooled[i]:
-                    found[row] = tried[i]
+                    x_adv[row] = tried[i]
             left = [row for i, row in enumerate(left) if not fooled[i]]
-        return found
+        return x_adv
 
     def _engine(
         self, part: str, model: nn.Module, x: Tensor, classes: int, norm: Norm, eps: float, draws: Draws

@@ -59,7 +59,7 @@ class CarliniWagnerL2(Attack):
             initial_const=params.initial_const,
             confidence=params.confidence,
         )
-        found: Tensor = engine.run(as_foolbox(model, x), x, foolbox.criteria.Misclassification(y)).detach()
+        x_adv: Tensor = engine.run(as_foolbox(model, x), x, foolbox.criteria.Misclassification(y)).detach()
         with torch.no_grad():
-            keep = (margins(model(x), y) < 0) | (found == 0).flatten(1).all(1)
-        return torch.where(keep.view(-1, 1, 1, 1), x, found)
+            keep = (margins(model(x), y) < 0) | (x_adv == 0).flatten(1).all(1)
+        return torch.where(keep.view(-1, 1, 1, 1), x, x_adv)

@@ -41,10 +41,10 @@ class FoolboxAttack(Attack):
         if threat.eps == 0:
             return x
         criterion = foolbox.criteria.Misclassification(y)
-        found: Tensor = self.engine(threat.norm, threat.eps).run(
+        x_adv: Tensor = self.engine(threat.norm, threat.eps).run(
             as_foolbox(oracle.model(), x), x, criterion, epsilon=threat.eps
         )
-        return found.detach()
+        return x_adv.detach()
 
 
 class FGSM(FoolboxAttack):

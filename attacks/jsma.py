@@ -63,12 +63,12 @@ class JSMA(Attack):
         for rank in range(min(params.targets, classes - 1)):
             target = others[:, rank].cpu().numpy()
             with seeded(draws, f"target {rank}"):
-                found = torch.from_numpy(engine.generate(x.cpu().numpy(), y=np.eye(classes)[target])).to(x)
+                x_adv = torch.from_numpy(engine.generate(x.cpu().numpy(), y=np.eye(classes)[target])).to(x)
             with torch.no_grad():
-                fooled = margins(model(found), y) < 0
-            changed = (found != x).any(dim=1).flatten(1).sum(1).float()
+                fooled = margins(model(x_adv), y) < 0
+            changed = (x_adv != x).any(dim=1).flatten(1).sum(1).float()
             better = fooled & (changed < fewest)
-            best = torch.where(better.view(-1, 1, 1, 1), found, best)
+            best = torch.where(better.view(-1, 1, 1, 1), x_adv, best)
             fewest = torch.where(better, changed, fewest)
         return best
 

@@ -54,7 +54,7 @@ class PGD(Attack):
         best = x
         worst = torch.full((len(x),), torch.inf, device=x.device)
         for restart in range(params.restarts):
-            found = pgd(
+            x_adv = pgd(
                 model,
                 x,
                 y,
@@ -65,10 +65,10 @@ class PGD(Attack):
                 offset=random_offset(draws.sub(restart), tuple(x.shape[1:]), threat.eps, threat.norm),
             )
             if params.restarts == 1:
-                return found
+                return x_adv
             with torch.no_grad():
-                margin = margins(model(found), y)
+                margin = margins(model(x_adv), y)
             better = margin < worst
-            best = torch.where(better.view(-1, 1, 1, 1), found, best)
+            best = torch.where(better.view(-1, 1, 1, 1), x_adv, best)
             worst = torch.minimum(worst, margin)
         return best

@@ -54,7 +54,7 @@ class RandomSearch(Attack):
         if threat.eps == 0:
             return x
         network = oracle.model() if threat.queries < self.params.draws else None
-        found = x.clone()
+        x_adv = x.clone()
         for row in range(len(x)):
             oracle.report(f"random points around example {row + 1} of {len(x)}")
             with oracle.about([row]):
@@ -62,10 +62,10 @@ class RandomSearch(Attack):
                 if network is not None:
                     points = self._selected(network, points, y[row], max(threat.queries, 1))
                 if threat.queries:
-                    found[row] = self._asked(oracle, points, x[row], y[row], row)
+                    x_adv[row] = self._asked(oracle, points, x[row], y[row], row)
                 else:
-                    found[row] = next(points)[0]
-        return found
+                    x_adv[row] = next(points)[0]
+        return x_adv
 
     def _points(self, x: Tensor, eps: float, norm: Norm, draws: Draws) -> Iterator[Tensor]:
         """Random points in the ball around x (C, H, W) and in the box, in parts (B, C, H, W)."""

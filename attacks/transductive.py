@@ -85,7 +85,7 @@ class TransductiveAttack(Attack):
         networks: list[nn.Module] = [copy.proxy()]
         best, lowest = x.clone(), torch.full((len(x),), torch.inf, device=x.device)
         for round_ in range(params.rounds):
-            found = pgd(
+            x_adv = pgd(
                 _Stacked(networks),
                 x,
                 y,
@@ -96,12 +96,12 @@ class TransductiveAttack(Attack):
                 offset=random_offset(draws.sub(round_), tuple(x.shape[1:]), threat.eps, threat.norm),
                 loss=self._loss,
             )
-            margin = margins(copy.answers(found), y)
+            margin = margins(copy.answers(x_adv), y)
             better = margin < lowest
-            best[better], lowest[better] = found[better], margin[better]
+            best[better], lowest[better] = x_adv[better], margin[better]
             if copy.kind == "static" or bool((lowest < 0).all()):
                 break  # a static defense does not adapt, and another round would be the same; or all are fooled
-            networks = [*(networks if self.remembers else []), copy.proxy_for(found)]
+            networks = [*(networks if self.remembers else []), copy.proxy_for(x_adv)]
         return best
 
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:

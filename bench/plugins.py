@@ -75,8 +75,8 @@ def folder_beside(beside: Path | None) -> Path:
 def files_beside(beside: Path | None) -> list[Path]:
     """The user's own plug-in files, by name (see `folder_beside`)."""
     folder = folder_beside(beside)
-    found = [path for group in PACKAGES for path in sorted((folder / group).glob("*.py"))]
-    return [path for path in found if _registers(path)]
+    files = [path for group in PACKAGES for path in sorted((folder / group).glob("*.py"))]
+    return [path for path in files if _registers(path)]
 
 
 def _add_again(own: list[tuple[Registry, Entry]]) -> None:

@@ -57,18 +57,18 @@ class Entry:
 
     def load(self) -> Any:
         """The class, imported on first use. `BrokenPlugin` if it cannot be, or lacks a part of its contract."""
-        found = self._import()
+        cls = self._import()
         if self.contract:
             module, _, contract = self.contract.partition(":")
             wanted = getattr(importlib.import_module(module), contract)
-            if not (isinstance(found, type) and issubclass(found, wanted)):
-                raise BrokenPlugin(f"{self.name!r} ({self.origin}) is no subclass of bench.{contract}: {found!r}.")
-            missing = sorted(getattr(found, "__abstractmethods__", ()))
+            if not (isinstance(cls, type) and issubclass(cls, wanted)):
+                raise BrokenPlugin(f"{self.name!r} ({self.origin}) is no subclass of bench.{contract}: {cls!r}.")
+            missing = sorted(getattr(cls, "__abstractmethods__", ()))
             if missing:
                 raise BrokenPlugin(f"{self.name!r} ({self.origin}) lacks {', '.join(missing)}.")
-        if lacking := [name for name in self.parts if not hasattr(found, name)]:
+        if lacking := [name for name in self.parts if not hasattr(cls, name)]:
             raise BrokenPlugin(f"{self.name!r} ({self.origin}) lacks {', '.join(lacking)}.")
-        return found if self.inside is None else _around(found, self.inside.load())
+        return cls if self.inside is None else _around(cls, self.inside.load())
 
     @property
     def sections(self) -> list[str]:
@@ -85,9 +85,9 @@ class Entry:
         if self.inside is not None:
             inside = self.inside.resolved()
             return replace(self, preset=inside.preset, free=inside.free, protocol=inside.protocol)
-        found = self.load()
+        cls = self.load()
         given = {name: getattr(self, name) for name in ("preset", "free", "protocol")}
-        return replace(self, **{name: getattr(found, name) if v is None else v for name, v in given.items()})
+        return replace(self, **{name: getattr(cls, name) if v is None else v for name, v in given.items()})
 
     def _import(self) -> Any:
         if not isinstance(self.target, str):

@@ -71,10 +71,10 @@ def with_blocks(network: Network, places: list[str], image_shape: tuple[int, ...
 
 def _channels(network: Network, places: list[str], image_shape: tuple[int, ...]) -> dict[str, int]:
     """How many channels each named layer gives."""
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     modules = dict(network.named_modules())
     hooks = [
-        modules[name].register_forward_hook(lambda module, args, out, name=name: found.update({name: out}))
+        modules[name].register_forward_hook(lambda module, args, out, name=name: outputs.update({name: out}))
         for name in places
     ]
     training = network.training
@@ -86,9 +86,9 @@ def _channels(network: Network, places: list[str], image_shape: tuple[int, ...])
         for hook in hooks:
             hook.remove()
     for name in places:
-        if name not in found or found[name].ndim != 4:
+        if name not in outputs or outputs[name].ndim != 4:
             raise BadValue(f"base.after names {name!r}, which gives no feature map; name a convolutional layer.")
-    return {name: out.shape[1] for name, out in found.items()}
+    return {name: out.shape[1] for name, out in outputs.items()}
 
 
 def _layers(network: nn.Module) -> list[str]:

@@ -42,8 +42,8 @@ class DeviceNeighbours(Neighbours):
             squared.masked_fill_(self._mask(hidden), torch.inf)
         near, ids = squared.sort(stable=True)  # equal distances stay in the order of their rows
         near, ids = near[:k].cpu(), ids[:k].cpu()
-        found = near < torch.inf
-        return Ranking(ids[found].numpy(), near[found].numpy())
+        real = near < torch.inf
+        return Ranking(ids[real].numpy(), near[real].numpy())
 
     def _mask(self, hidden: NDArray[np.uint8]) -> Tensor:
         """The bitmap as (M,) bool on the device; that of the last search is kept."""

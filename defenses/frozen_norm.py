@@ -157,12 +157,12 @@ def _layers_before(network: nn.Module, norms: list[nn.Module], example: Tensor) 
         network.train(training)
         for hook in hooks:
             hook.remove()
-    found = {}
+    layers = {}
     for norm, tensor in inputs.items():
         layer = outputs.get(tensor)
         if layer is not None and calls[layer] == calls[norm] == 1 and uses.count[tensor] == 1:
-            found[norm] = layer
-    return found
+            layers[norm] = layer
+    return layers
 
 
 class _Uses(TorchDispatchMode):

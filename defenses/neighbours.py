@@ -66,9 +66,9 @@ class Neighbours:
                 features = _flat_features(index)
             shards.append(_Shard(start, index, features))
             start += len(features)
-        found = object.__new__(cls)
-        found._take(shards)
-        return found
+        index = object.__new__(cls)
+        index._take(shards)
+        return index
 
     def __len__(self) -> int:
         return self._rows
@@ -98,7 +98,7 @@ class Neighbours:
 
         hidden: a bitmap of rows to leave out; below: only rows of smaller number than this. Give one at most.
         """
-        found = []
+        parts = []
         for shard in self.shards:
             rows = len(shard.features)
             shown: Any = None
@@ -110,8 +110,8 @@ class Neighbours:
                 shown = faiss.IDSelectorRange(0, rows)
             if rows:
                 _, ids = shard.index.search(query[None], min(k + SPARE, rows), params=_parameters(shard.index, shown))
-                found.append(ids[0][ids[0] >= 0] + shard.start)
-        ids = np.concatenate(found) if found else np.empty(0, np.int64)
+                parts.append(ids[0][ids[0] >= 0] + shard.start)
+        ids = np.concatenate(parts) if parts else np.empty(0, np.int64)
         return rank(ids, self.take(ids), query).first(k)
 
 

@@ -64,13 +64,13 @@ def outcome_of(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[tup
 def _by_example(rows: Sequence[Row], outcome: dict[tuple[int, int], bool]) -> dict[tuple[int, int], bool]:
     """By (repetition, index): in `probe` each index is in one game, elsewhere in every one."""
     seen: dict[int, int] = {}
-    found = {}
+    outcomes = {}
     for row in rows:
         if (row.game, row.index) in outcome:
             number = seen.get(row.index, 0)
             seen[row.index] = number + 1
-            found[number, row.index] = outcome[row.game, row.index]
-    return found
+            outcomes[number, row.index] = outcome[row.game, row.index]
+    return outcomes
 
 
 def _same_inputs(a: RunRecord, rows_a: Sequence[Row], b: RunRecord, rows_b: Sequence[Row]) -> None:
@@ -85,13 +85,13 @@ def _same_inputs(a: RunRecord, rows_a: Sequence[Row], b: RunRecord, rows_b: Sequ
     only_a, only_b = inputs[0].keys() - inputs[1].keys(), inputs[1].keys() - inputs[0].keys()
     other = {index for index in inputs[0].keys() & inputs[1].keys() if inputs[0][index] != inputs[1][index]}
     parts = [
-        f"{len(found)} {text} (such as {', '.join(map(str, sorted(found)[:NAMED]))})"
-        for found, text in (
+        f"{len(examples)} {text} (such as {', '.join(map(str, sorted(examples)[:NAMED]))})"
+        for examples, text in (
             (only_a, f"examples are only in {a.key[:12]}"),
             (only_b, f"only in {b.key[:12]}"),
             (other, "have other pixels"),
         )
-        if found
+        if examples
     ]
     if parts:
         raise BadValue(f"The inputs differ: {'; '.join(parts)}. Compare runs with the same n, seed and dataset.")
@@ -111,7 +111,7 @@ def _difference(
 ) -> Difference:
     """B - A by the test that fits what the examples (repetition, index) of the two runs share."""
     splits = all(record.spec["game"]["facts"]["splits"] for record in records)
-    games = [{row.index: row.game for row in found} for found in rows]
+    games = [{row.index: row.game for row in run_rows} for run_rows in rows]
     if splits and games[0] == games[1] and len(set(games[0].values())) > 1:
         return paired(a, b, [games[0][index] for _, index in keys])
     if len({number for number, _ in keys}) > 1:

@@ -133,35 +133,35 @@ def flags(
     store: Store, record: RunRecord, rows: Sequence[Row], clean: Mapping[tuple[int, int], int]
 ) -> list[dict[str, Any]]:
     """Warnings that a reader of the result needs, each with its figure. clean: see `clean_answers`."""
-    found = []
+    warnings = []
     broken = [row for row in rows if row.violation]
     if broken:
         message = (
             f"{len(broken)} proposals broke the threat model and were judged as the clean image; not ranked. "
             f"First: example {broken[0].index}: {broken[0].violation}."
         )
-        found.append({"id": "V1", "value": len(broken), "message": message})
+        warnings.append({"id": "V1", "value": len(broken), "message": message})
     chosen = record.spec.get("chosen")
     if chosen is not None:
         message = (
             f"attacked only the {len(chosen)} of {record.spec['n']} examples that other attacks had left, so its share "
             f"is theirs and not that of a fair draw; not ranked."
         )
-        found.append({"id": "survivors", "value": len(chosen), "message": message})
+        warnings.append({"id": "survivors", "value": len(chosen), "message": message})
     if record.spec["threat"]["randomness"] == "shared":
         message = (
             "The attacker's copy drew what the deployed defense draws, which no attacker of a tier knows: a measure "
             "of the attack (S11), not of the defense; not ranked."
         )
-        found.append({"id": "draws", "value": 1, "message": message})
+        warnings.append({"id": "draws", "value": 1, "message": message})
     if rows and not record.spec["game"]["facts"]["answers_clean"] and not clean:
         pair = None if record.clean_key is None else store.find(record.clean_key)
         state = "is not there" if pair is None else f"is {pair.status}{f': {pair.reason}' if pair.reason else ''}"
         message = f"There is no clean accuracy: the paired run {str(record.clean_key)[:8]} {state}."
-        found.append({"id": "no-clean", "value": 0, "message": message})
+        warnings.append({"id": "no-clean", "value": 0, "message": message})
     for game in store.games(record.key):
-        found.extend({"id": name, "value": game.game, "message": text} for name, text in game.flags.items())
-    return found
+        warnings.extend({"id": name, "value": game.game, "message": text} for name, text in game.flags.items())
+    return warnings
 
 
 def threat_tag(spec: dict[str, Any]) -> str:

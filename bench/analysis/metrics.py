@@ -69,8 +69,8 @@ def at_budget(
 def median_distance(rows: Sequence[Row], norm: Norm) -> float | None:
     """Median distance of the images that were answered wrong; 0 for an x that was wrong itself. None without any."""
     measured = [row.distances.get(norm, math.nan) for row in rows if row.answer != row.label]
-    found = [distance for distance in measured if math.isfinite(distance)]
-    return float(np.median(found)) if found else None
+    finite = [distance for distance in measured if math.isfinite(distance)]
+    return float(np.median(finite)) if finite else None
 
 
 def robust_accuracy(rows: Sequence[Row], sharing: Sharing, right: Outcomes) -> Estimate | None:

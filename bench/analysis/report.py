@@ -171,13 +171,13 @@ def value_at(key: str, spec: Mapping[str, Any]) -> Any:
     return part["params"].get(name)
 
 
-def _same(wanted: Any, found: Any) -> bool:
-    if isinstance(found, (int, float)) and not isinstance(found, bool):
+def _same(wanted: Any, value: Any) -> bool:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
-            return math.isclose(parse_number("", wanted), found, rel_tol=1e-9, abs_tol=1e-12)
+            return math.isclose(parse_number("", wanted), value, rel_tol=1e-9, abs_tol=1e-12)
         except BadValue:
             return False
-    return bool(wanted == found)
+    return bool(wanted == value)
 
 
 def agreement(report: Report) -> str:

@@ -191,8 +191,8 @@ class Results(Sequence[Result]):
         return table_of(COLUMNS, [_line(result) for result in self[:SHOWN]], note)
 
 
-def _estimate(found: dict[str, Any] | None) -> Estimate | None:
-    return None if found is None else Estimate(*(found[name] for name in ("value", "low", "high", "method")))
+def _estimate(stored: dict[str, Any] | None) -> Estimate | None:
+    return None if stored is None else Estimate(*(stored[name] for name in ("value", "low", "high", "method")))
 
 
 def _text(estimate: Estimate | None) -> str:

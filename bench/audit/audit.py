@@ -212,8 +212,8 @@ class Player:
             "clean_accuracy": self._clean(),
             "verdict": {name: verdict for name, verdict in verdicts.items() if verdict is not None},
             "gain": difference,
-            "checks": [asdict(found) for found in findings],
-            "flags": [found.id for found in findings if found.tripped],
+            "checks": [asdict(one) for one in findings],
+            "flags": [one.id for one in findings if one.tripped],
             "runs": self.runs,
             "left_out": self.left_out,
             "failed": self.failed,
@@ -240,10 +240,10 @@ class Player:
         if not (names := [name for name in ("base: pgd-skip", "base: pgd", "base: autoattack") if name in self.played]):
             return None, []
         own = [self.played[step.name].outcome for step in self.audit.steps if step.counts and step.name in self.played]
-        found = gain_over_base(own, [self.played[name].outcome for name in names], trials)
-        if found is None:
+        compared = gain_over_base(own, [self.played[name].outcome for name in names], trials)
+        if compared is None:
             return None, []
-        ours, theirs, difference = found
+        ours, theirs, difference = compared
         times = self._times_the_base()
         described = {"defense": ours, "base": theirs, "difference": asdict(difference), "times_the_base": times}
         return described, [gain(difference, times)]
@@ -267,15 +267,15 @@ class Player:
 
     def _strength(self, trials: Mapping[int, int] | None) -> list[Finding]:
         violations = sum(bool(row.violation) for played in self.played.values() for row in played.rows)
-        found = [finding("V1", violations, f"{violations} in all steps")]
+        findings = [finding("V1", violations, f"{violations} in all steps")]
         aware = [name for name, tier in self._tiers() if tier == "aware-full" and name in self.played]
         whole = [name for name in aware if len(self.played[name].outcome) == self.audit.main.n]
         if whole:
             strongest = min(whole, key=lambda name: sum(self.played[name].outcome.values()))
-            found += [one for one in (belief(self.played, strongest),) if one is not None]
-        found += comparisons(self.played, self.audit.base, trials)
-        found += [one for one in (silent(self.played, "pgd-skip"),) if one is not None]
-        return found + self._direct()
+            findings += [one for one in (belief(self.played, strongest),) if one is not None]
+        findings += comparisons(self.played, self.audit.base, trials)
+        findings += [one for one in (silent(self.played, "pgd-skip"),) if one is not None]
+        return findings + self._direct()
 
     def _direct(self) -> list[Finding]:
         """The checks of the direct attack at work: the curve of its loss, and planted points."""

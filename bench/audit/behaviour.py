@@ -59,8 +59,8 @@ def _m1(subject: DefenseSubject, plain: Tensor) -> Finding:
     hidden = _differ(same[0], same[1]) | _differ(plain, subject.fresh().predict(subject.x))[: len(x)]
     faults = hidden if defense.randomised else hidden | random_
     declared = "declared randomised" if defense.randomised else "not declared randomised"
-    found = f"{DRAWS} draws differ on {_percent(random_)} of {len(x)} points, the same draw on {_percent(hidden)}"
-    return finding("M1", _share(faults), f"{declared}; {found}")
+    text = f"{DRAWS} draws differ on {_percent(random_)} of {len(x)} points, the same draw on {_percent(hidden)}"
+    return finding("M1", _share(faults), f"{declared}; {text}")
 
 
 def _m2(logits: Tensor) -> Finding:
@@ -121,9 +121,9 @@ def _in_order(defense: Defense, x: Tensor) -> Tensor:
     """Answers to x (N, C, H, W) that were given in another order, back in that of x."""
     order = torch.randperm(len(x), generator=generator("audit", "order"))
     answers = defense.predict(x[order])
-    found = torch.empty_like(answers)
-    found[order] = answers
-    return found
+    restored = torch.empty_like(answers)
+    restored[order] = answers
+    return restored
 
 
 def _m6(subject: DefenseSubject, plain: Tensor) -> Finding:
@@ -134,9 +134,9 @@ def _m6(subject: DefenseSubject, plain: Tensor) -> Finding:
     before = probe(defense, asked, None, subject.company).argmax(1)
     defense.predict(_queries(subject))
     drift = (before != probe(defense, asked, None, subject.company).argmax(1)).cpu()
-    found = f"{_percent(flips)} of {len(flips)} labels differ in a permuted stream"
+    text = f"{_percent(flips)} of {len(flips)} labels differ in a permuted stream"
     served = f"{_percent(drift)} of {len(drift)} after {len(subject.x)} attack queries were served"
-    return finding("M6", max(_share(flips), _share(drift)), f"{found}, {served}")
+    return finding("M6", max(_share(flips), _share(drift)), f"{text}, {served}")
 
 
 def _queries(subject: DefenseSubject) -> Tensor:

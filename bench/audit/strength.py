@@ -62,29 +62,29 @@ def comparisons(played: Mapping[str, Played], base: str, trials: Mapping[int, in
     A check that compares two attacks trips only if the paired interval of the difference lies above 0. Of a check with
     several pairs, the pair counts whose interval lies highest. trials: as for `excess`.
     """
-    found = []
+    findings = []
 
     def against(id_: str, strong: str, weak: str) -> None:
         if strong in played and weak in played:
             both = played[strong].outcome, played[weak].outcome
             gap, (first, second) = excess(*both, trials), shared(*both)
             names = f"{_share(first)} under {strong}, {_share(second)} under {weak}, n {len(first)}"
-            found.append(finding(id_, gap.value, f"{_points(gap)} ({names})", sure=gap.low > 0))
+            findings.append(finding(id_, gap.value, f"{_points(gap)} ({names})", sure=gap.low > 0))
 
     against("S1", "pgd-skip", "pgd-skip, one step")
     if (black := _black_box(played, trials)) is not None:
-        found.append(black)
+        findings.append(black)
     radii = ["pgd-skip, half the radius", "pgd-skip", "pgd-skip, twice the radius"]
     if all(name in played for name in radii):
         small, middle, large = shared(*(played[name].outcome for name in radii))
         back = [(not a and b) or (not b and c) for a, b, c in zip(small, middle, large, strict=True)]
         curve = ", ".join(_share(part) for part in (small, middle, large))
-        found.append(
+        findings.append(
             finding("S3", sum(back) / len(back), f"{sum(back)} of {len(back)}; {curve} at 1/2, 1 and 2 times eps")
         )
     if "pgd-skip, no bound" in played:
         value = accuracy(played["pgd-skip, no bound"].outcome)
-        found.append(finding("S4", value, f"{value:.1%}"))
+        findings.append(finding("S4", value, f"{value:.1%}"))
     against("S5", "pgd-skip", "pgd-skip, twice the work")
     against("S8", "pgd-skip", "random-search")
     against("S9", "pgd-skip", "transfer-from-base")
@@ -92,14 +92,14 @@ def comparisons(played: Mapping[str, Played], base: str, trials: Mapping[int, in
     against("S11", "eot, known randomness", "eot, hidden randomness")
     if base == "regular" and (name := "base: pgd-skip" if "base: pgd-skip" in played else "pgd-skip") in played:
         value = accuracy(played[name].outcome)
-        found.append(finding("S12", value, f"{value:.1%}"))
+        findings.append(finding("S12", value, f"{value:.1%}"))
     rounds = [name for name in ("gmsa-avg", "gmsa-min", "fpa") if {name, f"{name}, one round"} <= set(played)]
     if rounds:
         gains = {name: excess(played[name].outcome, played[f"{name}, one round"].outcome, trials) for name in rounds}
         worst = max(gains.values(), key=lambda gap: gap.low)
         detail = ", ".join(f"{name} {_points(gap)}" for name, gap in gains.items())
-        found.append(finding("S14", worst.value, detail, sure=worst.low > 0))
-    return found
+        findings.append(finding("S14", worst.value, detail, sure=worst.low > 0))
+    return findings
 
 
 #: steps that follow no gradient of the deployed defense, and steps that do
@@ -184,12 +184,12 @@ def planted(
         outer = on_surface(offset, threat.eps, threat.norm)
         head = _Binary(network, (x[i] + inner * INSIDE).clamp(0, 1), (x[i] + outer).clamp(0, 1))
         point, label = x[i : i + 1], torch.zeros(1, dtype=torch.int64, device=x.device)
-        found = pgd(
+        x_adv = pgd(
             head, point, label, eps=threat.eps, steps=steps, step_size=rel_step_size * threat.eps, norm=threat.norm,
             offset=random_offset(own.sub("attack"), tuple(x.shape[1:]), threat.eps, threat.norm),
         )  # fmt: skip
         with torch.no_grad():
-            hits += int(head(found).argmax(1)[0] == 1)
+            hits += int(head(x_adv).argmax(1)[0] == 1)
             tried = (x[i] + _offsets(own.sub("random"), x[i], threat, BLOCK)).clamp(0, 1)
             random_hits += int((head(tried).argmax(1) == 1).any())
     share = hits / len(x)

@@ -135,8 +135,8 @@ def check_a_snapshot_survives_the_disk(subject: DefenseSubject) -> str:
     demand(same_state(read, state), "the state read back is not the one that was written")
     twin = subject.fresh()
     twin.restore(read)
-    expected, found = defense.predict(subject.x[half:]), twin.predict(subject.x[half:])
-    demand(torch.equal(expected, found), "a fresh copy that restores the written state answers otherwise")
+    expected, answers = defense.predict(subject.x[half:]), twin.predict(subject.x[half:])
+    demand(torch.equal(expected, answers), "a fresh copy that restores the written state answers otherwise")
     return "safetensors and JSON"
 
 
@@ -158,12 +158,12 @@ def check_probe_equals_fork_and_predict(subject: DefenseSubject) -> str:
     defense.predict(subject.x[:half])
     before = copy.deepcopy(defense.snapshot())
     points = subject.x[half : half + 2]
-    found = probe(defense, points, None, subject.company)
+    answers = probe(defense, points, None, subject.company)
     demand(same_state(defense.snapshot(), before), "probe changed the state")
     for i in range(len(points)):
         batch = points[i : i + 1] if subject.company is None else torch.cat([subject.company, points[i : i + 1]])
         expected = defense.fork().predict(batch)[-1]
-        gap = float((found[i] - expected).abs().max())
+        gap = float((answers[i] - expected).abs().max())
         limit = STATIC_TOLERANCE if defense.kind == "static" else 0.0
         demand(gap <= limit, f"probe and fork-and-predict differ by {gap:.2g}")
     return f"{len(points)} points"
@@ -210,8 +210,8 @@ def check_the_proxy_has_gradients(subject: DefenseSubject) -> str:
     with torch.no_grad():
         for weight in defense.proxy().parameters():
             weight.zero_()
-    found = probe(defense, subject.x[:2], None, subject.company)
-    demand(torch.equal(found, expected), "writing into the proxy changed the defense: return a copy")
+    answers = probe(defense, subject.x[:2], None, subject.company)
+    demand(torch.equal(answers, expected), "writing into the proxy changed the defense: return a copy")
     return f"{zero:.0%} of the gradients are exactly zero"
 
 

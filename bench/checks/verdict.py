@@ -38,9 +38,9 @@ def under_global_seed(seed: int, call: Callable[[], Tensor]) -> tuple[Tensor, bo
     try:
         torch.manual_seed(seed)
         np.random.seed(seed)
-        found = call()
+        result = call()
         moved = not torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(seed).get_state())
     finally:
         torch.set_rng_state(torch_state)
         np.random.set_state(numpy_state)
-    return found, moved
+    return result, moved

@@ -96,7 +96,7 @@ def _registered(ctx: click.Context, kind: str, incomplete: str) -> dict[str, str
     from bench import plugins, registry
 
     plugins.load_installed()
-    found = {}
+    summaries = {}
     known: dict[str, Registry] = {
         "defense": registry.defenses,
         "base": registry.defenses,
@@ -105,13 +105,13 @@ def _registered(ctx: click.Context, kind: str, incomplete: str) -> dict[str, str
     }
     for entry in known[kind]:
         if kind != "base" or entry.base:
-            found[entry.name] = entry.summary
+            summaries[entry.name] = entry.summary
     for path in _files(ctx):
-        found.update(_registered_in(path, kind))
+        summaries.update(_registered_in(path, kind))
     wrapper, colon, _ = incomplete.partition(":")
     if kind == "attack" and colon and wrapper in registry.attacks and registry.attacks[wrapper].wraps:
-        return {f"{wrapper}:{name}": text for name, text in found.items()}
-    return found
+        return {f"{wrapper}:{name}": text for name, text in summaries.items()}
+    return summaries
 
 
 def _config_file(ctx: click.Context) -> Path | None:
@@ -136,7 +136,7 @@ def _registered_in(path: Path, kind: str) -> dict[str, str]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
         return {}
-    found = {}
+    summaries = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _called(node) == f"register_{'defense' if kind == 'base' else kind}":
             given: dict[str, Any] = dict(zip(("name", "target"), node.args, strict=False))
@@ -144,8 +144,8 @@ def _registered_in(path: Path, kind: str) -> dict[str, str]:
             said = {name: value.value for name, value in given.items() if isinstance(value, ast.Constant)}
             name = said.get("name")
             if isinstance(name, str) and (kind != "base" or said.get("base") is True):
-                found[name] = str(said.get("summary", ""))
-    return found
+                summaries[name] = str(said.get("summary", ""))
+    return summaries
 
 
 def _called(node: ast.Call) -> str:

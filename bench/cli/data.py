@@ -25,7 +25,7 @@ def data(name: str | None, as_json: bool, data_dir: str | None, plugins: tuple[s
     from bench.data.files import data_dir as data_folder
 
     folder = data_folder(data_dir)
-    found = []
+    datasets = []
     for entry in [registry.datasets[name]] if name else list(registry.datasets):
         summary = entry.summary
         try:
@@ -47,11 +47,11 @@ def data(name: str | None, as_json: bool, data_dir: str | None, plugins: tuple[s
             if name is not None:
                 raise BadValue(reason) from error
             lines, there = [reason], False
-        found.append({"dataset": entry.name, "summary": summary, "there": there, "lines": lines})
+        datasets.append({"dataset": entry.name, "summary": summary, "there": there, "lines": lines})
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(datasets))
         return 0
-    for row in found:
+    for row in datasets:
         click.echo(f"{row['dataset']}: {row['summary']}{'' if row['there'] else ' - not there'}")
         for line in row["lines"]:
             click.echo(f"  {line}")

@@ -29,6 +29,6 @@ def doctor(as_json: bool, db: str | None, data_dir: str | None, plugins: tuple[s
     for finding in findings:
         todo = f" -> {finding.todo}" if finding.todo else ""
         click.echo(hanging(f"{finding.level:<7}  {finding.what}: {finding.message}{todo}", 9))
-    found = f"{problems} {'problem' if problems == 1 else 'problems'}" if problems else "no problem"
-    click.echo(f"{found}: a run on digits would {'not work' if problems else 'work'}")
+    verdict = f"{problems} {'problem' if problems == 1 else 'problems'}" if problems else "no problem"
+    click.echo(f"{verdict}: a run on digits would {'not work' if problems else 'work'}")
     return int(problems > 0)

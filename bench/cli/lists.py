@@ -28,15 +28,15 @@ def list_things(
         raise UnknownName("list", kind, KINDS)
     if kind in ("suites", "runs"):
         session = open_session(config, plugins)
-        found = {kind: _suites(session) if kind == "suites" else _runs(session, db)}
+        listed = {kind: _suites(session) if kind == "suites" else _runs(session, db)}
     else:
-        found = _names(config, plugins, check, kind)
+        listed = _names(config, plugins, check, kind)
     if as_json:
-        click.echo(json.dumps(found if kind is None else [row for rows in found.values() for row in rows]))
+        click.echo(json.dumps(listed if kind is None else [row for rows in listed.values() for row in rows]))
     else:
-        for name, rows in found.items():
+        for name, rows in listed.items():
             _print(name, rows)
-    return int(check and any(row.get("broken") for rows in found.values() for row in rows))
+    return int(check and any(row.get("broken") for rows in listed.values() for row in rows))
 
 
 def _names(
@@ -54,9 +54,9 @@ def _names(
         "models": registry.models,
         "protocols": registry.protocols,
     }
-    found = {name: [_entry(entry, check) for entry in names] for name, names in kinds.items() if kind in (None, name)}
+    listed = {name: [_entry(entry, check) for entry in names] for name, names in kinds.items() if kind in (None, name)}
     broken = [{"name": path, "summary": "", "origin": path, "broken": reason} for path, reason in broken_files.items()]
-    return {**found, "files that do not load": broken} if broken else found  # nobody knows what they would have added
+    return {**listed, "files that do not load": broken} if broken else listed  # nobody knows what they would have added
 
 
 def _entry(entry: Any, check: bool) -> dict[str, Any]:

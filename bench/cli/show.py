@@ -28,15 +28,15 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
 
     if example is not None:
         rows = examples(store, record)
-        found = [row for row in rows if row["index"] == example]
-        if not found:
+        chosen = [row for row in rows if row["index"] == example]
+        if not chosen:
             some = ", ".join(str(row["index"]) for row in rows[:3])
             there = f"it has {len(rows)}, such as {some}" if rows else "it has none yet"
             raise BadValue(
                 f"The run {record.key[:12]} has no example with the index {example} in the dataset; {there}. "
                 f"See: bench export {run[:12]}"
             )
-        shown: Any = found
+        shown: Any = chosen
     else:
         shown = {
             **describe(store, record),
@@ -50,7 +50,7 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
     from bench.cli.tables import print_table, share
 
     if example is not None:
-        for row in found:
+        for row in chosen:
             told = [[_label(name), _text(value)] for name, value in row.items() if name != "neighbours"]
             print_table(f"example {example}", ("fact", "value"), told)
             _print_neighbours(row["neighbours"], row["label"])
@@ -168,8 +168,8 @@ def export(
 
     records = [store.resolve(run) for run in runs] if runs else store.runs()
     if form == "json":
-        found = [{**describe(store, record), "examples": examples(store, record)} for record in records]
-        text = json.dumps(found, indent=1) + "\n"
+        exported = [{**describe(store, record), "examples": examples(store, record)} for record in records]
+        text = json.dumps(exported, indent=1) + "\n"
     else:
         rows = [row for record in records for row in flat_rows(store, record)]
         if form == "parquet":

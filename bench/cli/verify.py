@@ -38,17 +38,19 @@ def verify(
 
     one_thread()
     settings = session.settings(session.db(db), data_folder(data_dir), pick_device(device), 1)
-    found = verify_run(store, record, Resources(settings))
+    result = verify_run(store, record, Resources(settings))
     if as_json:
-        click.echo(json.dumps({**asdict(found), "holds": found.holds}))
-        return int(not found.holds)
+        click.echo(json.dumps({**asdict(result), "holds": result.holds}))
+        return int(not result.holds)
     name = f"{record.spec['defense']['name']} / {record.spec['attack']['name']} / {record.spec['dataset']['name']}"
-    click.echo(f"{record.key[:12]} {name}: {found.rows} rows, {found.images} images, {found.games} games played again")
-    lines = [f"game {bad.game}, position {bad.position}, example {bad.index}: {bad.what}" for bad in found.bad]
-    lines += [f"game {game} was not played again: {reason}" for game, reason in found.left_out.items()]
+    click.echo(
+        f"{record.key[:12]} {name}: {result.rows} rows, {result.images} images, {result.games} games played again"
+    )
+    lines = [f"game {bad.game}, position {bad.position}, example {bad.index}: {bad.what}" for bad in result.bad]
+    lines += [f"game {game} was not played again: {reason}" for game, reason in result.left_out.items()]
     lines += [
         f"game {d.game}, position {d.position}, example {d.index}: {d.fact} was {d.stored}, now {d.found}"
-        for d in found.differences
+        for d in result.differences
     ]
     from bench.cli.tables import hanging
 
@@ -56,9 +58,9 @@ def verify(
         click.echo(hanging(f"  {line}", 2))
     if len(lines) > SHOWN:
         click.echo(f"  ... and {len(lines) - SHOWN} more; see --json")
-    if found.holds:
+    if result.holds:
         click.echo("It holds: zero differences.")
-    return int(not found.holds)
+    return int(not result.holds)
 
 
 @click.command()
@@ -71,19 +73,19 @@ def compare(a: str, b: str, as_json: bool, db: str | None, config: str | None) -
     store = session.store(db)
     from bench.analysis.compare import compare_runs
 
-    found = compare_runs(store, store.resolve(a), store.resolve(b))
+    comparison = compare_runs(store, store.resolve(a), store.resolve(b))
     if as_json:
-        click.echo(json.dumps(asdict(found)))
+        click.echo(json.dumps(asdict(comparison)))
         return 0
     from bench.cli.tables import print_table
 
-    d = found.difference
+    d = comparison.difference
     facts = {
-        f"A {found.a[:12]}": found.a_says,
-        f"B {found.b[:12]}": found.b_says,
-        "inputs": f"{found.n} examples, the same in both",
-        "robust % A": f"{100 * found.a_value:.1f}",
-        "robust % B": f"{100 * found.b_value:.1f}",
+        f"A {comparison.a[:12]}": comparison.a_says,
+        f"B {comparison.b[:12]}": comparison.b_says,
+        "inputs": f"{comparison.n} examples, the same in both",
+        "robust % A": f"{100 * comparison.a_value:.1f}",
+        "robust % B": f"{100 * comparison.b_value:.1f}",
         "B - A, points": f"{100 * d.value:+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})",
         "right only in A, only in B": f"{d.only_a}, {d.only_b}",
         "p": f"{d.p_value:.3g}",

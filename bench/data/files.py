@@ -38,10 +38,10 @@ def verify(path: Path, md5: str) -> None:
             f"{path} is missing; put the original file there, or leave out --data-dir and BENCH_DATA to download it."
         )
     stat = path.stat()
-    found = _md5(str(path), stat.st_size, stat.st_mtime_ns)
-    if found != md5:
+    md5_here = _md5(str(path), stat.st_size, stat.st_mtime_ns)
+    if md5_here != md5:
         raise DataError(
-            f"{path} has the md5 {found}, but {md5} is published: it is truncated or damaged, so fetch it again."
+            f"{path} has the md5 {md5_here}, but {md5} is published: it is truncated or damaged, so fetch it again."
         )
 
 
@@ -98,8 +98,8 @@ def _download(dataset: str, name: str, md5: str, mirrors: Sequence[str], unpacke
     problems = []
     for mirror in mirrors:
         try:
-            found = pooch.retrieve(mirror + name, known_hash=f"md5:{md5}", fname=name, path=target, processor=unpack)
-            return target if unpacked else Path(found)
+            fetched = pooch.retrieve(mirror + name, known_hash=f"md5:{md5}", fname=name, path=target, processor=unpack)
+            return target if unpacked else Path(fetched)
         except (OSError, ValueError, requests.RequestException) as error:
             problems.append(f"{mirror}: {type(error).__name__}")
     wanted = f"{dataset}/ with its files" if unpacked else f"{dataset}/{name}"

@@ -61,9 +61,9 @@ class Patient:
 
 def examine(config: str | None, plugins: tuple[str, ...], db: str | None, data_dir: str | None) -> list[Finding]:
     """Look at everything, in the order in which one thing needs another. `BadValue` where `config` is no file."""
-    found = [*_looked("python", _python), *_looked("packages", _packages)]
-    if any(finding.level == "problem" for finding in found):
-        return [*found, Finding("note", "the rest", "was not looked at: it needs these packages")]
+    findings = [*_looked("python", _python), *_looked("packages", _packages)]
+    if any(finding.level == "problem" for finding in findings):
+        return [*findings, Finding("note", "the rest", "was not looked at: it needs these packages")]
     from bench.config import find, load
 
     patient = Patient(find(config), plugins, db, data_dir, load(None))
@@ -77,22 +77,22 @@ def examine(config: str | None, plugins: tuple[str, ...], db: str | None, data_d
         ("a run on digits", _run),
         ("extras", _extras),
     ):
-        found += _looked(what, partial(look, patient))
-    return found
+        findings += _looked(what, partial(look, patient))
+    return findings
 
 
 def _looked(what: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
     """The findings of one part. If it raises, that is a problem, and the other parts go on."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     try:
-        found.extend(look())
+        findings.extend(look())
     except BenchError as error:
-        found.append(Finding("problem", what, one_line(error)))
+        findings.append(Finding("problem", what, one_line(error)))
     except Exception as error:  # a broken installation may raise anything at all while it is imported
         message = f"{type(error).__name__}: {one_line(error)}"
         todo = "install the package again, in a virtual environment of its own"
-        found.append(Finding("problem", what, message, todo))
-    return found
+        findings.append(Finding("problem", what, message, todo))
+    return findings
 
 
 def _python() -> Iterator[Finding]:
@@ -215,24 +215,24 @@ def _dataset(name: str, dataset: Any, folder: Path | None) -> Finding:
 def _database(patient: Patient) -> Iterator[Finding]:
     from bench.store import glance_at
 
-    found = glance_at(patient.url)
-    place = found.place if found.file is None else str(found.file)
-    if found.file is not None and (stuck := _not_writable(found.file)):
+    seen = glance_at(patient.url)
+    place = seen.place if seen.file is None else str(seen.file)
+    if seen.file is not None and (stuck := _not_writable(seen.file)):
         yield Finding("problem", "database", f"{place}: {stuck} is not writable", "give --db a place of your own")
         return
-    if found.schema is None:
+    if seen.schema is None:
         yield Finding("ok", "database", f"{place} is not there yet; the first run makes it")
         return
-    counts = ", ".join(f"{number} {status}" for status, number in sorted(found.runs.items()))
-    total = sum(found.runs.values())
-    yield Finding("ok", "database", f"{place}: schema {found.schema}, runs: {total}{f' ({counts})' if counts else ''}")
-    if found.schema != found.newest:
-        yield Finding("note", "database", f"the next command that opens it brings its schema to {found.newest}")
-    if found.played:
-        yield Finding("ok", "runs", f"being played now: {_some(found.played)}")
-    if found.left:
+    counts = ", ".join(f"{number} {status}" for status, number in sorted(seen.runs.items()))
+    total = sum(seen.runs.values())
+    yield Finding("ok", "database", f"{place}: schema {seen.schema}, runs: {total}{f' ({counts})' if counts else ''}")
+    if seen.schema != seen.newest:
+        yield Finding("note", "database", f"the next command that opens it brings its schema to {seen.newest}")
+    if seen.played:
+        yield Finding("ok", "runs", f"being played now: {_some(seen.played)}")
+    if seen.left:
         todo = "the command that began them goes on where they stopped; bench show KEY says what they are"
-        yield Finding("note", "runs", f"RUNNING, but without a live process: {_some(found.left)}", todo)
+        yield Finding("note", "runs", f"RUNNING, but without a live process: {_some(seen.left)}", todo)
 
 
 def _some(keys: tuple[str, ...]) -> str:

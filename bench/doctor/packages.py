@@ -74,8 +74,8 @@ def unmet(requirements: list[Requirement]) -> Iterator[tuple[Requirement, str]]:
 
 def shaping() -> dict[str, Version]:
     """Installed versions of the packages that shape rows."""
-    found = {name: installed(Requirement(name)) for name in SHAPING}
-    return {name: version for name, version in found.items() if version is not None}
+    versions = {name: installed(Requirement(name)) for name in SHAPING}
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 def tested() -> dict[str, Version]:

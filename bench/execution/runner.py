@@ -267,8 +267,8 @@ class Runner:
         if not spec.minimal:
             return sum(row.answer == row.label for row in rows)
         if not run.clean and run.clean_key is not None:
-            ((_, found),) = self._store.facts([run.clean_key], ("game", "index", "answer"))
-            run.clean = {(game, index): answer for game, index, answer in found}
+            ((_, answers),) = self._store.facts([run.clean_key], ("game", "index", "answer"))
+            run.clean = {(game, index): answer for game, index, answer in answers}
         budget = (spec.threat.norm, spec.threat.eps)
         outcomes = [is_right(row, budget, run.clean.get((row.game, row.index))) for row in rows]
         return None if None in outcomes else sum(map(bool, outcomes))

@@ -115,11 +115,11 @@ def _made(model: str, classes: int, image_shape: tuple[int, int, int]) -> tuple[
     """The bare module, and the normalisation that it needs (None: it does its own)."""
     library, _, name = model.partition(":")
     if library in _LIBRARIES and name:
-        found = _import(library)
+        package = _import(library)
         if library == "torchvision":
-            return _called(lambda: found.models.get_model(name, weights=None, num_classes=classes), model), \
+            return _called(lambda: package.models.get_model(name, weights=None, num_classes=classes), model), \
                 IMAGENET_MEAN, IMAGENET_STD  # fmt: skip
-        module = _called(lambda: found.create_model(name, pretrained=False, num_classes=classes), model)
+        module = _called(lambda: package.create_model(name, pretrained=False, num_classes=classes), model)
         settings = getattr(module, "default_cfg", {})
         return module, tuple(settings.get("mean", IMAGENET_MEAN)), tuple(settings.get("std", IMAGENET_STD))
     make = _function(model) if ".py:" in model else registry.models.load(model)
@@ -176,10 +176,10 @@ def _function(model: str) -> Callable[..., Any]:
             raise BadValue(
                 f"base.model {model!r} does not import: {type(error).__name__}: {one_line(error)}"
             ) from error
-    found = getattr(sys.modules[name], function, None)
-    if not callable(found):
+    build = getattr(sys.modules[name], function, None)
+    if not callable(build):
         raise BadValue(f"base.model is {model!r}, but {path.name} has no function {function!r}.")
-    return found
+    return build
 
 
 def fits(module: nn.Module, weights: str) -> bool:

@@ -76,18 +76,18 @@ def _key(request: Request, config: Config, facts: Callable[[str, TaskParams], Ta
 
 def _differences(spec: RunSpec, plain: RunSpec) -> dict[str, Any]:
     """The dotted keys in which a run differs from the configuration's values."""
-    found: dict[str, Any] = {}
+    differing: dict[str, Any] = {}
     for section in SECTIONS:
         if section == "defense" and spec.is_base:
             continue
         own, given = getattr(spec, section).params, getattr(plain, section).params
-        found |= {f"{section}.{name}": value for name, value in own.items() if given.get(name) != value}
+        differing |= {f"{section}.{name}": value for name, value in own.items() if given.get(name) != value}
     if spec.base_seed != plain.base_seed:
-        found["base.seed"] = spec.base_seed
+        differing["base.seed"] = spec.base_seed
     own, given = asdict(spec.threat), asdict(plain.threat)
-    found |= {f"threat.{k}": v for k, v in own.items() if v != given[k] and k not in ("eps", "norm")}
+    differing |= {f"threat.{k}": v for k, v in own.items() if v != given[k] and k not in ("eps", "norm")}
     own, given = ({"protocol": one.game.protocol, **one.game.params} for one in (spec, plain))
-    return found | {f"game.{k}": v for k, v in own.items() if k != "repeats" and v != given.get(k)}
+    return differing | {f"game.{k}": v for k, v in own.items() if k != "repeats" and v != given.get(k)}
 
 
 def _text(spec: RunSpec, request: Request, options: Sequence[str]) -> str:

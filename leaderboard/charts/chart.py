@@ -175,9 +175,9 @@ def robust_record(robust: Share) -> dict[str, Any]:
 
 def lowest(records: Iterable[Mapping[str, Any]], *cell: str) -> Records:
     """One record for each cell, the one with the lowest robust accuracy. cell: the fields that make a cell."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    lowest: dict[tuple[Any, ...], dict[str, Any]] = {}
     for record in records:
         key = tuple(record[name] for name in cell)
-        if key not in found or record["robust"] < found[key]["robust"]:
-            found[key] = dict(record)
-    return list(found.values())
+        if key not in lowest or record["robust"] < lowest[key]["robust"]:
+            lowest[key] = dict(record)
+    return list(lowest.values())
