@@ -93,7 +93,7 @@ def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(call, range(count)))
 
 
-# -- leases -------------------------------------------------------------------------------------------------------------
+# -- leases -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_is_claimed_once_and_finished_once(store: Store, open_store: Opener) -> None:
@@ -213,7 +213,7 @@ def test_rows_of_another_environment_are_not_mixed(store: Store) -> None:
     assert store.find(key()).provenance == PROVENANCE  # type: ignore[union-attr]
 
 
-# -- rows, games and files ----------------------------------------------------------------------------------------------
+# -- rows, games and files --------------------------------------------------------------------------------------------
 
 
 def test_a_chunk_replaces_what_stands_after_its_start(store: Store) -> None:
@@ -267,7 +267,7 @@ def test_a_game_that_is_done_needs_no_state(store: Store) -> None:
     assert store.needs() == Needs(frozenset({"e" * 64, "f" * 64}))
 
 
-# -- runs, suites and audits --------------------------------------------------------------------------------------------
+# -- runs, suites and audits ------------------------------------------------------------------------------------------
 
 
 def test_runs_are_listed_by_their_beginning_and_selected_by_their_columns(store: Store) -> None:
@@ -332,7 +332,7 @@ def test_a_write_that_can_never_succeed_is_not_tried_for_ever(store: Store) -> N
     assert store.audits() == []
 
 
-# -- databases ----------------------------------------------------------------------------------------------------------
+# -- databases --------------------------------------------------------------------------------------------------------
 
 
 def test_a_database_that_is_not_there_is_made_only_when_asked(db_url: str, open_store: Opener) -> None:
@@ -370,10 +370,10 @@ def test_a_database_of_an_older_version_is_brought_up_to_date_with_its_rows(db_u
         }
         for table, known in values.items():
             columns = [column for column in inspect(connection).get_columns(table) if not column["nullable"]]
-            row = {c["name"]: 0 if isinstance(c["type"], (Integer, Float)) else "" for c in columns} | known
-            names = ", ".join(f'"{name}"' for name in row)
-            places = ", ".join(f":{name}" for name in row)
-            connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), row)
+            line = {c["name"]: 0 if isinstance(c["type"], (Integer, Float)) else "" for c in columns} | known
+            names = ", ".join(f'"{name}"' for name in line)
+            places = ", ".join(f":{name}" for name in line)
+            connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), line)
         connection.commit()
     engine.dispose()
     store = Store.open(db_url, create=False)
@@ -420,7 +420,7 @@ def test_a_database_that_breaks_while_it_is_open_is_told_in_one_line(store: Stor
         lambda: list(store.facts([key()], ("index",))),
         lambda: store.finish(key(), "DONE"),
     ):
-        with pytest.raises(StoreError, match="cannot be used as a database: .*Give --db another") as refused:
+        with pytest.raises(StoreError, match=r"cannot be used as a database: .*Give --db another") as refused:
             use()
         assert "\n" not in str(refused.value)
     assert store.heartbeat([key()]) is False
