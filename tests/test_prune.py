@@ -19,7 +19,7 @@ from bench.errors import StoreError
 from bench.game.resources import Resources
 from bench.rows import Meter, Resume
 from bench.store import Claim, Store
-from bench.store.prune import in_words
+from bench.store.prune import describe_bytes
 from tests.conftest import QUICK, Bench, sets, spec_of
 from tests.test_store import PROVENANCE, pretend, rows
 
@@ -161,7 +161,9 @@ def test_what_somebody_makes_just_now_is_left_and_told(bench: Bench, place: Plac
     bank = place.put("banks", name("a"))
     with FileLock(f"{bank}.lock"):
         done = bench("cache", "prune", "--kind", "banks", "--db", "bench.db")
-    assert done.code == 1 and bank.exists() and "somebody makes it just now" in done.err and "0 removed" in done.out
+    assert (
+        done.code == 1 and bank.exists() and "another process is making it now" in done.err and "0 removed" in done.out
+    )
 
 
 def test_files_that_other_databases_may_need_stay(bench: Bench, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +272,7 @@ def test_sizes_are_told_by_kind_and_nothing_is_made(bench: Bench, place: Place, 
 def test_bytes_in_words() -> None:
     given = (0, 999, 1000, 99_949, 99_950, 999_499, 999_500, 10**9, 5 * 10**15)
     words = ["0 bytes", "999 bytes", "1.0 kB", "99.9 kB", "100 kB", "999 kB", "1.0 MB", "1.0 GB", "5000 TB"]
-    assert [in_words(number) for number in given] == words
+    assert [describe_bytes(number) for number in given] == words
 
 
 def test_finished_runs_hold_after_pruning(bench: Bench, place: Place, workbench: Resources) -> None:

@@ -63,7 +63,7 @@ def cache(
 
 
 def _size(root: Path, shared: str, as_json: bool) -> int:
-    from bench.store.prune import KINDS, TEMPORARY, in_words, nearest_folder, survey
+    from bench.store.prune import KINDS, TEMPORARY, describe_bytes, nearest_folder, survey
 
     sizes = survey(root)
     total = sum(size.bytes for size in sizes.values())
@@ -73,13 +73,14 @@ def _size(root: Path, shared: str, as_json: bool) -> int:
         click.echo(json.dumps({"root": str(root), "shared": shared, "kinds": kinds, "bytes": total, "free": free}))
         return 0
     if not sizes:
-        click.echo(f"{root}: nothing {'' if root.exists() else '(it is not there)'}; {in_words(free)} free")
+        click.echo(f"{root}: nothing {'' if root.exists() else '(it is not there)'}; {describe_bytes(free)} free")
         return 0
     from bench.cli.tables import print_table
 
     about = {**KINDS, TEMPORARY: "half written: bench cache prune removes those of dead processes"}
     rows = [[kind, *_amounts(size), about.get(kind, "")] for kind, size in _largest_first(sizes)]
-    print_table(f"{root}: {in_words(total)}; {in_words(free)} free", ("kind", "number", "size", "what"), rows)
+    title = f"{root}: {describe_bytes(total)}; {describe_bytes(free)} free"
+    print_table(title, ("kind", "number", "size", "what"), rows)
     if shared:
         click.echo(f"Other databases may have files there: {shared}.")
     return 0
@@ -87,7 +88,7 @@ def _size(root: Path, shared: str, as_json: bool) -> int:
 
 def _prune(root: Path, shared: str, url: str, kind: str, older_s: float, dry_run: bool, as_json: bool) -> int:
     from bench.store import Store
-    from bench.store.prune import KINDS, TEMPORARY, Size, in_words, prune, survey
+    from bench.store.prune import KINDS, TEMPORARY, Size, describe_bytes, prune, survey
 
     known = {*KINDS, TEMPORARY, *survey(root)}
     if kind and kind not in known:
@@ -102,7 +103,7 @@ def _prune(root: Path, shared: str, url: str, kind: str, older_s: float, dry_run
     for name, size in _largest_first(sizes):
         number, amount = _amounts(size)
         click.echo(f"{name}: {number} {verb}, {amount}")
-    click.echo(f"{root}: {len(done.removed)} {verb}, {in_words(freed)} {'would be ' if dry_run else ''}freed")
+    click.echo(f"{root}: {len(done.removed)} {verb}, {describe_bytes(freed)} {'would be ' if dry_run else ''}freed")
     for note in done.notes:
         click.echo(f"  {note}")
     for path, reason in done.failed:
@@ -125,9 +126,9 @@ def _as_json(
 
 
 def _amounts(size: Size) -> tuple[str, str]:
-    from bench.store.prune import in_words
+    from bench.store.prune import describe_bytes
 
-    return str(size.count), in_words(size.bytes)
+    return str(size.count), describe_bytes(size.bytes)
 
 
 def _largest_first(sizes: dict[str, Size]) -> list[tuple[str, Size]]:

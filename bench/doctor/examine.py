@@ -241,7 +241,7 @@ def _some(keys: tuple[str, ...]) -> str:
 
 def _files(patient: Patient) -> Iterator[Finding]:
     from bench.store import files_of
-    from bench.store.prune import in_words, nearest_folder, survey
+    from bench.store.prune import describe_bytes, nearest_folder, survey
 
     root = files_of(patient.url)
     if stuck := _not_writable(root):
@@ -250,10 +250,10 @@ def _files(patient: Patient) -> Iterator[Finding]:
         return
     free = shutil.disk_usage(nearest_folder(root)).free
     total = sum(kind.bytes for kind in survey(root).values())
-    there = f"{in_words(total)} in {root}" if root.exists() else f"{root} is not there yet"
+    there = f"{describe_bytes(total)} in {root}" if root.exists() else f"{root} is not there yet"
     level: Level = "problem" if free < FULL else "note" if free < NEARLY_FULL else "ok"
     todo = "" if level == "ok" else "free some space; bench cache says what lies there, bench cache prune removes some"
-    yield Finding(level, "files", f"{there}; {in_words(free)} free", todo)
+    yield Finding(level, "files", f"{there}; {describe_bytes(free)} free", todo)
 
 
 def _not_writable(path: Path) -> Path | None:
