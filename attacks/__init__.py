@@ -1,4 +1,4 @@
-"""Attacks, one module per method. A built-in name is a class and a preset of the threat model."""
+"""Attacks, one module per method. Each built-in name combines a class with preset fields of the threat model."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from bench.registry import register_attack
 ARXIV = "https://arxiv.org/abs/"
 WU = "https://proceedings.mlr.press/v119/wu20f.html"
 
-#: where each is described
+#: the paper that describes each attack
 PAPERS = {
     "fgsm": f"{ARXIV}1412.6572",
     "bim": f"{ARXIV}1607.02533",
@@ -43,14 +43,14 @@ def register() -> None:
     _add(
         "clean",
         "clean:Clean",
-        summary="no perturbation: the clean accuracy",
+        summary="no perturbation; it measures the clean accuracy",
         preset={"weights": "none", "eps": 0.0, "norm": "linf"},
     )
     for name, target, summary in (
-        ("fgsm", "gradient:FGSM", "one step along the gradient's sign (Goodfellow et al. 2015)"),
+        ("fgsm", "gradient:FGSM", "one step along the sign of the gradient (Goodfellow et al. 2015)"),
         ("bim", "gradient:BIM", "FGSM in many small steps (Kurakin et al. 2016)"),
         ("cw-l2", "carlini_wagner:CarliniWagnerL2", "smallest l2 perturbation (Carlini and Wagner 2017)"),
-        ("jsma", "jsma:JSMA", "fewest changed pixels, by saliency maps (Papernot et al. 2016)"),
+        ("jsma", "jsma:JSMA", "smallest number of changed pixels, found by saliency maps (Papernot et al. 2016)"),
     ):
         _add(name, target, summary=summary, preset={"weights": "trained"})
     for name, surrogate, summary in (
@@ -68,14 +68,14 @@ def register() -> None:
         (
             "square",
             "query:Square",
-            "random search with scores, within a budget of queries (Andriushchenko et al. 2020)",
+            "random search on the scores, within a budget of queries (Andriushchenko et al. 2020)",
         ),
         (
             "hopskipjump",
             "query:HopSkipJump",
-            "boundary walk with labels, within a budget of queries (Chen et al. 2020)",
+            "walk along the decision boundary, by labels alone, within a budget of queries (Chen et al. 2020)",
         ),
-        ("hopskipjump-linf", "query:HopSkipJumpLinf", "the same, for the smallest linf perturbation"),
+        ("hopskipjump-linf", "query:HopSkipJumpLinf", "HopSkipJump for the smallest linf perturbation"),
     ):
         _add(
             name,
@@ -101,7 +101,7 @@ def register() -> None:
     _add(
         "pgd-skip-partial",
         "pgd:PGD",
-        summary="PGD on a simulated copy that saw a part of the stream",
+        summary="PGD on a simulated copy that has seen a part of the stream",
         preset={"weights": "simulated", "bank": True, "known": 0.5, "delay": 0},
         free=("known", "randomness"),
         protocol="probe",
@@ -109,15 +109,15 @@ def register() -> None:
     _add(
         "pgd-skip-delayed",
         "pgd:PGD",
-        summary="PGD on the exact adapted weights, served after `delay` further inputs",
+        summary="PGD on the exact adapted weights; the image is served after `delay` further inputs",
         preset={"weights": "adapted", "bank": True, "known": 1.0, "delay": 50},
         free=("delay",),
         protocol="probe",
     )
     for name, target, summary in (
-        ("fpa", "FPA", "fixed point attack: PGD on the simulated defense as adapted to the image (Chen et al. 2022)"),
-        ("gmsa-avg", "GMSAAvg", "PGD on the mean over all simulated adaptations to the image (Chen et al. 2022)"),
-        ("gmsa-min", "GMSAMin", "PGD on the weakest of all simulated adaptations to the image (Chen et al. 2022)"),
+        ("fpa", "FPA", "fixed point attack: PGD on a simulated defense adapted to the image (Chen et al. 2022)"),
+        ("gmsa-avg", "GMSAAvg", "PGD on the mean loss over all simulated adaptations (Chen et al. 2022)"),
+        ("gmsa-min", "GMSAMin", "PGD on the lowest loss over all simulated adaptations (Chen et al. 2022)"),
     ):
         _add(
             name,
@@ -143,20 +143,20 @@ def register() -> None:
     _add(
         "transfer-from-base",
         "pgd:PGD",
-        summary="PGD on the trained weights, played in the game of pgd-skip, so that the two can be compared",
+        summary="PGD on the trained weights in the protocol of pgd-skip, for a comparison with it",
         preset={"weights": "trained"},
         protocol="probe",
     )
     _add(
         "random-search",
         "random_search:RandomSearch",
-        summary="random points of the ball, sifted by the exact adapted weights where answers are dear",
+        summary="random points in the ball; where queries are few, the adapted weights select the points to query",
         preset={"weights": "adapted", "bank": True, "queries": 200},
         free=("queries",),
         protocol="probe",
     )
     for name, target, summary in (
-        ("bpda", "BPDA", "forward the defense, backward its proxy; bpda:ATTACK around any attack with gradients"),
-        ("eot", "EOT", "the mean over draws of the defense's randomness; eot:ATTACK likewise"),
+        ("bpda", "BPDA", "forward by the defense, backward by its proxy; bpda:ATTACK wraps a gradient attack"),
+        ("eot", "EOT", "mean over draws of the defense's randomness; eot:ATTACK wraps a gradient attack"),
     ):
         _add(name, f"wrappers:{target}", summary=f"{summary} (Athalye et al. 2018)", wraps="pgd-skip")

@@ -1,5 +1,5 @@
-"""What the adapters of the Adversarial Robustness Toolbox share: its view of a network, and its randomness under our
-seed.
+"""What the adapters of the Adversarial Robustness Toolbox (ART) share: a network as ART's classifier, and a seed for
+the global generators that ART draws from.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from tqdm import tqdm
 
 from bench.draws import Draws, seed_of
 
-tqdm.set_lock(threading.RLock())  # of ART's progress bars: by default a semaphore that a stopped process leaks
+# ART shows progress bars. The default lock of tqdm is a semaphore, which a killed process leaks.
+tqdm.set_lock(threading.RLock())
 
 
 @contextmanager
 def seeded(draws: Draws, purpose: str = "") -> Iterator[None]:
-    """The global generators of torch, numpy and Python as a function of the examples' draws; afterwards as before."""
+    """Seed the global generators of torch, numpy and Python from the examples' draws, and restore them afterwards."""
     seed = seed_of(draws.seed, draws.purpose, purpose, *draws.indices)
     numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reaches into every GPU
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:
@@ -37,7 +38,7 @@ def seeded(draws: Draws, purpose: str = "") -> Iterator[None]:
 
 
 def as_art(network: nn.Module, x: Tensor, classes: int) -> PyTorchClassifier:
-    """The network as ART takes it, for images like x (N, C, H, W) in [0, 1]."""
+    """The network as a classifier of ART, for images of the shape of x (N, C, H, W) in [0, 1]."""
     return PyTorchClassifier(
         model=network,
         loss=nn.CrossEntropyLoss(),

@@ -1,17 +1,21 @@
-"""`autoattack`: the standard ensemble without parameters to tune, from its authors' implementation (pyautoattack).
+"""`autoattack`: the standard ensemble of parameter-free attacks, in its authors' implementation (pyautoattack).
 
 Croce, Hein: Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks, ICML
-2020: APGD on the cross-entropy, APGD on the targeted difference of logits ratio (DLR), targeted FAB, Square. A cascade:
-each part attacks what the parts before left unfooled of the network that the threat model grants. Square asks that
-network, not the deployed defense.
+2020. The parts are APGD on the cross-entropy, APGD on the targeted difference of logits ratio (DLR), targeted FAB and
+Square. They form a cascade: each part attacks the examples that no earlier part has broken. All parts attack the
+network that the threat model grants. Square queries that network too, not the deployed defense.
 
-Ours, not theirs: the cascade, so that each part draws from the examples' own seeds, and so that nothing but the parts
-asks the network (the library's own also runs its checks of the network, which `bench audit` does here). With fewer than
-four classes there is no targeted DLR, and untargeted APGD on the cross-entropy with random restarts stands in for it.
+Deviations: the cascade is ours. So each part draws from the examples' own seeds, and only the parts query the network.
+(The cascade of the library also checks the network; here `bench audit` does that.) The targeted DLR needs four classes.
+With fewer, untargeted APGD on the cross-entropy with random restarts replaces it.
+
+In l1 (Croce, Hein: Mind the Box, ICML 2021) APGD starts with larger radii, as in the library. The standard version of
+the library uses 5 restarts and 5 target classes in l1; here `attack.restarts` and `attack.target_classes` set them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -22,10 +26,11 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from attacks.art import seeded
-from bench.contracts import Attack
+from bench.contracts import Attack, Effort
 from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws, seed_of
-from bench.threat import Norm
+from bench.norms import DESCENDED, Norm, ball_of
+from bench.threat import ThreatModel
 from bench.values import Params
 
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -40,8 +45,9 @@ def _known_parts(given: str) -> str:
 
 
 class AutoAttackParams(Params):
-    """parts: of the ensemble, in their order, with commas; steps of APGD and FAB; restarts of APGD-CE; target_classes:
-    of the targeted parts, most likely first; square_queries: of Square, for each example."""
+    """parts: the parts to run, in this order, separated by commas; steps: of APGD and FAB; restarts: of APGD-CE;
+    target_classes: number of classes that the targeted parts try, most likely first; square_queries: queries of Square
+    per example."""
 
     parts: Annotated[str, AfterValidator(_known_parts)] = "apgd-ce,apgd-t,fab-t,square"
     steps: int = Field(default=100, ge=2)
@@ -51,10 +57,16 @@ class AutoAttackParams(Params):
 
 
 class AutoAttack(Attack):
-    """The parts in turn, each on what is left."""
+    """Runs the parts in order, each on the examples that are not yet broken."""
 
     Params: ClassVar[type[Params]] = AutoAttackParams
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[Norm, ...]] = DESCENDED
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 10, "square_queries": 50}
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        params = self.params  # APGD once and once for each target, FAB for each target; Square passes forwards only
+        passes = params.steps * (params.restarts + 2 * params.target_classes) + params.square_queries / 3
+        return Effort(passes=passes)
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         threat = oracle.threat
@@ -85,7 +97,7 @@ class AutoAttack(Attack):
         params = self.params
         targets = min(params.target_classes, classes - 1)
         shared: dict[str, Any] = {
-            "norm": {"linf": "Linf", "l2": "L2"}[norm],
+            "norm": ball_of(norm).prefix,
             "eps": eps,
             "seed": seed_of(draws.seed, draws.purpose, part, *draws.indices) % 2**32,
             "device": x.device,
@@ -96,11 +108,15 @@ class AutoAttack(Attack):
         if part == "fab-t":
             return FABAttack_PT(model, n_iter=params.steps, targeted=True, n_target_classes=targets, **shared)
         if part == "apgd-t" and classes > 3:
-            return APGDAttack_targeted(model, n_iter=params.steps, n_target_classes=targets, **shared)
+            return APGDAttack_targeted(
+                model, n_iter=params.steps, n_target_classes=targets, use_largereps=norm == "l1", **shared
+            )
         restarts = params.restarts if part == "apgd-ce" else targets
-        return APGDAttack(model, n_iter=params.steps, n_restarts=restarts, loss="ce", **shared)
+        return APGDAttack(
+            model, n_iter=params.steps, n_restarts=restarts, loss="ce", use_largereps=norm == "l1", **shared
+        )
 
 
 def _cuda_generators_kept(x: Tensor) -> Any:
-    """The library seeds torch's global generators, those of a GPU too; afterwards they are as before."""
+    """Restore torch's global generators afterwards, also those of a GPU: the library seeds them."""
     return torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else [])

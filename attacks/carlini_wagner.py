@@ -1,15 +1,17 @@
 """`cw-l2`: the smallest l2 perturbation that fools the network, from foolbox.
 
-Carlini and Wagner: Towards Evaluating the Robustness of Neural Networks, IEEE S&P 2017, section V: Adam on the squared
-norm plus c times the margin, in the space of arctanh pixels, with a binary search for c. foolbox leaves an all-black
-image where it finds nothing; here the input is returned, as it is for a point that is wrong from the start. The image
-is returned as foolbox left it, whatever its norm: the judge serves it uncut, and the budget is a question of the
-metrics.
+Carlini, Wagner: Towards Evaluating the Robustness of Neural Networks, IEEE S&P 2017, section V. Adam minimises the
+squared l2 norm plus c times the margin, over the arctanh of the pixels; a binary search finds c.
+
+Deviations: foolbox returns a black image where it finds no adversarial image; here the input is returned instead. The
+input is also returned where the network is wrong on it already. The perturbation may have any length: the judge serves
+an image of a minimal attack at any distance, and the metrics apply the radius.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import foolbox
 import torch
@@ -17,17 +19,18 @@ from foolbox.attacks import L2CarliniWagnerAttack
 from pydantic import Field
 from torch import Tensor
 
-from bench.contracts import Attack
+from bench.contracts import Attack, Effort
 from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws
+from bench.norms import Norm
 from bench.pgd import as_foolbox
-from bench.threat import Norm
+from bench.threat import ThreatModel
 from bench.values import Params
 
 
 class CWParams(Params):
-    """steps of Adam with step_size in each of the binary_search_steps for c, which starts at initial_const; confidence:
-    the margin by which the network must be fooled."""
+    """binary_search_steps: values of c that are tried; steps, step_size: of Adam for each c; initial_const: the first
+    c; confidence: margin by which the network must be fooled."""
 
     binary_search_steps: int = Field(default=9, ge=1)
     steps: int = Field(default=300, ge=1)
@@ -42,6 +45,10 @@ class CarliniWagnerL2(Attack):
     Params: ClassVar[type[Params]] = CWParams
     kind: ClassVar[Literal["budget", "minimal"]] = "minimal"
     norm: ClassVar[Norm] = "l2"
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 10}
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        return Effort(passes=self.params.binary_search_steps * self.params.steps)
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         params, model = self.params, oracle.model()

@@ -1,38 +1,36 @@
 """`fgsm` and `bim`: the fast gradient sign method and its iteration, from foolbox.
 
-Goodfellow, Shlens, Szegedy: Explaining and Harnessing Adversarial Examples, ICLR 2015: one step of the radius along the
-sign of the gradient of the cross-entropy (in l2: along the gradient). Kurakin, Goodfellow, Bengio: Adversarial Examples
-in the Physical World, 2016: the same in many small steps, projected onto the ball; unlike PGD it starts from the image
-itself.
+fgsm  Goodfellow, Shlens, Szegedy: Explaining and Harnessing Adversarial Examples, ICLR 2015. One step of length eps
+      along the sign of the gradient of the cross-entropy; in l2 and l1 along the gradient.
+bim   Kurakin, Goodfellow, Bengio: Adversarial Examples in the Physical World, 2016. Many small steps, each followed by
+      a projection onto the ball. Unlike PGD, it starts at the image itself.
+
+In l1, foolbox steps along the gradient and scales an image back into the ball. The steps of `pgd` are stronger there.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import foolbox
-from foolbox.attacks import (
-    L2BasicIterativeAttack,
-    L2FastGradientAttack,
-    LinfBasicIterativeAttack,
-    LinfFastGradientAttack,
-)
 from pydantic import Field
 from torch import Tensor
 
-from bench.contracts import Attack
+from bench.contracts import Attack, Effort
 from bench.contracts.oracle import Oracle
 from bench.draws import Draws
-from bench.pgd import as_foolbox
-from bench.threat import Norm
+from bench.norms import DESCENDED, Norm
+from bench.pgd import as_foolbox, foolbox_attack
+from bench.threat import ThreatModel
 from bench.values import Params
 
 
 class FoolboxAttack(Attack):
-    """A deterministic attack of foolbox within a radius. A subclass says which."""
+    """A deterministic attack of foolbox within a radius. A subclass names the attack."""
 
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[Norm, ...]] = DESCENDED
 
     @abstractmethod
     def engine(self, norm: Norm, eps: float) -> Any:
@@ -50,10 +48,10 @@ class FoolboxAttack(Attack):
 
 
 class FGSM(FoolboxAttack):
-    """One step along the sign of the gradient."""
+    """One step along the sign of the gradient (l2, l1: along the gradient)."""
 
     def engine(self, norm: Norm, eps: float) -> Any:
-        return {"linf": LinfFastGradientAttack, "l2": L2FastGradientAttack}[norm](random_start=False)
+        return foolbox_attack("FastGradientAttack", norm)(random_start=False)
 
 
 class BIMParams(Params):
@@ -64,10 +62,15 @@ class BIMParams(Params):
 
 
 class BIM(FoolboxAttack):
-    """Many small steps from the image itself."""
+    """Many small steps that start at the image itself."""
 
     Params: ClassVar[type[Params]] = BIMParams
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 10}
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        return Effort(passes=self.params.steps)
 
     def engine(self, norm: Norm, eps: float) -> Any:
-        made = {"linf": LinfBasicIterativeAttack, "l2": L2BasicIterativeAttack}[norm]
-        return made(abs_stepsize=self.params.rel_step_size * eps, steps=self.params.steps, random_start=False)
+        step_size = self.params.rel_step_size * eps
+        made = foolbox_attack("BasicIterativeAttack", norm)
+        return made(abs_stepsize=step_size, steps=self.params.steps, random_start=False)

@@ -1,12 +1,12 @@
-"""`jsma`: the fewest changed pixels, by saliency maps, from the Adversarial Robustness Toolbox.
+"""`jsma`: the smallest number of changed pixels, found by saliency maps, from the Adversarial Robustness Toolbox (ART).
 
 Papernot, McDaniel, Jha, Fredrikson, Celik, Swami: The Limitations of Deep Learning in Adversarial Settings, EuroS&P
-2016, in ART's form: each step sets the two features of the largest gradient of the target's logit to white (`theta`),
-until the target is reached or `gamma` of the pixels are spent. ART attacks one target; here each of the `targets` most
-likely other classes is one, and the image with the fewest changed pixels that fools the network is returned, else the
-input.
+2016, as ART implements it. Each step adds `theta` to the two features that raise the logit of the target most. It stops
+when the network answers the target, or when the share `gamma` of the pixels has changed.
 
-ART counts features (channels of pixels); `gamma` is a share of the pixels, so at most that many pixels change.
+Deviations: ART attacks one target class. Here each of the `targets` most likely other classes is a target in turn, and
+the attack returns the image that fools the network with the fewest changed pixels, or the input where none does. ART
+counts features, which are channels of pixels; `gamma` is a share of the pixels, and no more pixels than that change.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.art import as_art, seeded
-from bench.contracts import Attack
+from bench.contracts import Attack, Effort
 from bench.contracts.oracle import Oracle, margins
 from bench.draws import Draws
-from bench.threat import Norm
+from bench.norms import Norm
+from bench.threat import ThreatModel
 from bench.values import Params
 
 
 class JSMAParams(Params):
-    """theta: what is added to a pixel at each step, in [0, 1] units; gamma: largest share of pixels changed; targets:
-    how many other classes are tried."""
+    """theta: what a step adds to a feature, in units of [0, 1] pixels; gamma: largest share of the pixels that may
+    change; targets: number of other classes that are tried."""
 
     theta: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
     gamma: float = Field(default=0.25, gt=0, le=1, allow_inf_nan=False)
@@ -37,11 +38,15 @@ class JSMAParams(Params):
 
 
 class JSMA(Attack):
-    """Papernot et al.'s saliency map attack over several targets."""
+    """The saliency map attack of Papernot et al. on several targets."""
 
     Params: ClassVar[type[Params]] = JSMAParams
     kind: ClassVar[Literal["budget", "minimal"]] = "minimal"
     norm: ClassVar[Norm] = "l0"
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        # each of its steps differentiates every class, and it takes many: a hundred in all is a guess
+        return Effort(passes=100.0 * self.params.targets)
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         params, model = self.params, oracle.model()
@@ -69,9 +74,10 @@ class JSMA(Attack):
 
 
 def gamma_of_features(share: float, shape: torch.Size) -> float:
-    """ART's share of features so that at most `share` of the pixels of images (N, C, H, W) change, or two of them.
+    """The `gamma` of ART at which at most `share` of the pixels of images (N, C, H, W) change, or two pixels.
 
-    ART takes two features a step and stops after the step that passes gamma, so two are left for that step.
+    ART changes two features a step and stops after the step that exceeds its gamma. So two pixels are kept for that
+    step.
     """
     channels, pixels = shape[1], shape[2] * shape[3]
     most = int(share * pixels) - 2

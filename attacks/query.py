@@ -1,15 +1,19 @@
-"""`square` and `hopskipjump`: attacks that only ask the deployed defense, from the Adversarial Robustness Toolbox.
+"""`square`, `hopskipjump`, `hopskipjump-linf`: attacks that only query the deployed defense, from the Adversarial
+Robustness Toolbox (ART).
 
-square       Andriushchenko, Croce, Flammarion, Hein: Square Attack, ECCV 2020: random squares of +-eps that lower the
-             margin; needs the defense's scores; linf, within the radius.
-hopskipjump  Chen, Jordan, Wainwright: HopSkipJumpAttack, IEEE S&P 2020: walks along the decision boundary towards the
-             input; needs labels only; minimal in l2, as hopskipjump-linf is in linf. ART draws its start from a
-             generator that it seeds itself, so the start is found here, with the example's own generator.
+square       Andriushchenko, Croce, Flammarion, Hein: Square Attack, ECCV 2020. Random squares of +-eps that lower the
+             margin. It needs the scores of the defense, and stays within the radius in linf.
+hopskipjump  Chen, Jordan, Wainwright: HopSkipJumpAttack, IEEE S&P 2020. A walk along the decision boundary towards the
+             input. It needs labels only, and minimises the l2 distance; hopskipjump-linf minimises the linf distance.
 
-Both live within the threat model's budget of queries per example. Every answer is remembered: a repeated image is not
-asked again (ART's Square asks three times what it knows), and what is returned is the best image that was asked, not
-the last. A budget that runs out ends the attack. ART's Square draws its squares for a whole block of examples at once,
-so an image depends on the block, and it never puts one on the last row or column.
+Both attacks keep to the threat model's number of queries per example, and end when the queries are used up.
+
+Deviations: an image that was queried before gets the stored answer and costs no query (ART's Square repeats
+queries). The attacks return the best image that was queried, not the last one. The first image of HopSkipJump is
+found here, with the example's own generator: ART draws it from a generator that it seeds itself.
+
+Limits of ART's Square: it draws the squares for a whole block of examples at once, so an image depends on the block. No
+square covers the last row or the last column.
 """
 
 from __future__ import annotations
@@ -31,25 +35,29 @@ from bench.contracts import Attack, DefenseInfo
 from bench.contracts.oracle import Oracle, margins
 from bench.data.task import TaskFacts
 from bench.draws import Draws
-from bench.threat import Norm, ThreatModel
+from bench.norms import Norm, ball_of
+from bench.threat import ThreatModel
 from bench.values import Params
 
-#: calls in a row that ask nothing new, after which an attack turns in circles
+#: an attack ends after so many calls in a row that repeat known images
 IDLE_CALLS = 50
 
 
 class _Spent(Exception):
-    """No example that is asked about has a query left, or nothing new has been asked for long."""
+    """The examples have no query left, or the last `IDLE_CALLS` calls repeated known images."""
 
 
 class _Asked:
-    """Answers of the deployed defense about x (N, C, H, W), y (N,), within the budget; remembers the best image."""
+    """Queries the deployed defense about x (N, C, H, W) with labels y (N,), and stores the answers and the best images.
+
+    norm: rank images that fool the defense by their distance in this norm; None: rank all images by their margin.
+    """
 
     def __init__(self, oracle: Oracle, x: Tensor, y: Tensor, norm: Norm | None = None) -> None:
         self.oracle, self.x, self.y = oracle, x, y
         self.norm = norm
         self.best = x.clone()
-        #: what the best image has: the margin, or with a norm the distance of fooling images; smaller is better
+        #: margin of the best image, or with a norm its distance; smaller is better
         self.score = torch.full((len(x),), torch.inf)
         self._known: list[dict[bytes, NDArray[np.float32]]] = [{} for _ in range(len(x))]
         self._last: list[NDArray[np.float32] | None] = [None] * len(x)
@@ -59,9 +67,9 @@ class _Asked:
         return self.oracle.queries_left(row)
 
     def ask(self, images: NDArray[np.float32], rows: list[int]) -> NDArray[np.float32]:
-        """Logits (B, K) of images (B, C, H, W) about these examples; `_Spent` where none of them may be asked.
+        """Logits (B, K) of images (B, C, H, W), each about one of the examples `rows`; `_Spent` ends the attack.
 
-        An example whose budget is spent is answered with what its best image got, so that nothing seems better.
+        Where an example has no query left, a new image gets the logits of its best image, and so does not look better.
         """
         keys = [hashlib.sha256(image.tobytes()).digest() for image in images]
         fresh: dict[tuple[int, bytes], int] = {}
@@ -87,10 +95,10 @@ class _Asked:
         points = torch.from_numpy(images[list(fresh.values())]).to(self.x)
         logits = self.oracle.query(points, rows).float().cpu()
         gaps = margins(logits, self.y[rows].cpu())
-        far = (points - self.x[rows]).flatten(1).norm(dim=1, p=np.inf if self.norm == "linf" else 2).cpu()
+        far = ball_of(self.norm).distance(points - self.x[rows]).cpu() if self.norm else gaps
         for i, (row, key) in enumerate(fresh):
             self._known[row][key] = logits[i].numpy()
-            score = (far[i] if gaps[i] < 0 else torch.inf) if self.norm else gaps[i]
+            score = far[i] if not self.norm or gaps[i] < 0 else torch.inf
             if score < self.score[row]:
                 self.score[row] = score
                 self.best[row] = points[i]
@@ -106,12 +114,12 @@ class _Asked:
         return last
 
     def nearest(self, images: NDArray[np.float32]) -> list[int]:
-        """Which example each image is about: the nearest."""
+        """The example that each image is about: the nearest one."""
         flat = torch.from_numpy(images).to(self.x).flatten(1)
         return torch.cdist(flat, self.x.flatten(1)).argmin(1).tolist()
 
     def classifier(self, classes: int, row: int | None = None) -> BlackBoxClassifierNeuralNetwork:
-        """The defense as ART asks it: about one example, or each image about the nearest."""
+        """The defense as a classifier of ART. Images are about the example `row`; None: each about the nearest one."""
 
         def predict(images: NDArray[Any]) -> NDArray[np.float32]:
             images = images.astype(np.float32)
@@ -123,24 +131,24 @@ class _Asked:
 
 
 class QueryAttack(Attack):
-    """An attack that only asks."""
+    """An attack that only queries the deployed defense."""
 
     needs_gradients: ClassVar[bool] = False
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
         if not threat.queries:
-            return "it only asks the defense, and threat.queries is 0"
+            return "it only queries the defense, and threat.queries is 0"
         return super().declines(threat, facts, info)
 
 
 class SquareParams(Params):
-    """p_init: share of the pixels in the first squares."""
+    """p_init: share of the pixels that the first squares cover."""
 
     p_init: float = Field(default=0.8, gt=0, lt=1, allow_inf_nan=False)
 
 
 class Square(QueryAttack):
-    """Random search with the defense's scores."""
+    """Random search on the scores of the defense."""
 
     Params: ClassVar[type[Params]] = SquareParams
 
@@ -164,13 +172,13 @@ class Square(QueryAttack):
             with seeded(draws):
                 engine.generate(x.cpu().numpy(), y=np.eye(classes)[y.cpu().numpy()])
         except _Spent:
-            pass  # the budget is the end of the search, as meant
+            pass  # the search ends with its queries
         return asked.best
 
 
 class HopSkipJumpParams(Params):
-    """init_eval, max_eval: images asked to estimate the first and a later gradient; init_size: random images tried for
-    a start; max_iter: steps along the boundary, where the budget lasts that long."""
+    """init_eval, max_eval: queries to estimate the first gradient, and at most for a later one; init_size: images tried
+    as a start; max_iter: steps along the boundary, if the queries last that long."""
 
     init_eval: int = Field(default=100, ge=1)
     max_eval: int = Field(default=1000, ge=1)
@@ -179,7 +187,7 @@ class HopSkipJumpParams(Params):
 
 
 class HopSkipJump(QueryAttack):
-    """A walk along the decision boundary with the defense's labels."""
+    """A walk along the decision boundary, by the labels of the defense."""
 
     Params: ClassVar[type[Params]] = HopSkipJumpParams
     kind: ClassVar[Literal["budget", "minimal"]] = "minimal"
@@ -193,7 +201,7 @@ class HopSkipJump(QueryAttack):
                 with seeded(draws.of([row])):
                     self._walk(asked, row, draws)
             except _Spent:
-                pass  # the budget is the end of the walk, as meant
+                pass  # the walk ends with its queries
         return asked.best
 
     def _walk(self, asked: _Asked, row: int, draws: Draws) -> None:
@@ -201,13 +209,13 @@ class HopSkipJump(QueryAttack):
         x, label = asked.x[row : row + 1].cpu().numpy(), int(asked.y[row])
         logits = asked.ask(x, [row])
         if logits[0].argmax() != label:
-            return  # wrong from the start: nothing is nearer than the input itself
+            return  # the defense is wrong on the input itself, at distance 0
         start = self._start(asked, row, label, draws)
         if start is None:
             return
         engine = ArtHopSkipJump(
             asked.classifier(logits.shape[1], row),
-            norm=np.inf if self.norm == "linf" else 2,
+            norm=ball_of(self.norm).p,
             max_iter=params.max_iter,
             max_eval=params.max_eval,
             init_eval=min(params.init_eval, params.max_eval),
@@ -217,10 +225,11 @@ class HopSkipJump(QueryAttack):
         engine.generate(x, y=np.eye(logits.shape[1])[[label]], x_adv_init=start)
 
     def _start(self, asked: _Asked, row: int, label: int, draws: Draws) -> NDArray[np.float32] | None:
-        """An image that is not given the label, or None after `init_size` tries.
+        """An image that the defense gives another label, or None after `init_size` tries.
 
-        A uniformly random one; then what the input gives: its negative, its mirror images, a black and a white one;
-        then random ones again. (A network may give all of noise one label, and no noise starts a walk from that label.)
+        First a uniformly random image; then the negative of the input, its mirror images, a black and a white image;
+        then random images again. A network may give all noise the same label. If that is the label of the input, no
+        random image can start the walk.
         """
         x = asked.x[row].cpu()
         own = [1 - x, x.flip(2), x.flip(1), torch.zeros_like(x), torch.ones_like(x)]
@@ -233,6 +242,6 @@ class HopSkipJump(QueryAttack):
 
 
 class HopSkipJumpLinf(HopSkipJump):
-    """The same walk for the smallest linf perturbation."""
+    """HopSkipJump for the smallest linf perturbation."""
 
     norm: ClassVar[Norm] = "linf"

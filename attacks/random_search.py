@@ -1,50 +1,53 @@
-"""`random-search`: random points of the ball; an attack that uses nothing of the network but its answers.
+"""`random-search`: random points in the ball; it uses the answers of the network and no gradients.
 
-A gradient attack that random search beats is broken (Carlini et al.: On Evaluating Adversarial Robustness, 2019,
-section 4.3; Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security, ICML 2018, section 3.1).
-Half of the points are uniform in the ball, half on its surface: corners of the linf ball, the sphere of the l2 ball.
+If random search is stronger than a gradient attack, the gradient attack is broken (Carlini et al.: On Evaluating
+Adversarial Robustness, 2019, section 4.3; Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of
+Security, ICML 2018, section 3.1). Half of the points are uniform in the ball. The other half lie on its surface: in
+linf at the corners, in l2 and l1 at the distance eps.
 
-Where the deployed defense may be asked about every point it is. Where its answers are dear, the points are sifted by
-the network that the threat model grants, and the defense is asked about those that come nearest to fooling it.
+With a query for every point, the attack queries the deployed defense about all of them. With fewer, it ranks the points
+by their margin on the network that the threat model grants, and queries the defense about the lowest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.contracts import BLOCK, Attack, DefenseInfo
+from bench.contracts import BLOCK, Attack, DefenseInfo, Effort
 from bench.contracts.oracle import Oracle, margins
 from bench.data.task import TaskFacts
 from bench.draws import Draws
-from bench.pgd import on_surface, random_offset
-from bench.threat import Norm, ThreatModel
+from bench.norms import DESCENDED, Norm, on_surface, random_offset
+from bench.threat import ThreatModel
 from bench.values import Params
 
 
 class RandomSearchParams(Params):
-    """draws: random points tried for each example."""
+    """draws: random points per example."""
 
     draws: int = Field(default=10_000, ge=1)
 
 
 class RandomSearch(Attack):
-    """Keeps the point of the lowest margin; an example is left alone once it is fooled."""
+    """Keeps the point of the lowest margin; the search for an example ends once the defense is wrong."""
 
     Params: ClassVar[type[Params]] = RandomSearchParams
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[Norm, ...]] = DESCENDED
     needs_gradients: ClassVar[bool] = False
+    quick: ClassVar[Mapping[str, Any]] = {"draws": 200}
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
         if threat.weights == "none" and threat.queries < self.params.draws:
-            return (
-                f"it may ask {threat.queries} times for {self.params.draws} draws, and has no network to sift them by"
-            )
+            return f"it has {threat.queries} queries for {self.params.draws} draws, and no network to select them by"
         return super().declines(threat, facts, info)
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        return Effort(passes=self.params.draws / 3, probes=threat.queries)
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         threat = oracle.threat
@@ -57,7 +60,7 @@ class RandomSearch(Attack):
             with oracle.about([row]):
                 points = self._points(x[row], threat.eps, threat.norm, draws.of([row]))
                 if network is not None:
-                    points = self._sifted(network, points, y[row], max(threat.queries, 1))
+                    points = self._selected(network, points, y[row], max(threat.queries, 1))
                 if threat.queries:
                     found[row] = self._asked(oracle, points, x[row], y[row], row)
                 else:
@@ -65,20 +68,17 @@ class RandomSearch(Attack):
         return found
 
     def _points(self, x: Tensor, eps: float, norm: Norm, draws: Draws) -> Iterator[Tensor]:
-        """Random points around x (C, H, W), in the ball and the box, in parts (B, C, H, W)."""
+        """Random points in the ball around x (C, H, W) and in the box, in parts (B, C, H, W)."""
         for start in range(0, self.params.draws, BLOCK):
             own = draws.sub(start)
             shape = (min(BLOCK, self.params.draws - start), *x.shape)
-            if norm == "linf":
-                offsets = (torch.rand(shape, generator=own[0]) * 2 - 1) * eps
-            else:
-                offsets = torch.cat([random_offset(own, tuple(x.shape), eps, norm) for _ in range(shape[0])])
+            offsets = torch.cat([random_offset(own, tuple(x.shape), eps, norm) for _ in range(shape[0])])
             offsets[::2] = on_surface(offsets[::2], eps, norm)
             yield (x + offsets.to(x)).clamp(0, 1)
 
     @staticmethod
-    def _sifted(network: nn.Module, points: Iterator[Tensor], y: Tensor, count: int) -> Iterator[Tensor]:
-        """The `count` points nearest to fooling the network, nearest first, in one part."""
+    def _selected(network: nn.Module, points: Iterator[Tensor], y: Tensor, count: int) -> Iterator[Tensor]:
+        """The `count` points of the lowest margin on the network, lowest first, in one part."""
         best = lowest = torch.empty(0)
         for part in points:
             with torch.no_grad():
@@ -91,7 +91,7 @@ class RandomSearch(Attack):
 
     @staticmethod
     def _asked(oracle: Oracle, points: Iterator[Tensor], x: Tensor, y: Tensor, row: int) -> Tensor:
-        """The point that the defense's answer is furthest on the wrong side for; the first that is wrong ends it."""
+        """The point of the lowest margin on the defense; the queries end once the defense is wrong."""
         best, lowest = x, torch.inf
         for part in points:
             size = BLOCK if oracle.info.kind == "static" else 1

@@ -1,39 +1,46 @@
-"""`fpa`, `gmsa-avg`, `gmsa-min`: attacks on a defense that adapts to the very input that it answers.
+"""`fpa`, `gmsa-avg`, `gmsa-min`: attacks on a defense that adapts to the input before it answers.
 
 Chen, Wu, Guo, Liang, Jha: Towards Evaluating the Robustness of Neural Networks Learned by Transduction, ICLR 2022. The
-attacker simulates the defense and looks for an image that fools the network *after* it has adapted to that image:
+attacker simulates the defense and searches an image that fools the network *after* it has adapted to that image:
 
-    F_0 = the network before;  x_r = argmax over the ball of a loss over F_0 .. F_r;  F_{r+1} = adapted to x_r
+    F_0 = the network before it adapts
+    x_r = the image in the ball that maximises a loss over F_0 .. F_r
+    F_{r+1} = the network after it has adapted to x_r
 
-fpa (fixed point attack)  the loss of the last network
-gmsa-avg, gmsa-min        the mean and the smallest loss over all networks so far (greedy model space attack)
+fpa       fixed point attack: the loss of the last network F_r
+gmsa-avg  greedy model space attack: the mean of the losses of F_0 .. F_r
+gmsa-min  greedy model space attack: the smallest of the losses of F_0 .. F_r
 
-As the authors do for RMC, points are taken in their order: rounds end once the copy answers x_r wrong, the best image
-is served to the copy, and the next point begins from the state that this leaves. The sequence is then served once to a
-fresh defense, whose randomness the attacker does not know (protocol `replay`). Where the paper compares accuracies of a
-batch, here each example keeps the image of its lowest margin.
+As in the authors' attack on RMC, the points are attacked in their order. The rounds for a point end once the copy
+answers x_r wrong. Then the best image is served to the copy, and the next point starts from the state after that. The
+whole sequence is finally served once to a fresh defense, whose randomness the attacker does not know (protocol
+`replay`).
+
+Deviation: the paper compares the accuracies of a batch; here each example keeps the image of its lowest margin.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bench.contracts import BLOCK, Attack
+from bench.contracts import BLOCK, Attack, Effort
 from bench.contracts.oracle import Oracle, Simulation, margins
 from bench.draws import Draws
-from bench.pgd import pgd, random_offset
-from bench.threat import Norm
+from bench.norms import DESCENDED, Norm, random_offset
+from bench.pgd import pgd
+from bench.threat import ThreatModel
 from bench.values import Params
 
 
 class TransductiveParams(Params):
-    """rounds: of simulating and attacking, at most; steps and rel_step_size: of PGD in each, step / eps."""
+    """rounds: of attack and adaptation, at most; steps: of PGD in each round; rel_step_size: step / eps."""
 
     rounds: int = Field(default=10, ge=1)
     steps: int = Field(default=40, ge=1)
@@ -41,17 +48,24 @@ class TransductiveParams(Params):
 
 
 class TransductiveAttack(Attack):
-    """Attacks the networks that the defense adapts to in a simulation. A subclass says which loss over them."""
+    """Attacks the networks that a simulated defense adapts to. A subclass combines their losses."""
 
     Params: ClassVar[type[Params]] = TransductiveParams
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[Norm, ...]] = DESCENDED
     block: ClassVar[int | None] = None
-    #: whether older networks than the last enter the loss
+    #: the loss uses all networks so far, not only the last
     remembers: ClassVar[bool] = True
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 10, "rounds": 2}
 
     @abstractmethod
     def over(self, losses: Tensor) -> Tensor:
-        """What is ascended, (N,), from the losses (S, N) of the networks so far, oldest first."""
+        """The loss to maximise (N,), from the losses (S, N) of the networks so far, oldest first."""
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        # each round asks the copy for its answer and for its next network; the copy is served the best image
+        rounds = self.params.rounds
+        networks = rounds * (rounds + 1) / 2 if self.remembers else rounds
+        return Effort(passes=self.params.steps * networks, probes=2.0 * rounds, answers=1.0)
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         copy = oracle.simulate()
@@ -86,12 +100,12 @@ class TransductiveAttack(Attack):
             better = margin < lowest
             best[better], lowest[better] = found[better], margin[better]
             if copy.kind == "static" or bool((lowest < 0).all()):
-                break  # nothing adapts, so that another round would be the same; or nothing is left to gain
+                break  # a static defense does not adapt, and another round would be the same; or all are fooled
             networks = [*(networks if self.remembers else []), copy.proxy_for(found)]
         return best
 
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Sum over the examples, from logits (N, S, K) of all networks."""
+        """The sum of `over` over the examples, from the logits (N, S, K) of all networks."""
         losses = torch.stack([cross_entropy(part, y, reduction="none") for part in logits.unbind(1)])
         return self.over(losses).sum()
 
@@ -108,7 +122,7 @@ class _Stacked(nn.Module):
 
 
 class FPA(TransductiveAttack):
-    """Fixed point attack: the last network."""
+    """Fixed point attack: the loss of the last network."""
 
     remembers: ClassVar[bool] = False
 
@@ -124,7 +138,7 @@ class GMSAAvg(TransductiveAttack):
 
 
 class GMSAMin(TransductiveAttack):
-    """Greedy model space attack on the smallest of the losses: an image that fools every network so far."""
+    """Greedy model space attack on the smallest of the losses: it looks for an image that fools all networks so far."""
 
     def over(self, losses: Tensor) -> Tensor:
         return losses.amin(0)

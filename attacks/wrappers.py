@@ -1,29 +1,31 @@
-"""`bpda` and `eot`: what stands in for a network that has no useful gradient, around any attack that differentiates.
+"""`bpda` and `eot`: wrappers that give a gradient attack another network where the granted one has no useful gradient.
 
-A wrapper is named with what it wraps: `bpda:pgd-skip`, `eot:autoattack-skip`. It has the threat model, the protocol and
-the parameters of the attack inside; alone, `bpda` and `eot` wrap `pgd-skip`.
+The name of a wrapper contains the attack inside: `bpda:pgd-skip`, `eot:autoattack-skip`. A wrapper has the threat
+model, the protocol and the parameters of the attack inside. The names `bpda` and `eot` alone wrap `pgd-skip`.
 
-bpda  Backward Pass Differentiable Approximation: forward through the defense itself (its answers, adaptation and vote
-      included), backward through its proxy.
+bpda  Backward Pass Differentiable Approximation. The forward pass goes through the defense itself, with its adaptation
+      and its vote; the backward pass goes through its proxy.
       Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security, ICML 2018, section 4.1.
-eot   Expectation Over Transformation: the mean of the log-probabilities over draws of the defense's randomness.
+eot   Expectation Over Transformation. The mean of the log-probabilities over draws of the defense's randomness.
       Athalye, Engstrom, Ilyas, Kwok: Synthesizing Robust Adversarial Examples, ICML 2018, equation 2.
-      A static defense is drawn anew at every forward. One that adapts is drawn once for each example, as it would adapt
-      to the example itself: to adapt at every step of an attack would cost an answer each.
+      A static defense is drawn again in every forward pass. A defense that adapts is drawn once for each example and
+      adapts to the unperturbed example: to adapt at every step of an attack would cost as much as an answer each time.
 
-Both need a copy of the defense, so they decline where the threat model grants none.
+Both need a copy of the defense. Where the threat model grants none, they decline.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, create_model
 from torch import Tensor, nn
 
-from bench.contracts import Attack, DefenseInfo
+from bench.contracts import Attack, DefenseInfo, Effort
 from bench.contracts.oracle import Oracle, Simulation
 from bench.data.task import TaskFacts
 from bench.draws import Draws
@@ -32,7 +34,7 @@ from bench.values import Params
 
 
 class Wrapper(Attack):
-    """An attack around another, which gets a network of the wrapper's making instead of the granted one."""
+    """An attack around another attack, which gets the network of the wrapper instead of the granted one."""
 
     #: the attack inside; set by `around`
     inside: ClassVar[type[Attack]]
@@ -44,11 +46,13 @@ class Wrapper(Attack):
         params = inside.Params
         if cls.Params.model_fields:
             params = create_model(f"{cls.__name__}{inside.__name__}Params", __base__=(cls.Params, inside.Params))
-        return type(f"{cls.__name__}{inside.__name__}", (cls,), {**kept, "inside": inside, "Params": params})
+        quick = {**inside.quick, **cls.quick}
+        own = {**kept, "inside": inside, "Params": params, "quick": quick}
+        return type(f"{cls.__name__}{inside.__name__}", (cls,), own)
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
         if not self.inside.needs_gradients:
-            return "what it wraps differentiates nothing"
+            return "the attack inside uses no gradients"
         if threat.weights not in ("adapted", "simulated") or not threat.bank:
             return "it needs a copy of the defense, and the threat model grants none (threat.weights, threat.bank)"
         return self._attack().declines(threat, facts, info)
@@ -64,11 +68,15 @@ class Wrapper(Attack):
 
     @abstractmethod
     def network(self, oracle: Oracle, copy: Simulation, x: Tensor) -> nn.Module:
-        """What the attack inside differentiates, from a copy of the defense and the examples x (N, C, H, W)."""
+        """The network for the attack inside, made from a copy of the defense and the examples x (N, C, H, W)."""
 
 
 class BPDA(Wrapper):
-    """Forward the defense, backward its proxy."""
+    """Forward pass through the defense, backward pass through its proxy."""
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        inside = self._attack().effort(threat)
+        return replace(inside, probes=inside.probes + inside.passes)
 
     def network(self, oracle: Oracle, copy: Simulation, x: Tensor) -> nn.Module:
         return _StraightThrough(copy)
@@ -83,7 +91,7 @@ class _StraightThrough(nn.Module):
         self._proxy = copy.bare_proxy()
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.enable_grad():  # a defense that adapts differentiates while it answers, whoever asks
+        with torch.enable_grad():  # a defense that adapts needs gradients to answer, also under no_grad
             answers = self._copy.probe(x.detach()).detach()
         if not (x.requires_grad and torch.is_grad_enabled()):
             return answers
@@ -92,21 +100,26 @@ class _StraightThrough(nn.Module):
 
 
 class EOTParams(Params):
-    """samples: draws of the defense's randomness that a forward averages over."""
+    """samples: draws of the defense's randomness; a forward pass averages over them."""
 
     samples: int = Field(default=10, ge=1)
 
 
 class EOT(Wrapper):
-    """The mean over draws."""
+    """The mean of the log-probabilities over draws of the defense's randomness."""
 
     Params: ClassVar[type[Params]] = EOTParams
+    quick: ClassVar[Mapping[str, Any]] = {"samples": 2}
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        inside, samples = self._attack().effort(threat), self.params.samples
+        return replace(inside, passes=inside.passes * samples, probes=inside.probes + samples)
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
         if not info.randomised:
-            return f"{info.name} is not randomised, so that every draw is the same"
+            return f"{info.name} is not randomised: all draws are the same"
         if info.kind == "batch":
-            return f"{info.name} adapts to a batch, and in which one an example will come is not known"
+            return f"{info.name} adapts to a batch, and the attacker does not know the batch of an example"
         return super().declines(threat, facts, info)
 
     def network(self, oracle: Oracle, copy: Simulation, x: Tensor) -> nn.Module:
@@ -116,7 +129,7 @@ class EOT(Wrapper):
 
 
 class _Redrawn(nn.Module):
-    """Log of probabilities, averaged over draws that are new at every forward."""
+    """Mean log-probabilities over draws that are new in every forward pass."""
 
     def __init__(self, copy: Simulation, samples: int) -> None:
         super().__init__()
@@ -131,7 +144,7 @@ class _Redrawn(nn.Module):
 
 
 class _DrawnOnce(nn.Module):
-    """Log of probabilities, averaged over networks that are adapted to each example once for every draw."""
+    """Mean log-probabilities over networks: for each example, one network per draw, adapted to the example."""
 
     def __init__(self, oracle: Oracle, copy: Simulation, samples: int, x: Tensor) -> None:
         super().__init__()

@@ -43,11 +43,11 @@ class RunnerSection(_Section):
     checkpoint_s: float = Field(gt=0)
 
 
-class SuiteCell(_Section):
-    """One cross product of a suite. `cross` has lists of values by dotted key: every combination is a run."""
+class SuiteOver(_Section):
+    """What is laid over every cell of another suite: lists and numbers replace the cell's, `set` is merged into its."""
 
-    defense: list[str]
-    attack: list[str]
+    defense: list[str] = []
+    attack: list[str] = []
     base: list[str] = []
     dataset: list[str] = []
     eps: list[float | str] = []
@@ -56,6 +56,13 @@ class SuiteCell(_Section):
     n: int | None = None
     repeats: int | None = None
     set: dict[str, Any] = {}
+
+
+class SuiteCell(SuiteOver):
+    """One cross product of a suite. `cross` has lists of values by dotted key: every combination is a run."""
+
+    defense: list[str]
+    attack: list[str]
     cross: dict[str, list[Any]] = {}
 
 
@@ -107,13 +114,17 @@ class SuiteTable(_Section):
 
 
 class Suite(_Section):
-    """A named set of runs. table_of: another suite whose table this one's runs are laid out in.
+    """A named set of runs.
 
-    where: what all runs of its report have, whatever else was asked for under the suite's name.
+    cells_of, over  another suite whose cells are this one's too, and what is laid over them; they stand after `cells`
+    table_of        another suite whose table this one's runs are laid out in
+    where           what all runs of its report have, whatever else was asked for under the suite's name
     """
 
     summary: str = ""
-    cells: list[SuiteCell]
+    cells: list[SuiteCell] = []
+    cells_of: str = ""
+    over: SuiteOver = SuiteOver()
     table: SuiteTable | None = None
     table_of: str = ""
     where: Where = {}

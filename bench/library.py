@@ -1,7 +1,7 @@
 """What a program calls: `bench.run`, `bench.run_suite`, `bench.load` and `bench.results`.
 
-A call plans, plays and keeps what the command line would: the same keys, the same rows, the same database. A wrong
-request raises the `BenchError` whose text the command line would print; options that it names are the arguments here.
+A call does what the command line does: the same keys, the same rows, the same database. A wrong request raises the
+`BenchError` whose text the command line prints; the options that the text names are arguments here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import operator
 import sys
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from bench import registry
 from bench.analysis.frames import frame_of
@@ -32,6 +32,29 @@ Number = float | str
 File = str | PathLike[str]
 
 STATUSES = ("RUNNING", "DONE", "SKIPPED", "FAILED")
+
+
+class Arguments(TypedDict, total=False):
+    """The arguments of `run`, which explains them."""
+
+    defense: Names
+    attack: Names
+    base: Names
+    dataset: str | Iterable[str] | None
+    n: int | None
+    seed: int | Iterable[int] | None
+    eps: Number | Iterable[Number] | None
+    norm: str | None
+    repeats: int | None
+    sets: Mapping[str, Any] | None
+    db: File | None
+    data_dir: File | None
+    device: str
+    workers: int | None
+    rerun: str
+    plugins: File | Iterable[File]
+    config: File | None
+    progress: bool
 
 
 def run(
@@ -74,7 +97,7 @@ def run(
     n         attacked examples, the first of a seeded order; at least 1
     seed      of examples, backgrounds and noise
     eps       radius in units of [0, 1] pixels: a number, or a fraction such as "8/255"
-    norm      linf, l2 or l0
+    norm      a norm of `bench.norms`: linf, l2, l1 or l0
     repeats   games over permuted streams; at least 1
     sets      values by dotted key, as --set gives them: {"defense.k": 256, "threat.delay": 10}
     db        the database: a path or an SQLAlchemy URL
@@ -92,46 +115,25 @@ def run(
     Raises a `BenchError` of some kind (see `bench.errors`) if the request is wrong; then nothing has been written. An
     interrupt keeps what was done: the same call goes on from there.
     """
-    asked = {"defense": defense, "attack": attack, "base": base, "dataset": dataset, "seed": seed, "eps": eps}
-    found = _play(
-        None, {**asked, "n": n, "norm": norm, "repeats": repeats, "sets": sets}, db=db, data_dir=data_dir,
-        device=device, workers=workers, rerun=rerun, plugins=plugins, config=config, progress=progress,
+    given = Arguments(
+        defense=defense, attack=attack, base=base, dataset=dataset, n=n, seed=seed, eps=eps, norm=norm,
+        repeats=repeats, sets=sets, db=db, data_dir=data_dir, device=device, workers=workers, rerun=rerun,
+        plugins=plugins, config=config, progress=progress,
     )  # fmt: skip
-    return found if any(_several(value) for value in asked.values()) else found[0]
+    results = _play(None, given)
+    crossed = (defense, attack, base, dataset, seed, eps)
+    return results if any(_several(value) for value in crossed) else results[0]
 
 
-def run_suite(
-    suite: str,
-    *,
-    defense: Names = None,
-    attack: Names = None,
-    base: Names = None,
-    dataset: str | Iterable[str] | None = None,
-    n: int | None = None,
-    seed: int | Iterable[int] | None = None,
-    eps: Number | Iterable[Number] | None = None,
-    norm: str | None = None,
-    repeats: int | None = None,
-    sets: Mapping[str, Any] | None = None,
-    db: File | None = None,
-    data_dir: File | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    rerun: str = "missing",
-    plugins: File | Iterable[File] = (),
-    config: File | None = None,
-    progress: bool = False,
-) -> Results:
+def run_suite(suite: str, **given: Unpack[Arguments]) -> Results:
     """Play the runs of a suite of bench.toml, or find them: what `bench run --suite` does.
 
-    The arguments are those of `run`, and are laid over what the cells of the suite say. The runs are noted as the
-    suite's, for `bench report`. Raises as `run` does.
+    The arguments are those of `run`, all by name, and are laid over what the cells of the suite say. The runs are noted
+    as the suite's, for `bench report`. Raises as `run` does.
     """
-    asked = {"defense": defense, "attack": attack, "base": base, "dataset": dataset, "seed": seed, "eps": eps}
-    return _play(
-        suite, {**asked, "n": n, "norm": norm, "repeats": repeats, "sets": sets}, db=db, data_dir=data_dir,
-        device=device, workers=workers, rerun=rerun, plugins=plugins, config=config, progress=progress,
-    )  # fmt: skip
+    if unknown := sorted(set(given) - set(Arguments.__annotations__)):
+        raise TypeError(f"run_suite() got an unexpected keyword argument {unknown[0]!r}")
+    return _play(suite, given)
 
 
 def load(
@@ -186,72 +188,56 @@ def _stored(db: File | None, config: File | None, **among: str | Iterable[str] |
     return store, store.runs(**wanted)
 
 
-def _play(
-    suite: str | None,
-    asked: Mapping[str, Any],
-    *,
-    db: File | None,
-    data_dir: File | None,
-    device: str,
-    workers: int | None,
-    rerun: str,
-    plugins: File | Iterable[File],
-    config: File | None,
-    progress: bool,
-) -> Results:
-    """The runs of a request, each once, brought to an end."""
-    session = open_session(_path(config), tuple(str(file) for file in _each(plugins)))
+def _play(suite: str | None, given: Arguments) -> Results:
+    """Play the runs of a request to their end; each once."""
+    plugins = tuple(str(file) for file in _each(given.get("plugins", ())))
+    session = open_session(_path(given.get("config")), plugins)
     prepared = session.prepare(
-        _request(**asked), suite, db=_path(db), data_dir=_path(data_dir), device=device,
-        workers=_whole("workers", workers), rerun=rerun,
-    )  # fmt: skip
+        _request(given),
+        suite,
+        db=_path(given.get("db")),
+        data_dir=_path(given.get("data_dir")),
+        device=given.get("device", "auto"),
+        workers=_whole("workers", given.get("workers")),
+        rerun=given.get("rerun", "missing"),
+    )
     store = prepared.begin()
     with threads_kept():
-        prepared.play(store, PlainListener(sys.stderr) if progress else None)
-    found = Results(store, [Result(store, store.resolve(item.spec.key)) for item in prepared.planned])
-    for result in found:
+        prepared.play(store, PlainListener(sys.stderr) if given.get("progress") else None)
+    results = Results(store, [Result(store, store.resolve(item.spec.key)) for item in prepared.planned])
+    for result in results:
         result.to_dict()  # read now: a later call may play the same run anew
-    return found
+    return results
 
 
-def _request(
-    defense: Any,
-    attack: Any,
-    base: Any,
-    dataset: Any,
-    seed: Any,
-    eps: Any,
-    n: int | None,
-    norm: str | None,
-    repeats: int | None,
-    sets: Mapping[str, Any] | None,
-) -> Request:
-    """A request in the planner's words; the names of classes are those of the registries."""
+def _request(given: Arguments) -> Request:
+    """The arguments as the planner takes them. A class stands for the name under which it is registered."""
+    sets = given.get("sets")
     if sets is not None and not isinstance(sets, Mapping):
         raise BadValue(f"sets is {sets!r}; give values by dotted key, such as {{'defense.k': 512}}.")
     if strange := [key for key in sets or {} if not isinstance(key, str)]:
         raise BadValue(f"sets has the key {strange[0]!r}; give dotted keys, such as 'defense.k'.")
     return Request(
-        defenses=_names(registry.defenses, defense),
-        attacks=_names(registry.attacks, attack),
-        bases=_names(registry.defenses, base),
-        datasets=_texts(_each(dataset)),
-        eps=_each(eps),
-        norm=norm or "",
-        seeds=tuple(_whole("seed", value) for value in _each(seed)),
-        n=_whole("n", n),
-        repeats=_whole("repeats", repeats),
+        defenses=_names(registry.defenses, given.get("defense")),
+        attacks=_names(registry.attacks, given.get("attack")),
+        bases=_names(registry.defenses, given.get("base")),
+        datasets=_texts(_each(given.get("dataset"))),
+        eps=_each(given.get("eps")),
+        norm=given.get("norm") or "",
+        seeds=tuple(_whole("seed", value) for value in _each(given.get("seed"))),
+        n=_whole("n", given.get("n")),
+        repeats=_whole("repeats", given.get("repeats")),
         sets=dict(sets or {}),
     )
 
 
 def _several(value: Any) -> bool:
-    """Whether an argument holds several values, be it none or one; a text and a class are one."""
+    """Whether an argument is a collection of values; a text and a class are single values."""
     return isinstance(value, Iterable) and not isinstance(value, str | type)
 
 
 def _each(value: Any) -> tuple[Any, ...]:
-    """The values of an argument, which is one or several; None: none."""
+    """The values of an argument that is a value, a collection of values, or None for no value."""
     return () if value is None else tuple(value) if _several(value) else (value,)
 
 
@@ -260,11 +246,11 @@ def _names(known: registry.Registry, value: Names) -> tuple[str, ...]:
 
 
 def _texts(names: Iterable[Any]) -> tuple[str, ...]:
-    found = tuple(names)
-    for name in found:
+    texts = tuple(names)
+    for name in texts:
         if not isinstance(name, str):
             raise BadValue(f"{name!r} is no name; give names as text, such as 'rmc'; see: bench list")
-    return found
+    return texts
 
 
 def _whole(name: str, value: Any) -> Any:

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, ClassVar
 
 import eagerpy as ep
 import foolbox
 import torch
-from foolbox.attacks.projected_gradient_descent import (
-    L2ProjectedGradientDescentAttack,
-    LinfProjectedGradientDescentAttack,
-)
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bench.draws import Draws
-from bench.threat import Norm
+from bench.errors import UnknownName
+from bench.norms import DESCENDED, Ball, Norm, ball_of
+
+#: this code shapes images: see `bench.source`
+SHAPES_ROWS = True
 
 #: what is ascended: a scalar from the network's output for N images and their labels (N,)
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -32,6 +31,8 @@ summed_cross_entropy: Loss = partial(cross_entropy, reduction="sum")
 
 class _GivenStart:
     """foolbox's descent that starts at x + `offset` (N, C, H, W), in the ball, and ascends `loss`."""
+
+    ball: ClassVar[Ball]
 
     def __init__(self, steps: int, step_size: float, offset: Tensor | None, loss: Loss) -> None:
         super().__init__(abs_stepsize=step_size, steps=steps, random_start=offset is not None)  # type: ignore[call-arg]
@@ -44,37 +45,30 @@ class _GivenStart:
     def get_random_start(self, x0: Any, epsilon: float) -> Any:
         return x0 + ep.astensor(self._offset)
 
+    def normalize(self, gradients: Any, *, x: Any, bounds: Any) -> Any:
+        if self.ball.ascent is None:
+            return super().normalize(gradients, x=x, bounds=bounds)  # type: ignore[misc]
+        return ep.astensor(self.ball.ascent(gradients.raw, x.raw))
 
-class _LinfPGD(_GivenStart, LinfProjectedGradientDescentAttack):
-    """foolbox's Linf PGD with our start."""
-
-
-class _L2PGD(_GivenStart, L2ProjectedGradientDescentAttack):
-    """foolbox's L2 PGD with our start."""
-
-
-_ENGINES = {"linf": _LinfPGD, "l2": _L2PGD}
-
-
-def random_offset(draws: Draws, shape: tuple[int, ...], eps: float, norm: Norm) -> Tensor:
-    """Uniform offsets (N, *shape) in the ball of radius eps, one per example."""
-    if norm == "linf":
-        return draws.uniform(shape, -eps, eps)
-    # direction of a normal vector with two coordinates more, cut to the ball's dimension, is uniform in the ball
-    # (Voelker, Gosmann, Stewart: Efficiently sampling vectors and coordinates from the n-sphere and n-ball, 2017)
-    size = 1
-    for side in shape:
-        size *= side
-    normal = draws.normal((size + 2,))
-    ball = (normal / normal.norm(dim=1, keepdim=True))[:, :size]
-    return ball.view(len(draws), *shape) * eps
+    def project(self, x: Any, x0: Any, epsilon: float) -> Any:
+        if self.ball.project is None:
+            return super().project(x, x0, epsilon)  # type: ignore[misc]
+        return x0 + ep.astensor(self.ball.project((x - x0).raw, epsilon))
 
 
-def on_surface(offset: Tensor, eps: float, norm: Norm) -> Tensor:
-    """Offsets (N, C, H, W) in the ball of radius eps, moved out to its surface: a corner in linf, the sphere in l2."""
-    if norm == "linf":
-        return offset.sign() * eps
-    return offset * (eps / offset.flatten(1).norm(dim=1)).view(-1, *[1] * (offset.dim() - 1))
+def foolbox_attack(name: str, norm: Norm) -> Any:
+    """foolbox's class for an attack such as `FastGradientAttack` in a norm; `UnknownName` where it has none."""
+    ball = ball_of(norm)
+    if not ball.prefix:
+        raise UnknownName("norm within a radius", norm, DESCENDED)
+    return getattr(foolbox.attacks, f"{ball.prefix}{name}")
+
+
+@cache
+def _engine(norm: Norm) -> Any:
+    """foolbox's descent in this norm with our start, and with the norm's own step and projection where it has them."""
+    parents = (_GivenStart, foolbox_attack("ProjectedGradientDescentAttack", norm))
+    return type("OurStart", parents, {"ball": ball_of(norm)})
 
 
 @torch.enable_grad()  # whoever asks a defense that crafts images may do so without gradients
@@ -97,7 +91,7 @@ def pgd(
     """
     if eps == 0:
         return x.clone()
-    engine = _ENGINES[norm](steps, step_size, None if offset is None else offset.to(x.device), loss)
+    engine = _engine(norm)(steps, step_size, None if offset is None else offset.to(x.device), loss)
     images: Tensor = engine.run(as_foolbox(model, x), x, foolbox.criteria.Misclassification(y), epsilon=eps)
     return images.detach()
 

@@ -6,9 +6,12 @@ A row holds facts; metrics are computed from rows afterwards, so a new metric ne
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from bench.norms import Norm, ball_of
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Row:
     index, label      dataset index of the point, and its true label
     answer            the deployed defense's label for what was served (x', or x after a violation)
     clean_answer      its label for x, from the same state (probe); None where the paired `clean` run holds it
-    linf, l2, l0      distance of the proposed image to x (pixels in [0, 1]; l0 counts pixels); NaN if not finite
+    distances         of the proposed image to x, by norm (pixels in [0, 1]; l0 counts pixels); NaN if not finite; rows
+                      of older databases lack norms that came later
     violation         why x was served instead of the proposal, or ""
     believed          the attacked network is fooled by the proposal (None: the attacker had no network)
     fooled_inside     some image within eps that the attack tried fooled the attacked network
@@ -32,9 +36,7 @@ class Row:
     label: int
     answer: int
     clean_answer: int | None
-    linf: float
-    l2: float
-    l0: float
+    distances: dict[Norm, float]
     violation: str
     x_sha256: str
     adv_sha256: str
@@ -48,6 +50,21 @@ class Row:
     attack_s: float
     defense_s: float
     neighbours: dict[str, list[int]] | None = None
+
+
+def is_right(row: Row, budget: tuple[Norm, float] | None, clean_answer: int | None) -> bool | None:
+    """The outcome of an example: whether its answer under attack is right. None where that is not known.
+
+    budget        norm and radius at which an attack of minimal norm is judged: an attacker whose image is farther
+                  serves the clean image, so the clean answer counts. None: the answer to what was served counts
+    clean_answer  the answer to the clean image, where the row itself has none; None: it is not known
+    """
+    answer: int | None = row.answer
+    if budget is not None:
+        norm, eps = budget
+        if not row.distances.get(norm, math.nan) <= eps + ball_of(norm).slack:
+            answer = clean_answer if row.clean_answer is None else row.clean_answer
+    return None if answer is None else answer == row.label
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.deadline import NEVER, Deadline
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -18,3 +20,4 @@ class Settings:
     chunk: int
     checkpoint_s: float
     workers: int
+    deadline: Deadline = NEVER

@@ -1,10 +1,11 @@
-"""A Python file as a source: run as it is now, and hashed with what it imports."""
+"""Python files of plug-ins: how they are run, and the hash of their source with that of what they import."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import importlib.util
+import re
 import sys
 from functools import lru_cache
 from importlib.machinery import SourceFileLoader
@@ -15,7 +16,7 @@ from bench.errors import BrokenPlugin
 
 
 class _AsItIsNow(SourceFileLoader):
-    """Compiles what is in the file: bytecode is kept by second and size, which an edit may leave as they were."""
+    """Compiles the file anew: bytecode is found by time in seconds and size, which an edit may leave the same."""
 
     def get_code(self, fullname: str) -> CodeType:
         code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
@@ -23,7 +24,7 @@ class _AsItIsNow(SourceFileLoader):
 
 
 def run_file(name: str, path: Path) -> ModuleType:
-    """Run a Python file as the module `name`; what it raises comes through, and then there is no such module."""
+    """Run a Python file as the module `name`. An exception passes through; then no module of this name stays."""
     if path.suffix != ".py":
         raise BrokenPlugin(f"{path} is no Python file.")
     spec = importlib.util.spec_from_file_location(name, path, loader=_AsItIsNow(name, str(path)))
@@ -38,18 +39,20 @@ def run_file(name: str, path: Path) -> ModuleType:
     return module
 
 
-#: modules of the harness that shape images and networks, and so belong to whatever uses them
-ALWAYS_HASHED = ("bench.pgd", "bench.models.")
-#: modules made from plug-in files are called this and more
+#: the line by which a module of the harness (or a package, for all its modules) says that its code shapes images or
+#: networks: its source is then part of the hash of every plug-in that imports it
+MARK = re.compile(rb"^SHAPES_ROWS = True$", re.M)
+#: the names of modules made from plug-in files begin with this
 FILE_PREFIX = "bench_plugin_"
 
 
 @lru_cache(maxsize=256)
 def module_hash(module: str) -> str:
-    """sha256 over the source of a module and, transitively, of the modules that it imports from where methods live.
+    """sha256 over the source of a module and, transitively, of those modules that it imports which hold methods.
 
-    That is its own package, `attacks`, `defenses`, and `bench.pgd`, which shapes images; what the rest of the harness
-    means is in `HARNESS_VERSION`. Nothing is imported: files are found by name, their import statements are read.
+    These places are its own package, `attacks`, `defenses`, and modules of `bench` with the line `SHAPES_ROWS = True`.
+    What the rest of the harness does is covered by `HARNESS_VERSION`. Nothing is imported: files are found by name, and
+    their import statements are read.
     """
     return _source_hash(module, module.startswith(FILE_PREFIX))
 
@@ -57,14 +60,14 @@ def module_hash(module: str) -> str:
 def source_now(module: str) -> str:
     """The hash of a module that this program has loaded; "" where it has no file (a notebook, standard input).
 
-    A file of its own has the hash that it has as a plug-in.
+    A single file has the same hash here as it has as a plug-in.
     """
     path = _source_path(module)
     return "" if path is None or not path.is_file() else _source_hash(module, "." not in module)
 
 
 def _source_hash(module: str, alone: bool) -> str:
-    """The hash; alone: the module is one file, whose folder and name must not matter."""
+    """The hash. alone: the module is a single file; its folder and its name do not enter the hash."""
     tops = {module.partition(".")[0], "attacks", "defenses"} - {"bench"}
     seen: dict[str, bytes] = {}
     queue = [module]
@@ -74,13 +77,23 @@ def _source_hash(module: str, alone: bool) -> str:
         if name in seen or path is None:
             continue
         seen[name] = path.read_bytes()
-        found = _imports(seen[name], name, path.name == "__init__.py")
-        queue.extend(n for n in found if n.partition(".")[0] in tops or n.startswith(ALWAYS_HASHED))
+        imported = _imports(seen[name], name, path.name == "__init__.py")
+        queue.extend(n for n in imported if n.partition(".")[0] in tops or _shapes_rows(n))
     whole = hashlib.sha256()
     for name in sorted(seen, key=lambda name: FILE_PREFIX if alone and name == module else name):
         label = "plug-in" if alone and name == module else name
         whole.update(label.encode() + b"\0" + seen[name] + b"\0")
     return whole.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _shapes_rows(module: str) -> bool:
+    """Whether a module of the harness, or a package that it lies in, has the mark."""
+    parts = module.split(".")
+    if parts[0] != "bench":
+        return False
+    paths = (_source_path(".".join(parts[:count])) for count in range(2, len(parts) + 1))
+    return any(path is not None and path.is_file() and MARK.search(path.read_bytes()) for path in paths)
 
 
 def _source_path(module: str) -> Path | None:

@@ -8,8 +8,8 @@ from fractions import Fraction
 from typing import Any, Literal, get_args
 
 from bench.errors import BadValue, UnknownName
+from bench.norms import NORMS, Norm
 
-Norm = Literal["linf", "l2", "l0"]
 Weights = Literal["none", "surrogate", "trained", "simulated", "adapted"]
 Randomness = Literal["private", "shared"]
 
@@ -46,10 +46,10 @@ class ThreatModel:
     queries_served: bool = False
 
     def __post_init__(self) -> None:
-        for key, options in (("norm", Norm), ("weights", Weights), ("randomness", Randomness)):
+        for key, options in (("norm", NORMS), ("weights", get_args(Weights)), ("randomness", get_args(Randomness))):
             value = getattr(self, key)
-            if value not in get_args(options):
-                raise BadValue(f"threat.{key} is {value!r}; it must be one of {', '.join(get_args(options))}.")
+            if value not in options:
+                raise BadValue(f"threat.{key} is {value!r}; it must be one of {', '.join(options)}.")
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise BadValue(f"eps is {self.eps}; give a number of at least 0, such as 8/255 or 0.3.")
         if bool(self.surrogate) != (self.weights == "surrogate"):

@@ -27,7 +27,9 @@ from bench.data.task import Task, TaskFacts, fixed_order, to_pixels
 from bench.draws import Draws
 from bench.errors import BadValue
 from bench.models.frozen import frozen_copy
-from bench.pgd import pgd, random_offset
+from bench.models.layout import channels_last
+from bench.norms import random_offset
+from bench.pgd import pgd
 from bench.source import module_hash
 from bench.values import Params
 from defenses.device_search import DeviceNeighbours, fits_beside
@@ -181,11 +183,9 @@ class BankBuilder:
 
     def _attacked_network(self) -> nn.Module:
         """theta_0 in the layout and the precision that copies are made in."""
-        network = self.base.network
-        if self.context.device.type == "cuda":
-            example = torch.zeros((1, *self.task.facts.image_shape), device=self.context.device)
-            network = freeze_norms(frozen_copy(network), example).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return InPrecision(network, self.recipe.precision)
+        example = torch.zeros((1, *self.task.facts.image_shape), device=self.context.device)
+        network = freeze_norms(frozen_copy(self.base.network), example)
+        return InPrecision(channels_last(network), self.recipe.precision)
 
     def build(self, probes: int = 0) -> Bank:
         """The bank, made from its pieces where the cache lacks it; probes: lists to look into, of an `ivf` index."""

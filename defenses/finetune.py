@@ -185,9 +185,15 @@ class Learner:
         """Logits (N, K) of x (N, C, H, W) now, in float32."""
         return self._workspace.logits(x)
 
-    def attacked(self, x: Tensor, y: Tensor, eps: float, steps: int, step_size: float, offset: Tensor | None) -> Tensor:
-        """PGD images (N, C, H, W) for x in [0, 1], y (N,) against the weights now; see `defenses.crafting`."""
-        return self._workspace.craft(x, y, eps, steps, step_size, offset)
+    def attacked(
+        self, x: Tensor, y: Tensor, eps: float, steps: int, step_size: float, draws: torch.Generator
+    ) -> Tensor:
+        """PGD images (N, C, H, W) for x in [0, 1], y (N,) against the weights now, from a random start.
+
+        Linf; eps and step_size in pixels of [0, 1], step_size 0: 2.5 eps / steps. See `defenses.crafting`.
+        """
+        offset = (torch.rand(x.shape, generator=draws) * 2 - 1) * eps
+        return self._workspace.craft(x, y, eps, steps, step_size or 2.5 * eps / steps, offset)
 
     def frozen(self) -> nn.Module:
         """A copy of the network as it is now, whose weights take no gradients."""

@@ -55,5 +55,5 @@ class KnnAT(RMC):
         """The rows and a copy of each, made against the weights as they are."""
         params = self.params
         x, y = self._points(bank, rows)
-        x_adv = self._attacked(x, y, params.craft_steps, params.craft_step_size, draws)
+        x_adv = self._learner.attacked(x, y, params.eps, params.craft_steps, params.craft_step_size, draws)
         return torch.cat([x, x_adv]), torch.cat([y, y])

@@ -39,10 +39,12 @@ class NoiseVoteParams(Params):
 
 
 class NoiseVote(StaticDefense):
-    """Answers with the label that most noisy copies are given."""
+    """Answers with the label that the base gives to most noisy copies."""
 
     Params: ClassVar[type[Params]] = NoiseVoteParams
     randomised: ClassVar[bool] = True
+    #: the noisy copies of one point are a block
+    in_blocks: ClassVar[bool] = False
 
     _network: nn.Module
     _classes: int
@@ -53,12 +55,8 @@ class NoiseVote(StaticDefense):
         self._classes = task.facts.num_classes
         self.noise_key = context.noise_key
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Point by point: what is one block here are the copies of one point."""
-        return torch.cat([self._vote(point) for point in x]) if len(x) else x.new_zeros((0, self._classes))
-
     def answer(self, x: Tensor) -> Tensor:
-        return self.predict(x)
+        return torch.cat([self._vote(point) for point in x]) if len(x) else x.new_zeros((0, self._classes))
 
     def _vote(self, x: Tensor) -> Tensor:
         """Log shares (1, K) of the votes over copies of x (C, H, W), one vote added to each class."""

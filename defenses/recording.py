@@ -20,7 +20,7 @@ WARM_UP = 3
 
 
 class Recorder(Protocol):
-    """Records a body, and leaves `touched`, the tensors that it changes, as they were."""
+    """Records a body, and leaves `touched`, the tensors that it changes, and the global generators as they were."""
 
     def record(self, body: Body, touched: Sequence[Tensor]) -> Body:
         """What repeats the body."""
@@ -46,7 +46,7 @@ class CudaGraphs:
         here, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
         with _fastest_algorithms():
             self._stream.wait_stream(here)
-            with torch.cuda.stream(self._stream):
+            with torch.cuda.stream(self._stream), torch.random.fork_rng([here.device_index]):
                 for _ in range(WARM_UP):
                     body()
             here.wait_stream(self._stream)
@@ -74,8 +74,9 @@ class Rehearsal:
 
     def record(self, body: Body, touched: Sequence[Tensor]) -> Body:
         kept = [tensor.clone() for tensor in touched]
-        for _ in range(WARM_UP):
-            body()
+        with torch.random.fork_rng([]):
+            for _ in range(WARM_UP):
+                body()
         copy_all(touched, kept)
         self.recorded += 1
         return body

@@ -20,6 +20,7 @@ Readings and deviations, each a parameter:
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -98,19 +99,9 @@ class RMC(OnlineDefense):
 
     def fit(self, task: Task, base: Defense | None, context: Context) -> None:
         assert isinstance(base, Base)
-        params = self.params
-        self._bank = self._builder(task, base, context).build(params.probes)
+        self._bank = self._builder(task, base, context).build(self.params.probes)
         self._features = base.network
-        recipe = Recipe(
-            lr=params.lr,
-            epochs=params.epochs,
-            patience=params.patience,
-            batch_size=params.batch_size,
-            stop_train_loss=params.stop_train_loss,
-            restore_best=params.restore_best,
-            batch_norm=params.batch_norm,
-            precision=params.precision,
-        )
+        recipe = Recipe(**{field.name: getattr(self.params, field.name) for field in fields(Recipe)})
         self._learner = Learner(base.network, recipe, task.facts.image_shape)
         self._device = context.device
         self._classes = task.facts.num_classes
@@ -193,13 +184,6 @@ class RMC(OnlineDefense):
     def _training_points(self, bank: Bank, rows: NDArray[np.int64], draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """What is fine-tuned on, given rows of the bank: they themselves."""
         return self._points(bank, rows)
-
-    def _attacked(self, x: Tensor, y: Tensor, steps: int, step_size: float, draws: torch.Generator) -> Tensor:
-        """PGD images of x (n, C, H, W) in [0, 1], y (n,), against the weights now; step_size 0: 2.5 eps / steps."""
-        eps = self.params.eps
-        offset = (torch.rand(x.shape, generator=draws) * 2 - 1) * eps
-        step = step_size or 2.5 * eps / steps
-        return self._learner.attacked(x, y, eps, steps, step, offset)
 
     def _points(self, bank: Bank, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         images = bank.pixels(rows, self._device)

@@ -53,7 +53,7 @@ class RMCPlus(RMC):
         originals = bank.images[bank.originals(chosen)]
         x = torch.from_numpy(originals).to(self._device).to(torch.float32).div_(bank.pixel_scale)
         y = torch.from_numpy(bank.labels[chosen]).to(self._device)
-        x_adv = self._attacked(x, y, params.replace_steps, params.replace_step_size, draws)
+        x_adv = self._learner.attacked(x, y, params.eps, params.replace_steps, params.replace_step_size, draws)
         stored = stored_towards(originals, x_adv, bank.pixel_scale)
         features = features_of(self._features, torch.from_numpy(stored).to(self._device).float().div_(bank.pixel_scale))
         self._bank = bank.replaced(chosen, stored, features)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from bench.contracts import Context
 from bench.contracts.base import Base
 from bench.data.task import Task, TaskFacts
-from bench.draws import generator
+from bench.draws import generator, seed_of
 from bench.errors import BadValue
 from bench.values import Params
+from defenses.checkpoints import Checkpoints
 from defenses.crafting import Crafting
 from defenses.descent import descend, empty_moments
 from defenses.device_search import fits_beside
@@ -88,23 +89,32 @@ class TrainedBase(Base):
         stock = Stock(task, device)
         count, size = len(task.train_labels), params.batch_size
         steps = -(-count // size)
-        if device.type == "cuda":
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         training = Training(network, params, recorder)
         rates = one_cycle(params.lr, params.epochs * steps)
+        total = torch.zeros((), device=device)
+        checkpoints = Checkpoints(context, [*training.touched, total])
+        done = checkpoints.resume()
         network.train()
-        for epoch in range(params.epochs):
-            order = torch.randperm(count, generator=generator(seed, "training order", epoch))
-            total = torch.zeros((), device=device)
-            for number, start in enumerate(range(0, count, size)):
-                rows = order[start : start + size]
-                step = Step(epoch + number / steps, generator(seed, "training", epoch, number), training.craft)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for number, rate in enumerate(rates):
+                epoch, batch = divmod(number, steps)
+                if batch == 0:
+                    order = torch.randperm(count, generator=generator(seed, "training order", epoch))
+                if number < done:
+                    continue
+                if batch == 0:
+                    total.zero_()
+                rows = order[batch * size : (batch + 1) * size]
+                step = Step(epoch + batch / steps, generator(seed, "training", epoch, batch), training.craft)
+                torch.manual_seed(seed_of(seed, "training noise", epoch, batch))  # of layers that draw, as dropout does
                 x, y = stock.batch(rows)
                 if params.augment:
                     x = augmented(x, step.draws)
-                training.set_rate(next(rates))
+                training.set_rate(rate)
                 total += self._step(training, x, y, step) * len(rows)
-            context.report(f"epoch {epoch + 1}/{params.epochs}, loss {float(total) / count:.4f}")
+                if batch == steps - 1:
+                    context.report(f"epoch {epoch + 1}/{params.epochs}, loss {float(total) / count:.4f}")
+                checkpoints.passed(number + 1)
         network.eval()
 
     def _step(self, training: Training, x: Tensor, y: Tensor, step: Step) -> Tensor:

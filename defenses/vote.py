@@ -14,7 +14,7 @@ them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,9 +30,9 @@ from bench.values import Params
 from defenses.bank import Bank, BankBuilder, BankRecipe, features_of
 from defenses.neighbours import Neighbours, Ranking
 
-#: log vote of a class that nothing speaks for
+#: log vote of a class without votes
 NO_VOTE = -1e4
-#: images of a class that take part at least: with 5 the relaxation is a weaker attack than transfer from theta_0
+#: least images of a class that take part: with 5 the relaxation is a weaker attack than transfer from theta_0
 FEWEST = 20
 
 
@@ -45,7 +45,10 @@ class VoteParams(Params):
 
 
 class NearestVote(StaticDefense):
-    """Answers with what the nearest images of a bank say. A subclass says which bank, and may weigh what they say."""
+    """Answers with the vote of the nearest images of a bank. A subclass names the bank, and may weigh the votes."""
+
+    #: features are made in blocks, and each point is searched for alone: a filled-up block would search for zeros
+    in_blocks: ClassVar[bool] = False
 
     _bank: Bank
     _network: nn.Module
@@ -53,7 +56,7 @@ class NearestVote(StaticDefense):
 
     @abstractmethod
     def _recipe(self) -> BankRecipe:
-        """Which bank."""
+        """The bank that is searched."""
 
     def _outputs(self, task: Task, context: Context) -> NDArray[np.float32] | None:
         """Weighted outputs (M, K) that are averaged over the neighbours; None: their labels are counted."""
@@ -74,25 +77,21 @@ class NearestVote(StaticDefense):
         self._bank = self._builder(task, base, context).build(getattr(self.params, "probes", 0))
         self._network = base.network
         self._classes = task.facts.num_classes
-        self._spoken = self._outputs(task, context)
+        self._averaged = self._outputs(task, context)
         self._soft: dict[str, list[_ClassIndex]] = {}
         self.noise_key = context.noise_key
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Features in padded blocks; searched one by one, so padding is never searched for."""
-        said = [self._say(self._bank.search(feature, self.params.k)) for feature in features_of(self._network, x)]
-        return torch.from_numpy(np.array(said).reshape(len(x), self._classes)).to(x)
-
     def answer(self, x: Tensor) -> Tensor:
-        return self.predict(x)
+        logits = [self._vote(self._bank.search(feature, self.params.k)) for feature in features_of(self._network, x)]
+        return torch.from_numpy(np.array(logits).reshape(len(x), self._classes)).to(x)
 
-    def _say(self, near: Ranking) -> NDArray[np.float64]:
-        """Log of what the neighbours of one point say, (K,)."""
-        if self._spoken is None:
+    def _vote(self, near: Ranking) -> NDArray[np.float64]:
+        """Log of the vote of the neighbours of one point, (K,)."""
+        if self._averaged is None:
             votes = np.bincount(self._bank.labels[near.ids], minlength=self._classes)
             share: NDArray[np.float64] = (votes + 1.0) / (len(near.ids) + self._classes)
         else:
-            share = self._spoken[near.ids].astype(np.float64).sum(axis=0)
+            share = self._averaged[near.ids].astype(np.float64).sum(axis=0)
             share = share / share.sum() if share.sum() > 0 else np.full(self._classes, 1 / self._classes)
         return np.log(np.maximum(share, np.exp(NO_VOTE / 100)))
 
@@ -106,13 +105,13 @@ class NearestVote(StaticDefense):
     def proxy(self) -> nn.Module:
         params = self.params
         each = max(params.proxy_neighbours // self._classes, FEWEST)
-        if "classes" not in self._soft:  # shared by all forks; made for the first attacker who asks
-            self._soft["classes"] = class_indexes(self._bank.index, self._bank.labels, self._classes, self._spoken)
+        if "classes" not in self._soft:  # shared by all forks, and made for the first attacker that needs it
+            self._soft["classes"] = class_indexes(self._bank.index, self._bank.labels, self._classes, self._averaged)
         return SoftKNN(frozen_copy(self._network), self._soft["classes"], each, params.proxy_temperature).eval()
 
 
 class _ClassIndex:
-    """The images of one class: their features, searchable, and what they say (rows, K) where outputs are averaged."""
+    """The images of one class: the index of their features, and their outputs (rows, K) where outputs are averaged."""
 
     def __init__(self, features: NDArray[np.float32], outputs: NDArray[np.float32] | None) -> None:
         self.index = Neighbours(features)
@@ -123,11 +122,11 @@ def class_indexes(
     index: Neighbours, labels: NDArray[np.int64], classes: int, outputs: NDArray[np.float32] | None = None
 ) -> list[_ClassIndex]:
     """One index per class over the rows of `index` with these labels (M,); outputs (M, K) as in `NearestVote`."""
-    found = []
+    indexes = []
     for label in range(classes):
         rows = np.flatnonzero(labels == label)
-        found.append(_ClassIndex(index.take(rows), None if outputs is None else outputs[rows]))
-    return found
+        indexes.append(_ClassIndex(index.take(rows), None if outputs is None else outputs[rows]))
+    return indexes
 
 
 class SoftKNN(nn.Module):
@@ -154,10 +153,10 @@ class SoftKNN(nn.Module):
         scale = torch.cat(squared, dim=1).mean(dim=1, keepdim=True).detach() * self.temperature
         if self._classes[0].outputs is None:
             return torch.stack([_log_vote(part / scale) for part in squared], dim=1)
-        said = [_gather(part.outputs, ids).to(features) for part, ids in zip(self._classes, near, strict=True)]
+        outputs = [_gather(part.outputs, ids).to(features) for part, ids in zip(self._classes, near, strict=True)]
         weights = torch.softmax(-torch.cat(squared, dim=1) / scale, dim=1)
-        spoken = (weights[:, :, None] * torch.cat(said, dim=1)).sum(dim=1)
-        shares: Tensor = spoken / spoken.sum(dim=1, keepdim=True).clamp_min(1e-30)
+        averaged = (weights[:, :, None] * torch.cat(outputs, dim=1)).sum(dim=1)
+        shares: Tensor = averaged / averaged.sum(dim=1, keepdim=True).clamp_min(1e-30)
         return shares.clamp_min(1e-30).log()
 
     def _nearest(self, part: _ClassIndex, queries: NDArray[np.float32]) -> NDArray[np.int64]:

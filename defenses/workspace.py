@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from bench.models.layout import channels_last
 from defenses.crafting import Crafting
 from defenses.descent import descend, empty_moments
 from defenses.frozen_norm import freeze_norms
@@ -68,8 +69,7 @@ class Workspace:
         if recipe.batch_norm == "frozen":
             freeze_norms(self.network, torch.zeros((1, *image_shape), device=self.device, dtype=self.dtype))
         cuda = self.device.type == "cuda"
-        if cuda:  # the layout of its convolutions: without it every one of them converts its maps there and back
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(self.network)
         self.network.eval()
         self._optimiser = torch.optim.Adam(self.network.parameters(), lr=recipe.lr, fused=True, capturable=cuda)
         self._moments = empty_moments(self._optimiser)

@@ -15,8 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bench.audit.strength import Played
-from bench.audit.verdict import INCLUDES, shared_games, tier_verdict
+from bench.analysis.worst_case import INCLUDES, shared_games, tier_verdict
 from leaderboard.content import TIERS, Board, Entry, RunSummary, Share, Standing, share
 
 #: flags of runs whose figure must not be compared with others
@@ -80,10 +79,10 @@ def _worst_case(tier: str, done: Sequence[AnsweredRun], fair: Sequence[AnsweredR
     examples = {index for run in fair for index in run.right}
     cheapest_first = sorted(done, key=_cost)  # the cheapest attack that broke an example counts as its breaker
     steps = [(run.summary.run, run.summary.tier) for run in cheapest_first]
-    played = {run.summary.run: Played({i: ok for i, ok in run.right.items() if i in examples}, ()) for run in done}
+    outcomes = {run.summary.run: {i: ok for i, ok in run.right.items() if i in examples} for run in done}
     shared = max(run.shared for run in fair)  # "" for a static defense: its examples share nothing
     games = shared_games([run.game for run in fair], examples) if shared else None
-    verdict = tier_verdict(steps, played, tier, games, shared)  # type: ignore[arg-type]
+    verdict = tier_verdict(steps, outcomes, tier, games, shared)  # type: ignore[arg-type]
     assert verdict is not None
     attacks = {run.summary.run: run.summary.attack for run in done}
     breakers: dict[str, float] = defaultdict(float)

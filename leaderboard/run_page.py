@@ -47,14 +47,14 @@ class RunDetails:
     cut: int = 0
 
 
-def details_of(store: Store, run: RunSummary, workbench: Resources, command: tuple[str, str] = ("", "")) -> RunDetails:
+def details_of(store: Store, run: RunSummary, resources: Resources, command: tuple[str, str] = ("", "")) -> RunDetails:
     """Reads the details of one run. command: how to repeat it, and a note on that."""
     record = store.find(run.run)
     assert record is not None
     rows = store.rows(run.run)
     clean = clean_answers(store, record)
     right = outcome_of(store, record, rows)
-    shown, note = gallery(store, record, rows, workbench, GALLERY) if rows else ([], "")
+    shown, note = gallery(store, record, rows, resources, GALLERY) if rows else ([], "")
     data = RunData(rows, right, [one.row for one in shown])
     return RunDetails(
         command=command[0],
@@ -94,7 +94,7 @@ def render_run_page(run: RunSummary, details: RunDetails, made: str) -> str:
 
 
 def _example(row: Row, norm: str, clean: dict[tuple[int, int], int], outcome: str) -> Example:
-    distance = getattr(row, norm)
+    distance = row.distances.get(norm, math.nan)
     return Example(
         index=row.index,
         game=row.game,

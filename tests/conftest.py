@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import pytest
 import torch
+from alembic import command
 from sqlalchemy import create_engine
 
 from bench import config, plugins, registry
@@ -25,6 +26,7 @@ from bench.planning.facts import facts_of
 from bench.planning.plan import Request, plan
 from bench.planning.spec import RunSpec
 from bench.settings import Settings
+from bench.store.schema import _config
 from tests.databases import postgres_server
 
 #: small and quick, for tests that ask how and not how well
@@ -167,14 +169,22 @@ def bench() -> Bench:
     return run
 
 
+def migrate(url: str, revision: str, upwards: bool = True) -> None:
+    """Bring the schema of a database up or down to a revision."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        (command.upgrade if upwards else command.downgrade)(_config(connection), revision)
+    engine.dispose()
+
+
 def sets(**values: object) -> list[str]:
     """--set options: sets(game__p=10) is ["--set", "game.p=10"]."""
     return [part for key, value in values.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
 
 
 @pytest.fixture
-def workbench(cache_root: Path) -> Resources:
-    """A workbench on the CPU with the shared cache."""
+def resources(cache_root: Path) -> Resources:
+    """What games need, on the CPU, with the shared cache."""
     return Resources(Settings(cache_root, None, "cpu", None, (), 50, 5.0, 1))
 
 

@@ -29,16 +29,16 @@ from tests.conftest import spec_of
 class Case:
     """One attack on the digits network, and what the adapter makes of it."""
 
-    def __init__(self, workbench: Resources, name: str, n: int = 12, **values: object) -> None:
+    def __init__(self, resources: Resources, name: str, n: int = 12, **values: object) -> None:
         self.spec = spec_of("regular", name, n=n, **values)
-        self.x, self.y = workbench.of(self.spec).points(self.spec.indices)
-        self.network: nn.Module = workbench.of(self.spec).base().network
-        self.workbench = workbench
+        self.x, self.y = resources.of(self.spec).points(self.spec.indices)
+        self.network: nn.Module = resources.of(self.spec).base().network
+        self.resources = resources
 
     def crafted(self, rows: slice = slice(None)) -> Crafted:
-        serving = self.workbench.of(self.spec).serving(0)
-        oracle = self.workbench.of(self.spec).oracle(0, serving)
-        attack: Attack = self.workbench.of(self.spec).attack
+        serving = self.resources.of(self.spec).serving(0)
+        oracle = self.resources.of(self.spec).oracle(0, serving)
+        attack: Attack = self.resources.of(self.spec).attack
         return craft(attack, oracle, self.x[rows], self.y[rows], self.spec, self.spec.indices[rows])
 
     def fooled(self, images: Tensor) -> Tensor:
@@ -46,17 +46,19 @@ class Case:
             return self.network(images).argmax(1) != self.y
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("name", ["fgsm", "bim"])
-def test_fgsm_and_bim_are_those_of_foolbox(workbench: Resources, name: str, norm: str) -> None:
-    case = Case(workbench, name)
-    eps = 0.15 if norm == "linf" else 0.8
+def test_fgsm_and_bim_are_those_of_foolbox(resources: Resources, name: str, norm: str) -> None:
+    case = Case(resources, name)
+    eps = {"linf": 0.15, "l2": 0.8, "l1": 5.0}[norm]
     case.spec = replace(case.spec, threat=case.spec.threat.with_fields({"norm": norm, "eps": eps}))
     direct = {
         ("fgsm", "linf"): foolbox.attacks.LinfFastGradientAttack(),
         ("fgsm", "l2"): foolbox.attacks.L2FastGradientAttack(),
+        ("fgsm", "l1"): foolbox.attacks.L1FastGradientAttack(),
         ("bim", "linf"): foolbox.attacks.LinfBasicIterativeAttack(abs_stepsize=eps * 0.0333333333, steps=5),
         ("bim", "l2"): foolbox.attacks.L2BasicIterativeAttack(abs_stepsize=eps * 0.0333333333, steps=5),
+        ("bim", "l1"): foolbox.attacks.L1BasicIterativeAttack(abs_stepsize=eps * 0.0333333333, steps=5),
     }[name, norm]
     expected = direct(foolbox.PyTorchModel(case.network, bounds=(0, 1)), case.x, case.y, epsilons=eps)[1]
     images = case.crafted().images
@@ -64,9 +66,9 @@ def test_fgsm_and_bim_are_those_of_foolbox(workbench: Resources, name: str, norm
     assert float(distances(case.x, images)[norm].max()) <= eps + 1e-5  # type: ignore[index]
 
 
-def test_cw_is_that_of_foolbox_and_returns_the_input_where_it_finds_nothing(workbench: Resources) -> None:
+def test_cw_is_that_of_foolbox_and_returns_the_input_where_it_finds_nothing(resources: Resources) -> None:
     settings = {"binary_search_steps": 3, "steps": 40, "step_size": 0.05, "initial_const": 1.0}
-    case = Case(workbench, "cw-l2", **{f"attack__{key}": value for key, value in settings.items()})
+    case = Case(resources, "cw-l2", **{f"attack__{key}": value for key, value in settings.items()})
     engine = foolbox.attacks.L2CarliniWagnerAttack(
         binary_search_steps=3, steps=40, stepsize=0.05, initial_const=1.0, confidence=0
     )
@@ -79,12 +81,12 @@ def test_cw_is_that_of_foolbox_and_returns_the_input_where_it_finds_nothing(work
     assert success.sum() >= 6 and bool(case.fooled(found)[success].all())
     assert torch.equal(images[success], found[success])
     assert torch.equal(images[~success], case.x[~success])
-    hopeless = Case(workbench, "cw-l2", attack__binary_search_steps=1, attack__steps=1, attack__initial_const=1e-6)
+    hopeless = Case(resources, "cw-l2", attack__binary_search_steps=1, attack__steps=1, attack__initial_const=1e-6)
     assert torch.equal(hopeless.crafted().images, hopeless.x)
 
 
-def test_jsma_is_that_of_art_over_the_most_likely_targets(workbench: Resources) -> None:
-    case = Case(workbench, "jsma", attack__targets=1, attack__gamma=0.5)
+def test_jsma_is_that_of_art_over_the_most_likely_targets(resources: Resources) -> None:
+    case = Case(resources, "jsma", attack__targets=1, attack__gamma=0.5)
     with torch.no_grad():
         logits = case.network(case.x)
     target = logits.scatter(1, case.y[:, None], -torch.inf).argmax(1).numpy()
@@ -93,7 +95,7 @@ def test_jsma_is_that_of_art_over_the_most_likely_targets(workbench: Resources) 
     images = case.crafted().images
     success = case.fooled(found) & ~case.fooled(case.x)
     assert success.sum() >= 6 and torch.equal(images[success], found[success])
-    more = Case(workbench, "jsma", attack__targets=9, attack__gamma=0.5).crafted().images
+    more = Case(resources, "jsma", attack__targets=9, attack__gamma=0.5).crafted().images
     fewer = distances(case.x, more)["l0"] <= distances(case.x, images)["l0"]
     assert bool(fewer[success].all()) and case.fooled(more).sum() >= case.fooled(images).sum()
 
@@ -174,9 +176,9 @@ def test_a_repeated_image_is_not_asked_again_and_a_spent_budget_ends_it(points) 
     assert oracle.ledger.queries.tolist() == [2, 2, 1, 1]
 
 
-def test_square_is_that_of_art_until_its_budget(workbench: Resources) -> None:
+def test_square_is_that_of_art_until_its_budget(resources: Resources) -> None:
     """With queries to spare the best image is at least as good as what ART returns under the same seed."""
-    case = Case(workbench, "square", n=10, threat__queries=60)
+    case = Case(resources, "square", n=10, threat__queries=60)
     made = case.crafted()
     draws = Draws(case.spec.seed, "attack", case.spec.indices)
     with seeded(draws):
@@ -191,13 +193,13 @@ def test_square_is_that_of_art_until_its_budget(workbench: Resources) -> None:
     assert float(distances(case.x, made.images)["linf"].max()) <= case.spec.threat.eps + 1e-6
 
 
-def test_square_with_few_queries_stays_within_them(workbench: Resources) -> None:
-    few = Case(workbench, "square", n=10, threat__queries=3).crafted()
+def test_square_with_few_queries_stays_within_them(resources: Resources) -> None:
+    few = Case(resources, "square", n=10, threat__queries=3).crafted()
     assert int(few.queries.max()) == 3
 
 
-def test_hopskipjump_walks_from_our_start_and_returns_the_nearest_image(workbench: Resources) -> None:
-    case = Case(workbench, "hopskipjump", n=4, threat__queries=400)
+def test_hopskipjump_walks_from_our_start_and_returns_the_nearest_image(resources: Resources) -> None:
+    case = Case(resources, "hopskipjump", n=4, threat__queries=400)
     made = case.crafted()
     fooled = case.fooled(made.images)
     assert bool(fooled.all()) and int(made.queries.max()) <= 400
@@ -216,7 +218,7 @@ def test_hopskipjump_walks_from_our_start_and_returns_the_nearest_image(workbenc
                 as_art(case.network, case.x, 10), norm=2, max_iter=2, max_eval=1000, init_eval=100, verbose=False
             ).generate(case.x[:1].numpy(), y=np.eye(10)[[label]], x_adv_init=start)
         assert float(far[0]) <= float(np.linalg.norm(direct - case.x[:1].numpy())) + 1e-4
-    few = Case(workbench, "hopskipjump", n=4, threat__queries=20).crafted()
+    few = Case(resources, "hopskipjump", n=4, threat__queries=20).crafted()
     assert int(few.queries.max()) <= 20
 
 
@@ -255,22 +257,22 @@ def test_without_queries_an_attack_that_only_asks_declines(bench, name: str) -> 
     assert done.code == 0 and done.runs[0]["status"] == "SKIPPED" and "threat.queries is 0" in done.runs[0]["reason"]
 
 
-def test_squares_that_do_not_fit_are_declined(workbench: Resources) -> None:
-    reason = workbench.of(spec_of("regular", "square", attack__p_init=0.95)).declined()
+def test_squares_that_do_not_fit_are_declined(resources: Resources) -> None:
+    reason = resources.of(spec_of("regular", "square", attack__p_init=0.95)).declined()
     assert reason is not None and "do not fit into 8 x 8" in reason
-    assert workbench.of(spec_of("regular", "square")).declined() is None
+    assert resources.of(spec_of("regular", "square")).declined() is None
     with pytest.raises(BadValue, match="p_init"):
         spec_of("regular", "square", attack__p_init=1.0)
 
 
-def test_a_point_that_is_wrong_from_the_start_costs_one_query(workbench: Resources) -> None:
-    case = Case(workbench, "hopskipjump", n=2, threat__queries=50)
+def test_a_point_that_is_wrong_from_the_start_costs_one_query(resources: Resources) -> None:
+    case = Case(resources, "hopskipjump", n=2, threat__queries=50)
     case.y = (case.network(case.x).argmax(1) + 1) % 10
     made = case.crafted()
     assert torch.equal(made.images, case.x) and made.queries.tolist() == [1, 1]
 
 
-def test_black_box_attacks_have_no_weights_and_need_queries(workbench: Resources) -> None:
+def test_black_box_attacks_have_no_weights_and_need_queries(resources: Resources) -> None:
     for name in ("square", "hopskipjump"):
         spec = spec_of("rmc", name, n=2, threat__queries=4)
         assert spec.threat.weights == "none" and not spec.crafted_on_base and spec.sees_state
@@ -278,11 +280,11 @@ def test_black_box_attacks_have_no_weights_and_need_queries(workbench: Resources
         spec_of("rmc", "pgd", threat__queries=4)
 
 
-def test_the_global_generators_are_left_alone(workbench: Resources) -> None:
+def test_the_global_generators_are_left_alone(resources: Resources) -> None:
     import random
 
     for name, values in (("square", {"threat__queries": 5}), ("jsma", {"attack__targets": 2})):
-        case = Case(workbench, name, n=3, **values)
+        case = Case(resources, name, n=3, **values)
         np.random.seed(7)
         random.seed(7)
         torch.manual_seed(7)

@@ -14,7 +14,8 @@ from torch import nn
 
 from attacks.pgd import PGD
 from bench import config, registry
-from bench.analysis.metrics import paired
+from bench.analysis.pairs import paired
+from bench.analysis.worst_case import breakers_of, gain_over_base, tier_verdict
 from bench.audit import prepare
 from bench.audit.audit import Player
 from bench.audit.battery import BUDGETS, Step, Subject, battery
@@ -22,7 +23,6 @@ from bench.audit.behaviour import behaviour
 from bench.audit.cost import Pace, costs
 from bench.audit.findings import CHECKS, Finding, finding
 from bench.audit.strength import Played, belief, comparisons, gain, planted, settled, silent
-from bench.audit.verdict import breakers_of, gain_over_base, tier_verdict
 from bench.checks.defense import DefenseSubject
 from bench.draws import Draws
 from bench.execution.runner import Listener
@@ -38,7 +38,8 @@ from tests import planted as faults
 from tests.conftest import Bench, spec_of
 
 ROW = Row(
-    game=0, position=0, index=0, label=0, answer=0, clean_answer=0, linf=0.1, l2=0.1, l0=1, violation="", x_sha256="a",
+    game=0, position=0, index=0, label=0, answer=0, clean_answer=0, distances={"linf": 0.1, "l2": 0.1, "l0": 1},
+    violation="", x_sha256="a",
     adv_sha256="b", forwards=1, backwards=1, queries=0, simulated=0, adaptation_steps=0, believed=False,
     fooled_inside=False, attack_s=0.0, defense_s=0.0,
 )  # fmt: skip
@@ -176,8 +177,8 @@ def test_points_that_are_certainly_adversarial_are_found_where_there_is_a_gradie
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 40))
     x, draws = torch.rand(8, 1, 6, 6) * 0.5 + 0.25, Draws(0, "t", range(8))
-    for norm, eps in (("linf", 0.1), ("l2", 0.5)):
-        threat = ThreatModel(norm=norm, eps=eps)  # type: ignore[arg-type]
+    for norm, eps in (("linf", 0.1), ("l2", 0.5), ("l1", 1.5)):
+        threat = ThreatModel(norm=norm, eps=eps)
         sound = planted(network, x, threat, 40, 0.1, draws)
         assert not sound.tripped and sound.value >= 0.9
         masked = planted(Rounded(network), x, threat, 40, 0.1, draws)
@@ -202,9 +203,9 @@ def test_thresholds_are_crossed_from_the_right_side() -> None:
 # -- behaviour --------------------------------------------------------------------------------------------------------
 
 
-def behaved(workbench: Resources, cls: type, n: int = 12) -> dict[str, Finding]:
+def behaved(resources: Resources, cls: type, n: int = 12) -> dict[str, Finding]:
     registry.register_defense("planted", cls)
-    return {one.id: one for one in behaviour(DefenseSubject(workbench, spec_of("planted", "clean", n=n)))}
+    return {one.id: one for one in behaviour(DefenseSubject(resources, spec_of("planted", "clean", n=n)))}
 
 
 @pytest.mark.parametrize(
@@ -222,13 +223,13 @@ def behaved(workbench: Resources, cls: type, n: int = 12) -> dict[str, Finding]:
         (faults.LeftTraining, "M8"),
     ],
 )
-def test_a_planted_fault_trips_its_check_and_a_sound_defense_none(workbench: Resources, cls: type, id_: str) -> None:
-    assert behaved(workbench, cls)[id_].tripped
-    sound = behaviour(DefenseSubject(workbench, spec_of("regular", "clean")))
+def test_a_planted_fault_trips_its_check_and_a_sound_defense_none(resources: Resources, cls: type, id_: str) -> None:
+    assert behaved(resources, cls)[id_].tripped
+    sound = behaviour(DefenseSubject(resources, spec_of("regular", "clean")))
     assert [one for one in sound if one.tripped] == [] and {one.id for one in sound} == {f"M{i}" for i in range(1, 9)}
 
 
-def test_a_restore_that_forgets_the_optimiser_is_found(workbench: Resources) -> None:
+def test_a_restore_that_forgets_the_optimiser_is_found(resources: Resources) -> None:
     """The weights come back and Adam's moments do not: the next answers are others."""
 
     class ForgetsMoments(RMC):
@@ -237,16 +238,16 @@ def test_a_restore_that_forgets_the_optimiser_is_found(workbench: Resources) -> 
             super().restore(State({**state.tensors, **kept}, state.facts))
 
     registry.register_defense("forgetful", ForgetsMoments)
-    subject = DefenseSubject(workbench, spec_of("forgetful", "clean", n=12))
+    subject = DefenseSubject(resources, spec_of("forgetful", "clean", n=12))
     assert {one.id: one.tripped for one in behaviour(subject)}["M7"]
 
 
-def test_what_is_declared_is_no_fault(workbench: Resources) -> None:
+def test_what_is_declared_is_no_fault(resources: Resources) -> None:
     """Declared randomness, batches and states are said, not tripped, except that an answer optimises."""
-    assert not behaved(workbench, faults.Counting)["M1"].tripped
+    assert not behaved(resources, faults.Counting)["M1"].tripped
     for name, tripped in (("dent", {"M3"}), ("noise-vote", set()), ("anti-adversary", {"M3"}), ("rmc", {"M3"})):
         keys = {} if name in ("anti-adversary", "rmc") else {"dent": {"defense__batch_size": 4}}.get(name, {})
-        made = behaviour(DefenseSubject(workbench, spec_of(name, "clean", n=12, **keys)))
+        made = behaviour(DefenseSubject(resources, spec_of(name, "clean", n=12, **keys)))
         assert {one.id for one in made if one.tripped} - {"M6"} == tripped
 
 
@@ -266,10 +267,10 @@ def test_what_an_attacker_knows_is_one_of_four() -> None:
 def test_the_worst_case_of_a_tier_and_who_broke_what() -> None:
     steps: Any = [("pgd", "train-time"), ("square", "gray-black-box"), ("skip", "aware-full"), ("late", "aware-full")]
     outcomes = {
-        "pgd": Played({0: False, 1: True, 2: True, 3: True}, ()),
-        "square": Played({0: True, 1: False}, ()),
-        "skip": Played({0: False, 1: True, 2: False, 3: True}, ()),
-        "late": Played({0: False, 1: True, 2: False, 3: True}, ()),
+        "pgd": {0: False, 1: True, 2: True, 3: True},
+        "square": {0: True, 1: False},
+        "skip": {0: False, 1: True, 2: False, 3: True},
+        "late": {0: False, 1: True, 2: False, 3: True},
     }
     assert breakers_of(steps, outcomes, "train-time") == {0: "pgd", 1: None, 2: None, 3: None}
     # what needs the most knowledge comes first, then what anybody could do
@@ -325,7 +326,7 @@ def test_what_an_audit_costs_is_counted_in_answers_probes_and_passes() -> None:
     assert found["partial"] == pytest.approx(found["again"] + 4)  # its own copy saw half
     assert found["base"] == pytest.approx(6 * 0.01)
     passes = 1 if asked.game.protocol == "probe" else 0
-    assert found["asked"] == pytest.approx(6 * (0.001 + 50 * 0.1 + (0.1 if passes else 1)))
+    assert found["asked"] == pytest.approx(6 * (50 * 0.1 + (0.1 if passes else 1)))
     assert found["fpa"] == pytest.approx(6 * (30 * 0.001 + 6 * 0.1 + 2))
     assert found["gmsa-avg"] == pytest.approx(6 * (60 * 0.001 + 6 * 0.1 + 2))
 
@@ -370,9 +371,9 @@ def test_an_audit_of_an_adversarially_trained_network_is_as_hard_as_direct_calls
     assert result["flags"] == []
     settings = Settings(cache_root, None, "cpu", None, (), 50, 5.0, 1)
     plan = prepare("pgd-at", "", "digits", "quick", config.load(None), settings, n=30, sets={"base.epochs": 40})
-    workbench = Resources(settings)
-    x, y = workbench.of(plan.main).points(plan.main.indices)
-    network, eps = workbench.of(plan.main).base().network, plan.main.threat.eps
+    resources = Resources(settings)
+    x, y = resources.of(plan.main).points(plan.main.indices)
+    network, eps = resources.of(plan.main).base().network, plan.main.threat.eps
     torch.manual_seed(0)
     model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
     attack = foolbox.attacks.LinfPGD(rel_stepsize=0.05, steps=200)

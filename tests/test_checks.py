@@ -13,29 +13,29 @@ DEFENSES = [entry.name for entry in registry.defenses]
 ATTACKS = [entry.name for entry in registry.attacks]
 
 
-def run(workbench: Resources, name: str, kind: str, base: str = "regular") -> dict[str, checks.Result]:
-    return {r.name: r for r in checks.run_checks(name, kind, config.load(None), workbench, "digits", base)}
+def run(resources: Resources, name: str, kind: str, base: str = "regular") -> dict[str, checks.Result]:
+    return {r.name: r for r in checks.run_checks(name, kind, config.load(None), resources, "digits", base)}
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_every_registered_defense_keeps_the_contract(workbench: Resources, name: str) -> None:
-    results = run(workbench, name, "defense")
+def test_every_registered_defense_keeps_the_contract(resources: Resources, name: str) -> None:
+    results = run(resources, name, "defense")
     assert len(results) == len(checks.DEFENSE_CHECKS)
     assert [r for r in results.values() if not r.passed] == []
 
 
 @pytest.mark.parametrize("base", ["regular", "rmc"])
 @pytest.mark.parametrize("name", ATTACKS)
-def test_every_registered_attack_keeps_the_contract(workbench: Resources, name: str, base: str) -> None:
-    results = run(workbench, name, "attack", base)
+def test_every_registered_attack_keeps_the_contract(resources: Resources, name: str, base: str) -> None:
+    results = run(resources, name, "attack", base)
     assert len(results) == len(checks.ATTACK_CHECKS)
     assert [r for r in results.values() if not r.passed] == []
 
 
 @pytest.mark.parametrize("cls", [planted.Wrapped, planted.Counting, planted.Batched, planted.BigBatches])
-def test_sound_plug_ins_of_all_three_kinds_pass(workbench: Resources, cls: type) -> None:
+def test_sound_plug_ins_of_all_three_kinds_pass(resources: Resources, cls: type) -> None:
     registry.register_defense("sound", cls)
-    assert [r for r in run(workbench, "sound", "defense").values() if not r.passed] == []
+    assert [r for r in run(resources, "sound", "defense").values() if not r.passed] == []
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_sound_plug_ins_of_all_three_kinds_pass(workbench: Resources, cls: type)
         (planted.LivingProxy, "the proxy has gradients"),
     ],
 )
-def test_a_planted_fault_trips_its_check(workbench: Resources, cls: type, check: str) -> None:
+def test_a_planted_fault_trips_its_check(resources: Resources, cls: type, check: str) -> None:
     registry.register_defense("faulty", cls)
-    result = run(workbench, "faulty", "defense")[check]
+    result = run(resources, "faulty", "defense")[check]
     assert not result.passed and result.message and "\n" not in result.message
 
 
@@ -80,16 +80,16 @@ def test_a_planted_fault_trips_its_check(workbench: Resources, cls: type, check:
         (planted.AsksForWeights, "returns images of the right shape"),
     ],
 )
-def test_a_planted_attack_trips_its_check(workbench: Resources, cls: type, check: str) -> None:
+def test_a_planted_attack_trips_its_check(resources: Resources, cls: type, check: str) -> None:
     registry.register_attack("faulty", cls)
-    assert not run(workbench, "faulty", "attack")[check].passed
+    assert not run(resources, "faulty", "attack")[check].passed
 
 
-def test_an_attack_may_hold_what_it_leaves_as_it_is(workbench: Resources) -> None:
+def test_an_attack_may_hold_what_it_leaves_as_it_is(resources: Resources) -> None:
     registry.register_attack("sound", planted.KeepsParts)
-    assert run(workbench, "sound", "attack")["remembers nothing"].passed
+    assert run(resources, "sound", "attack")["remembers nothing"].passed
 
 
-def test_an_attack_that_declines_says_so(workbench: Resources) -> None:
+def test_an_attack_that_declines_says_so(resources: Resources) -> None:
     registry.register_attack("declining", planted.Declining)
-    assert run(workbench, "declining", "attack")["declines with a reason or runs"].message == "not today"
+    assert run(resources, "declining", "attack")["declines with a reason or runs"].message == "not today"

@@ -161,7 +161,7 @@ def test_violations_are_counted_flagged_and_judged_as_clean(
         (["--defense", "rmcc"], "No defense is called 'rmcc'. Did you mean 'rmc'?"),
         (["--attack", "pgdd"], "Did you mean 'pgd'?"),
         (["--dataset", "mnits"], "Did you mean 'mnist'?"),
-        (["--eps", "8/0"], "--eps is '8/0'"),
+        (["--eps", "8/0"], "eps is '8/0'"),
         (["--eps", "-1"], "eps is -1"),
         (["--eps", "nan"], "finite"),
         (["-n", "0"], "n is 0; digits has 500 test points"),
@@ -173,7 +173,7 @@ def test_violations_are_counted_flagged_and_judged_as_clean(
         (["--set", "nonsense"], "no dotted key"),
         (["--device", "tpu"], "No device is called 'tpu'"),
         (["--device", "cuda"], "no CUDA device here"),
-        (["--norm", "l7"], "must be one of linf, l2, l0"),
+        (["--norm", "l7"], "must be one of linf, l2, l1, l0"),
         (["--rerun", "some"], "--rerun is 'some'"),
         (["--workers", "0"], "--workers"),
         (["--suite", "smokee"], "Did you mean 'smoke'"),
@@ -305,7 +305,32 @@ def test_an_attack_declines_a_norm_that_it_has_not(bench: Bench) -> None:
         "run", "--defense", "regular", "--attack", "pgd", "--norm", "l0", "-n", 3, "--json", "--workers", 1, *BASE
     )
     assert done.code == 0 and done.runs[0]["status"] == "SKIPPED"
-    assert done.runs[0]["reason"] == "it has no l0 form (it has: linf, l2)"
+    assert done.runs[0]["reason"] == "it has no l0 form (it has: linf, l2, l1)"
+
+
+def test_runs_in_l1_pass_through_every_command(bench: Bench) -> None:
+    attacks = ("--attack", "pgd", "--attack", "autoattack")
+    small = sets(attack__steps=40, attack__square_queries=20)
+    done = bench(
+        "run", "--defense", "regular", *attacks, "--norm", "l1", "-n", 6, "--json", "--workers", 1, *BASE, *small
+    )
+    assert done.code == 0, done.err
+    for run in done.runs:
+        assert (run["status"], run["norm"], run["eps"], run["violations"]) == ("DONE", "l1", 4.0, 0)
+        assert run["robust_accuracy"]["value"] < run["clean_accuracy"]["value"]
+        assert bench("verify", run["run"]).code == 0
+        (exported,) = json.loads(bench("export", run["run"], "--format", "json").out)
+        far = [example["distances"]["l1"] for example in exported["examples"]]
+        assert [example["distance"] for example in exported["examples"]] == far and 0 < max(far) <= 4 + 1e-4
+    keys = [run["run"] for run in done.runs]
+    assert bench("compare", *keys).code == 0
+    lines = list(csv.DictReader(io.StringIO(bench("export", *keys, "--format", "csv").out)))
+    assert len(lines) == 12 and all(line["distance"] == line["distances_l1"] != "" for line in lines)
+    assert "l1 eps 4" in bench("show", keys[0]).out
+    assert bench("leaderboard", "--runs", "all", "--out", "site").code == 0
+    pages = [path.read_text(encoding="utf-8") for path in Path("site", "runs").glob("*.html")]
+    assert sum("l1 4" in page for page in pages) == 2
+    assert bench("plot", "heatmap", "--norm", "l1", "--out", "l1.svg").code == 0
 
 
 def test_the_same_plug_in_in_another_folder_is_the_same_run(bench: Bench, tmp_path: Path, plugins: list[str]) -> None:

@@ -38,7 +38,7 @@ def complete(*words: str) -> list[str]:
         (("run", "--suite", "table1"), {"table1"}),
         (("run", "--de"), {"--defense", "--device"}),
         (("run", "--device", "c"), {"cpu", "cuda"}),
-        (("run", "--norm", "l"), {"linf", "l2", "l0"}),
+        (("run", "--norm", "l"), {"linf", "l2", "l1", "l0"}),
         (("run", "--rerun", "a"), {"all"}),
         (("run", "--config", ""), {"(file)"}),
         (("run", "--data-dir", ""), {"(dir)"}),

@@ -152,6 +152,7 @@ def test_streams_are_paired_with_their_clean_run() -> None:
         ({"sets": {"dataset.train_size": "100000"}}, "1297 training points"),
         ({"bases": ("rmc",)}, "'rmc' is no base"),
         ({"norm": "l0", "attacks": ("pgd",), "eps": ("-3",)}, "eps is -3"),
+        ({"norm": "l3"}, "threat.norm is 'l3'; it must be one of linf, l2, l1, l0"),
         ({"repeats": 2, "attacks": ("pgd-skip",)}, "set game.trials instead"),
         (
             {"sets": {"game.protocol": "stream", "threat.known": "1"}, "attacks": ("pgd-skip-partial",)},
@@ -204,5 +205,15 @@ def test_a_suite_is_its_cells_with_the_command_line_over_them() -> None:
     assert [request.n for request in requests] == [7, 7] and requests[1].sets["game.p"] == "5"
     with pytest.raises(UnknownName, match="Did you mean 'smoke'"):
         suite_requests("smok", suites, Request((), ()))
-    with pytest.raises(BadValue, match="no default radius for l7"):
+    with pytest.raises(BadValue, match=r"threat\.norm is 'l7'"):
         plan([Request(("regular",), ("pgd",), norm="l7")], config.load(None), facts_of(None))
+
+
+def test_a_norm_without_a_default_radius_needs_one_on_the_command_line() -> None:
+    own = config.load(None)
+    radii = {norm: eps for norm, eps in own.dataset["digits"]["eps"].items() if norm != "l1"}
+    bare = own.model_copy(update={"dataset": {**own.dataset, "digits": {**own.dataset["digits"], "eps": radii}}})
+    with pytest.raises(BadValue, match=r"digits has no default radius for l1: set dataset\.digits\.eps\.l1"):
+        plan([Request(("regular",), ("pgd",), norm="l1")], bare, facts_of(None))
+    (given,) = plan([Request(("regular",), ("pgd",), norm="l1", eps=("4",))], bare, facts_of(None))
+    assert given.spec.threat.eps == 4.0

@@ -103,10 +103,10 @@ def test_what_fits_is_a_share_of_the_free_memory(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", ["rmc", "rmc-plus", "webnn", "deepnn"])
-def test_a_defense_answers_the_same_with_its_bank_on_a_device(workbench, name: str) -> None:
+def test_a_defense_answers_the_same_with_its_bank_on_a_device(resources, name: str) -> None:
     spec = spec_of(name, "clean", n=3)
-    x, _ = workbench.of(spec).points(spec.indices)
-    plain, device = workbench.of(spec).fitted().fork(1), workbench.of(spec).fitted().fork(1)
+    x, _ = resources.of(spec).points(spec.indices)
+    plain, device = resources.of(spec).fitted().fork(1), resources.of(spec).fitted().fork(1)
     device._bank = device._bank.on_device(CPU, always=True)
     assert torch.equal(device.predict(x), plain.predict(x))
     assert device.neighbour_labels(x) == plain.neighbour_labels(x)

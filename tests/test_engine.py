@@ -30,10 +30,10 @@ def finish(engine: InlineEngine | PoolEngine, job: Job) -> list[object]:
     return said
 
 
-def test_both_engines_give_the_same_rows(workbench: Resources) -> None:
+def test_both_engines_give_the_same_rows(resources: Resources) -> None:
     job = Job("game", spec_of("regular", "pgd", n=5), 0)
     found = []
-    for engine in (InlineEngine(workbench.settings, silent), PoolEngine(workbench.settings, 1, silent)):
+    for engine in (InlineEngine(resources.settings, silent), PoolEngine(resources.settings, 1, silent)):
         events = finish(engine, job)
         engine.stop()
         chunks = [event for event in events if isinstance(event, ChunkDone)]
@@ -43,9 +43,9 @@ def test_both_engines_give_the_same_rows(workbench: Resources) -> None:
 
 
 @pytest.mark.parametrize("make", [InlineEngine, lambda settings, watch: PoolEngine(settings, 1, watch)])
-def test_progress_is_told_while_the_job_goes_on(workbench: Resources, make, tmp_path) -> None:
+def test_progress_is_told_while_the_job_goes_on(resources: Resources, make, tmp_path) -> None:
     told: list[tuple[str, str]] = []
-    settings = replace(workbench.settings, cache_root=tmp_path)  # nothing is there: the base is trained now
+    settings = replace(resources.settings, cache_root=tmp_path)  # nothing is there: the base is trained now
     engine = make(settings, lambda job, line: told.append((job.kind, line)))
     try:
         (event,) = finish(engine, Job("base", spec_of("regular", "clean", base__epochs=2)))
@@ -54,8 +54,8 @@ def test_progress_is_told_while_the_job_goes_on(workbench: Resources, make, tmp_
     assert event == Done(None) and told and {kind for kind, _ in told} == {"base"}
 
 
-def test_a_worker_that_died_while_idle_is_replaced(workbench: Resources) -> None:
-    engine = PoolEngine(workbench.settings, 1, silent)
+def test_a_worker_that_died_while_idle_is_replaced(resources: Resources) -> None:
+    engine = PoolEngine(resources.settings, 1, silent)
     try:
         job = Job("declines", spec_of("regular", "clean"))
         assert finish(engine, job) == [Done(None)]
@@ -66,22 +66,22 @@ def test_a_worker_that_died_while_idle_is_replaced(workbench: Resources) -> None
         engine.stop()
 
 
-def test_a_job_that_leaves_the_program_fails(workbench: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_leaves_the_program_fails(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(self: RunResources) -> None:
         raise SystemExit(3)
 
     monkeypatch.setattr(RunResources, "base", leave)
-    (event,) = finish(InlineEngine(workbench.settings, silent), Job("base", spec_of("regular", "clean")))
+    (event,) = finish(InlineEngine(resources.settings, silent), Job("base", spec_of("regular", "clean")))
     assert isinstance(event, Failed) and event.reason == "SystemExit: 3"
 
 
 def test_workers_start_with_one_thread_whatever_the_shell_says(
-    workbench: Resources, monkeypatch: pytest.MonkeyPatch
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not Path("/proc/self/environ").exists():  # elsewhere no process can look at another's environment
         pytest.skip("needs /proc to see how a process was started")
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    engine = PoolEngine(workbench.settings, 1, silent)
+    engine = PoolEngine(resources.settings, 1, silent)
     pid = engine._workers[0].process.pid
     try:
         finish(engine, Job("declines", spec_of("regular", "clean")))  # it has started once it has done something

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench import plugins, registry
+from bench.contracts import Attack
+from bench.norms import NORMS
 from tests.conftest import Bench, sets
 
 plugins.load_all()
@@ -20,15 +22,21 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("defense", DEFENSES)
-def test_every_attack_runs_or_declines(bench: Bench, defense: str) -> None:
-    attacks = [part for name in ATTACKS for part in ("--attack", name)]
+def small_for(defense: str) -> dict[str, object]:
+    """The values of `SMALL` that this defense or an attack has."""
     known = {f"{section}.{field}" for section, names in (("attack", registry.attacks), ("defense", registry.defenses))
              for entry in names for field in entry.load().Params.model_fields
              if section == "attack" or (entry.name == defense and not entry.base)}  # fmt: skip
-    given = {key: value for key, value in SMALL.items()
-             if key.partition("__")[0] not in ("attack", "defense") or key.replace("__", ".") in known}  # fmt: skip
-    done = bench("run", "--defense", defense, *attacks, "-n", "4", "--json", "--workers", "1", *sets(**given))
+    return {key: value for key, value in SMALL.items()
+            if key.partition("__")[0] not in ("attack", "defense") or key.replace("__", ".") in known}  # fmt: skip
+
+
+@pytest.mark.parametrize("defense", DEFENSES)
+def test_every_attack_runs_or_declines(bench: Bench, defense: str) -> None:
+    attacks = [part for name in ATTACKS for part in ("--attack", name)]
+    done = bench(
+        "run", "--defense", defense, *attacks, "-n", "4", "--json", "--workers", "1", *sets(**small_for(defense))
+    )
     assert done.code == 0, done.err
     assert [run["attack"] for run in done.runs] == ATTACKS
     for run in done.runs:
@@ -39,6 +47,26 @@ def test_every_attack_runs_or_declines(bench: Bench, defense: str) -> None:
     declined = set() if cls.randomised else {"eot"}
     declined |= {"square", "hopskipjump", "hopskipjump-linf"} if cls.kind == "batch" else set()
     assert {run["attack"] for run in done.runs if run["status"] == "SKIPPED"} == declined
+
+
+@pytest.mark.parametrize("norm", [norm for norm in NORMS if norm != Attack.norm])
+def test_every_attack_within_a_radius_runs_in_its_norms_and_declines_the_others(bench: Bench, norm: str) -> None:
+    entries = [registry.attacks[name].resolved() for name in ATTACKS]
+    classes = {entry.name: entry.load() for entry in entries if "eps" not in (entry.preset or {})}
+    has_it = {name: norm in (cls.norms or (cls.norm,)) for name, cls in classes.items() if cls.kind == "budget"}
+    attacks = [part for name in has_it for part in ("--attack", name)]
+    minimal = ("attack__targets", "attack__binary_search_steps")  # of attacks that have one norm
+    given = {key: value for key, value in small_for("rmc").items() if key not in minimal}
+    done = bench(
+        "run", "--defense", "rmc", *attacks, "--norm", norm, "-n", "4", "--json", "--workers", "1", *sets(**given)
+    )
+    assert done.code == 0, done.err
+    assert {run["attack"]: run["status"] for run in done.runs} == {
+        name: "DONE" if has else "SKIPPED" for name, has in has_it.items()
+    }
+    for run in done.runs:
+        assert run["norm"] == norm and run["violations"] == 0
+        assert run["status"] == "DONE" or f"it has no {norm} form" in run["reason"]
 
 
 @pytest.mark.parametrize("base", [entry.name for entry in registry.defenses if entry.base])

@@ -21,6 +21,7 @@ def test_distances_are_those_of_the_definitions() -> None:
     found = distances(X, x_adv)
     assert float(found["linf"]) == pytest.approx(0.4, abs=1e-7)
     assert float(found["l2"]) == pytest.approx(0.5, abs=1e-7)
+    assert float(found["l1"]) == pytest.approx(0.7, abs=1e-6)
     assert float(found["l0"]) == 1
 
 
@@ -39,6 +40,8 @@ def test_each_norm_has_its_own_slack() -> None:
     length = math.sqrt(3) * 0.1
     assert ruled(one_more, norm="l2", eps=length - 5e-6) == ""
     assert "l2" in ruled(one_more, norm="l2", eps=length - 5e-5)
+    assert ruled(one_more, norm="l1", eps=0.3 - 5e-5) == ""
+    assert "l1" in ruled(one_more, norm="l1", eps=0.3 - 5e-4)
 
 
 def test_the_box_and_values_that_are_no_numbers() -> None:

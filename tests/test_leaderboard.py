@@ -537,6 +537,8 @@ def test_a_new_chart_is_one_entry(bench: Bench, store: Store, tmp_path: Path, mo
     assert "Examples of FGSM: digits, linf 0.2" in (tmp_path / "mine.svg").read_text().replace("&nbsp;", " ")
     none = bench("plot", mine.name, "--out", "mine.svg", "--norm", "l2")
     assert none.code == 2 and "It needs a run of fgsm." in none.err
+    unknown = bench("plot", mine.name, "--out", "mine.svg", "--norm", "l3")
+    assert unknown.code == 2 and "No norm is called 'l3'." in unknown.err
 
 
 def test_pages_fetch_nothing_but_the_two_files_beside_them(tmp_path: Path) -> None:

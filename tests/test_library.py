@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import doctest
+import inspect
 import io
 import json
 import os
@@ -19,7 +20,7 @@ import torch
 
 import bench as lib
 from bench import library
-from bench.analysis.metrics import Estimate
+from bench.analysis.intervals import Estimate
 from bench.store import Store
 from tests import planted
 from tests.conftest import Bench, sets
@@ -375,3 +376,10 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "assert not {'pandas', 'click', 'rich'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent, timeout=120)
+
+
+def test_a_suite_takes_the_arguments_of_a_run_and_no_others() -> None:
+    named = set(inspect.signature(lib.run).parameters)
+    assert set(library.Arguments.__annotations__) == named
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epsilon'"):
+        lib.run_suite("smoke", epsilon=0.1)  # type: ignore[call-arg]

@@ -2,23 +2,14 @@ from dataclasses import replace
 
 import pytest
 
-from bench.analysis.metrics import (
-    Sharing,
-    answered_right,
-    at_budget,
-    clean_accuracy,
-    clustered,
-    median_distance,
-    paired,
-    paired_repeated,
-    repeated,
-    robust_accuracy,
-    wilson,
-)
+from bench.analysis.intervals import clustered, repeated, wilson
+from bench.analysis.metrics import Sharing, answered_right, at_budget, clean_accuracy, median_distance, robust_accuracy
+from bench.analysis.pairs import paired, paired_repeated
 from bench.rows import Row
 
 ROW = Row(
-    game=0, position=0, index=0, label=1, answer=1, clean_answer=None, linf=0.1, l2=0.2, l0=1.0, violation="",
+    game=0, position=0, index=0, label=1, answer=1, clean_answer=None, violation="",
+    distances={"linf": 0.1, "l2": 0.2, "l0": 1.0},
     x_sha256="", adv_sha256="", forwards=1, backwards=1, queries=0, simulated=0, adaptation_steps=0, believed=None,
     fooled_inside=None, attack_s=0.0, defense_s=0.0,
 )  # fmt: skip
@@ -104,10 +95,10 @@ def test_accuracies_of_a_hand_made_table() -> None:
 
 
 def test_a_minimal_attack_counts_at_a_budget_only_where_its_image_is_near_enough() -> None:
-    far = replace(ROW, index=0, l2=3.0, answer=0)  # fooled, but too far: the attacker serves the clean image
-    near = replace(ROW, index=1, l2=1.0, answer=0)
-    none = replace(ROW, index=2, l2=0.0, answer=1)
-    wrong = replace(ROW, index=3, l2=3.0, answer=1, clean_answer=0)  # far, and wrong on the clean image
+    far = replace(ROW, index=0, distances={"l2": 3.0}, answer=0)  # fooled, too far: the clean image is served
+    near = replace(ROW, index=1, distances={"l2": 1.0}, answer=0)
+    none = replace(ROW, index=2, distances={"l2": 0.0}, answer=1)
+    wrong = replace(ROW, index=3, distances={"l2": 3.0}, answer=1, clean_answer=0)  # far, and wrong on the clean image
     clean = {(0, 0): 1, (0, 1): 1, (0, 2): 1}
     rows = [far, near, none, wrong]
     assert answered_right(rows) == {(0, 0): False, (0, 1): False, (0, 2): True, (0, 3): True}
@@ -115,3 +106,6 @@ def test_a_minimal_attack_counts_at_a_budget_only_where_its_image_is_near_enough
     assert at_budget(rows, "l2", 5.0, clean) == answered_right(rows)
     assert at_budget(rows, "l2", 2.0, {}) == {(0, 1): False, (0, 2): True, (0, 3): False}  # one clean answer is unknown
     assert median_distance(rows, "l2") == 2.0 and median_distance([none], "l2") is None
+    # a norm that the rows lack: nothing is known to be within its radius
+    assert at_budget(rows, "l1", 9.0, clean) == {(0, 0): True, (0, 1): True, (0, 2): True, (0, 3): False}
+    assert median_distance(rows, "l1") is None

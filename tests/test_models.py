@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bench.data.task import TaskFacts
 from bench.errors import BadValue
 from bench.models import sources
+from bench.models.layout import channels_last
 from bench.models.resnet import PlainCNN, resnet18, resnet20
 from bench.models.small_cnn import StridedCNN
 from bench.models.sources import make_network, network_name, network_source
@@ -240,3 +241,16 @@ def test_networks_of_torchvision_and_timm_where_they_import(model: str) -> None:
     network = make_network(model, "", facts).eval()
     x: Tensor = torch.rand((1, 3, 224, 224))
     assert network(x).shape == (1, 10) and network.features(x).shape == (1, 512)
+
+
+def test_the_fast_layout_is_the_same_function_and_leaves_volumes_alone() -> None:
+    torch.manual_seed(0)
+    network = PlainCNN(4, (3, 8, 8)).eval()
+    x = torch.rand((3, 3, 8, 8))
+    before = network(x)
+    assert channels_last(network) is network
+    weights = [weight for weight in network.parameters() if weight.dim() == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    assert torch.allclose(network(x), before, atol=1e-5)
+    volumes = nn.Conv3d(1, 2, 3)
+    assert channels_last(volumes).weight.is_contiguous()

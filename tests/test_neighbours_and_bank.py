@@ -96,11 +96,11 @@ def test_copies_are_rounded_towards_their_image() -> None:
 
 
 @pytest.fixture
-def builder(workbench) -> BankBuilder:
+def builder(resources) -> BankBuilder:
     spec = spec_of("rmc", "clean")
     task = Digits.load(TaskParams(), None)
-    context = Context(0, 0, torch.device("cpu"), workbench.cache, workbench.artefact(spec.base_key))
-    return BankBuilder(BankRecipe((3, 3), 0.05, 0.2), task, workbench.of(spec).base(), context)
+    context = Context(0, 0, torch.device("cpu"), resources.cache, resources.artefact(spec.base_key))
+    return BankBuilder(BankRecipe((3, 3), 0.05, 0.2), task, resources.of(spec).base(), context)
 
 
 def test_the_bank_holds_the_training_set_and_copies_in_the_ball(builder: BankBuilder) -> None:

@@ -45,11 +45,11 @@ def test_what_is_handed_out_is_a_copy() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, oracle._trained.parameters(), strict=True))
 
 
-def test_a_simulation_is_counted_and_its_proxy_recorded(workbench) -> None:
+def test_a_simulation_is_counted_and_its_proxy_recorded(resources) -> None:
     spec = spec_of("rmc", "clean")
-    fresh = workbench.of(spec).fitted().fork
+    fresh = resources.of(spec).fitted().fork
     oracle = make(ThreatModel(weights="simulated", bank=True), fresh=fresh)
-    x, y = workbench.of(spec).points(spec.indices[:3])
+    x, y = resources.of(spec).points(spec.indices[:3])
     oracle.begin(x, y, spec.indices[:3])
     copy = oracle.simulate()
     state = copy.snapshot()
@@ -97,13 +97,13 @@ def test_a_fooling_image_counts_only_inside_the_ball() -> None:
     assert oracle.trace.fooled_inside(2, 0.2, 1e-6).tolist() == [True, False]
 
 
-def test_queries_are_counted_budgeted_and_drawn_afresh(workbench) -> None:
+def test_queries_are_counted_budgeted_and_drawn_afresh(resources) -> None:
     spec = spec_of("regular", "clean")
     defense = Counting()
-    defense.network = workbench.of(spec).base().network
+    defense.network = resources.of(spec).base().network
     defense.noise_key, defense.t = 5, 0
     oracle = make(ThreatModel(queries=2), deployed=defense, key=1)
-    x, y = workbench.of(spec).points(spec.indices[:2])
+    x, y = resources.of(spec).points(spec.indices[:2])
     oracle.begin(x, y, spec.indices[:2])
     first, second = oracle.query(x), oracle.query(x)
     assert not torch.equal(first, second) and defense.t == 0
@@ -114,13 +114,13 @@ def test_queries_are_counted_budgeted_and_drawn_afresh(workbench) -> None:
     assert torch.equal(oracle.query(x), first)  # the draw is a function of example and count
 
 
-def test_served_queries_change_the_deployed_state(workbench) -> None:
+def test_served_queries_change_the_deployed_state(resources) -> None:
     spec = spec_of("regular", "clean")
     defense = Counting()
-    defense.network = workbench.of(spec).base().network
+    defense.network = resources.of(spec).base().network
     defense.noise_key, defense.t = 5, 0
     oracle = make(ThreatModel(queries=2, queries_served=True), deployed=defense, serve=defense.predict)
-    x, y = workbench.of(spec).points(spec.indices[:2])
+    x, y = resources.of(spec).points(spec.indices[:2])
     oracle.begin(x, y, spec.indices[:2])
     oracle.query(x)
     assert defense.t == 2

@@ -18,11 +18,11 @@ from defenses.dent import Modulation, entropy, modulated
 from tests.conftest import Bench, spec_of
 
 
-def test_the_answer_is_the_vote_over_noisy_copies(workbench: Resources) -> None:
+def test_the_answer_is_the_vote_over_noisy_copies(resources: Resources) -> None:
     spec = spec_of("noise-vote", "clean", defense__samples=30, defense__sigma=0.4)
-    x, _ = workbench.of(spec).points(spec.indices[:4])
-    defense = workbench.of(spec).serving(11).defense
-    network = workbench.of(spec).base().network
+    x, _ = resources.of(spec).points(spec.indices[:4])
+    defense = resources.of(spec).serving(11).defense
+    network = resources.of(spec).base().network
     for i, logits in enumerate(defense.predict(x)):
         noise = torch.randn((30, *x.shape[1:]), generator=generator(11, "vote", image_hash(x[i])))
         labels = network(x[i] + 0.4 * noise).argmax(1).tolist()
@@ -30,30 +30,30 @@ def test_the_answer_is_the_vote_over_noisy_copies(workbench: Resources) -> None:
         assert torch.allclose(logits.exp(), torch.tensor(shares), atol=1e-6)
 
 
-def test_noise_is_another_for_another_input_and_another_draw(workbench: Resources) -> None:
+def test_noise_is_another_for_another_input_and_another_draw(resources: Resources) -> None:
     spec = spec_of("noise-vote", "clean", defense__samples=20, defense__sigma=1.0)
-    x, _ = workbench.of(spec).points(spec.indices)
-    defense = workbench.of(spec).serving(11).defense
+    x, _ = resources.of(spec).points(spec.indices)
+    defense = resources.of(spec).serving(11).defense
     assert torch.equal(defense.predict(x), defense.predict(x))
     assert not torch.equal(defense.probe(x, 1), defense.probe(x, 2))
     assert not torch.equal(defense.predict(x), defense.predict((x + 1e-6).clamp(0, 1)))
 
 
-def test_the_smoothed_proxy_is_the_log_of_a_mean(workbench: Resources) -> None:
+def test_the_smoothed_proxy_is_the_log_of_a_mean(resources: Resources) -> None:
     spec = spec_of("noise-vote", "clean", defense__proxy_samples=3)
-    x, _ = workbench.of(spec).points(spec.indices[:2])
-    defense = workbench.of(spec).serving(5).defense
-    network, draws = workbench.of(spec).base().network, generator(5, "proxy")
+    x, _ = resources.of(spec).points(spec.indices[:2])
+    defense = resources.of(spec).serving(5).defense
+    network, draws = resources.of(spec).base().network, generator(5, "proxy")
     with torch.no_grad():
         shares = [network(x + 0.25 * torch.randn(x.shape[1:], generator=draws)).softmax(1) for _ in range(3)]
         assert torch.allclose(defense.proxy()(x).exp(), torch.stack(shares).mean(0), atol=1e-6)
 
 
-def test_anti_adversary_takes_the_steps_of_its_algorithm(workbench: Resources) -> None:
+def test_anti_adversary_takes_the_steps_of_its_algorithm(resources: Resources) -> None:
     spec = spec_of("anti-adversary", "clean", defense__steps=2, defense__step_size=0.1)
-    x, _ = workbench.of(spec).points(spec.indices)
-    defense = workbench.of(spec).serving(0).defense
-    network = workbench.of(spec).base().network
+    x, _ = resources.of(spec).points(spec.indices)
+    defense = resources.of(spec).serving(0).defense
+    network = resources.of(spec).base().network
     gamma = torch.zeros_like(x)
     label = network(x).argmax(1)
     for _ in range(2):
@@ -105,11 +105,11 @@ def test_modulation_follows_batch_norms_or_else_hidden_layers(network: type, fol
     assert learns == {name for name in dict(found.named_parameters()) if name.endswith(("scale", "shift"))}
 
 
-def test_dent_lowers_the_entropy_of_a_batch_and_forgets_it(workbench: Resources) -> None:
+def test_dent_lowers_the_entropy_of_a_batch_and_forgets_it(resources: Resources) -> None:
     spec = spec_of("dent", "clean", n=20, defense__steps=6)
-    x, _ = workbench.of(spec).points(spec.indices)
-    defense = workbench.of(spec).serving(0).defense
-    network = workbench.of(spec).base().network
+    x, _ = resources.of(spec).points(spec.indices)
+    defense = resources.of(spec).serving(0).defense
+    network = resources.of(spec).base().network
     with torch.no_grad():
         assert entropy(defense.predict(x[:10])).mean() < entropy(network(x[:10])).mean()
     assert torch.equal(defense.predict(x)[10:], defense.predict(x[10:]))
@@ -118,8 +118,8 @@ def test_dent_lowers_the_entropy_of_a_batch_and_forgets_it(workbench: Resources)
         assert torch.allclose(defense.proxy_for(x[:10])(x[:10]), defense.predict(x[:10]), atol=1e-6)
 
 
-def test_what_never_holds_a_state_refuses_one(workbench: Resources) -> None:
-    held = workbench.of(spec_of("rmc", "clean")).serving(0).defense.snapshot()
+def test_what_never_holds_a_state_refuses_one(resources: Resources) -> None:
+    held = resources.of(spec_of("rmc", "clean")).serving(0).defense.snapshot()
     for name in ("dent", "noise-vote"):
         with pytest.raises(ValueError, match="cannot restore a state that holds something"):
-            workbench.of(spec_of(name, "clean")).serving(0).defense.restore(held)
+            resources.of(spec_of(name, "clean")).serving(0).defense.restore(held)

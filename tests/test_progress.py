@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 from bench.cli.progress import MOST_LINES, BarListener, PlainListener, make_listener, short_title
 from bench.planning.plan import Planned
 from bench.planning.spec import RunSpec
-from tests.conftest import spec_of
+from tests.conftest import Bench, sets, spec_of
 
 
 def cells(count: int, n: int = 20) -> list[RunSpec]:
@@ -137,3 +138,29 @@ def test_a_pipe_gets_lines_and_a_terminal_bars(monkeypatch: pytest.MonkeyPatch) 
     assert all(" s] " in line and "rmc-plus / pgd-skip-delayed / digits / eps 0.2" in line for line in lines)
     monkeypatch.setattr(stream, "isatty", lambda: True)
     assert isinstance(make_listener(stream), BarListener)
+
+
+@pytest.mark.parametrize(("attack", "queries"), [("hopskipjump-linf", 40), ("pgd", None)])
+def test_the_accuracy_of_progress_is_the_stored_one(bench: Bench, attack: str, queries: int | None) -> None:
+    """Of an attack of minimal norm the image counts only within the radius; elsewhere the clean answer does."""
+    own = sets(threat__queries=queries) if queries else sets(attack__steps=2)
+    told = bench("run", "--defense", "regular", "--attack", attack, "-n", 10, "--workers", 1, "--json",
+                 *sets(base__epochs=20), *own)  # fmt: skip
+    (run,) = told.runs
+    accuracies = re.findall(rf"{attack} .*10/10 rows, accuracy ([0-9.]+)%", told.err)
+    assert accuracies == [f"{100 * run['robust_accuracy']['value']:.1f}"]
+    if attack != "pgd":  # some images lie beyond the radius, so that the two ways to count differ
+        assert run["robust_accuracy"]["value"] > run["uncut_accuracy"]["value"]
+
+
+def test_an_accuracy_that_is_not_known_is_not_shown() -> None:
+    (spec,) = cells(1)
+    text = io.StringIO()
+    listener = PlainListener(text)
+    listener.started(spec, 0)
+    listener.chunk(spec, 10, None)
+    assert "10/20 rows\n" in text.getvalue() and "accuracy" not in text.getvalue()
+    bars = BarListener(console(), [Planned(spec, None)])
+    bars.started(spec, 0)
+    bars.chunk(spec, 10, None)
+    assert "10/20" in screen(bars)[-1] and "%" not in screen(bars)[-1]

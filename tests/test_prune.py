@@ -275,7 +275,7 @@ def test_bytes_in_words() -> None:
     assert [describe_bytes(number) for number in given] == words
 
 
-def test_finished_runs_hold_after_pruning(bench: Bench, place: Place, workbench: Resources) -> None:
+def test_finished_runs_hold_after_pruning(bench: Bench, place: Place, resources: Resources) -> None:
     """Real files: states go, the stored run is verified row by row, and a further run uses what stayed."""
     quick = [part for key, value in QUICK.items() for part in ("--set", f"{key}={value}")]
     cell = ("run", "--defense", "rmc", "-n", 4, "--workers", 1, "--db", "bench.db", "--json", *quick,

@@ -231,3 +231,38 @@ def test_the_source_hash_follows_imports_within_the_package(tmp_path: Path, monk
     assert len(seen) == 4
     source.module_hash.cache_clear()
     assert source.module_hash("defenses.rmc") != source.module_hash("defenses.deepnn")
+
+
+def test_the_source_hash_follows_modules_of_the_harness_that_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that loses its mark by a move or a rename would leave every key without a word."""
+    for name, marked in [
+        ("bench.pgd", True), ("bench.norms", True), ("bench.models.resnet", True), ("bench.models.frozen", True),
+        ("bench.draws", False), ("bench.pgd.pgd", True), ("bench.nowhere", False), ("torch", False),
+    ]:  # fmt: skip
+        assert source._shapes_rows(name) is marked, name
+    read = source.Path.read_bytes
+    followed = set()
+
+    def noted(path: Path) -> bytes:
+        followed.add(path.name)
+        return read(path)
+
+    source.module_hash.cache_clear()
+    monkeypatch.setattr(source.Path, "read_bytes", noted)
+    source.module_hash("attacks.pgd")
+    source.module_hash("defenses.rmc")
+    assert {"pgd.py", "norms.py", "bank.py", "frozen.py"} <= followed and "draws.py" not in followed
+    source.module_hash.cache_clear()
+
+
+@pytest.mark.parametrize("shaping", ["bench.pgd", "bench.norms"])
+def test_the_source_hash_of_an_attack_holds_what_shapes_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shaping: str
+) -> None:
+    changed, found = tmp_path / "changed.py", source._source_path
+    changed.write_text(found(shaping).read_text() + "# changed\n")
+    before = source.module_hash("attacks.pgd")
+    monkeypatch.setattr(source, "_source_path", lambda name: changed if name == shaping else found(name))
+    source.module_hash.cache_clear()
+    assert source.module_hash("attacks.pgd") != before
+    source.module_hash.cache_clear()

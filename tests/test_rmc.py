@@ -83,13 +83,13 @@ def test_reset_is_the_start_and_a_fork_is_on_its_own() -> None:
     assert all(torch.equal(start[k], v) for k, v in learner.tensors().items())
 
 
-def fitted(workbench, name: str, **values: object):
+def fitted(resources, name: str, **values: object):
     spec = spec_of(name, "clean", **values)
-    return workbench.of(spec).fitted().fork(1), *workbench.of(spec).points(spec.indices)
+    return resources.of(spec).fitted().fork(1), *resources.of(spec).points(spec.indices)
 
 
-def test_rmc_adapts_to_the_neighbours_and_carries_over(workbench) -> None:
-    rmc, x, _ = fitted(workbench, "rmc")
+def test_rmc_adapts_to_the_neighbours_and_carries_over(resources) -> None:
+    rmc, x, _ = fitted(resources, "rmc")
     base = rmc._features
     before = copy.deepcopy(rmc.snapshot())
     assert torch.equal(rmc._learner.logits(x), base(x))
@@ -101,8 +101,8 @@ def test_rmc_adapts_to_the_neighbours_and_carries_over(workbench) -> None:
     assert torch.equal(rmc._learner.logits(x), base(x))
 
 
-def test_without_carry_every_answer_starts_from_theta_0(workbench) -> None:
-    rmc, x, _ = fitted(workbench, "rmc", defense__carry="false")
+def test_without_carry_every_answer_starts_from_theta_0(resources) -> None:
+    rmc, x, _ = fitted(resources, "rmc", defense__carry="false")
     first = rmc.probe(x[:1])
     rmc.predict(x[5:8])
     rmc._t = 0
@@ -110,8 +110,8 @@ def test_without_carry_every_answer_starts_from_theta_0(workbench) -> None:
     assert torch.equal(rmc.proxy()(x), rmc._features(x))
 
 
-def test_the_training_split_is_that_of_the_paper(workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    rmc, x, _ = fitted(workbench, "rmc")
+def test_the_training_split_is_that_of_the_paper(resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    rmc, x, _ = fitted(resources, "rmc")
     seen: list[tuple[np.ndarray, np.ndarray]] = []
     monkeypatch.setattr(RMC, "_split", lambda self, bank, training, held_out, draws: seen.append((training, held_out)))
     monkeypatch.setattr(RMC, "_fine_tune", lambda self, learners, sets: None)
@@ -122,14 +122,14 @@ def test_the_training_split_is_that_of_the_paper(workbench, monkeypatch: pytest.
     assert set(held_out) <= set(rows[: 128 // 5])
     assert len(random_held_out) == 128 // 8 and len(random_rows) == 128 - 128 // 8
     assert max(random_rows) >= rmc._bank.clean  # from all of D'
-    clean, *_ = fitted(workbench, "rmc", defense__calibrate_on="clean")
+    clean, *_ = fitted(resources, "rmc", defense__calibrate_on="clean")
     clean._calibrate()
     assert max(seen[-1][0]) < clean._bank.clean
 
 
 @pytest.mark.parametrize(("delta", "replace"), [(1.0, "all"), (0.5, "all"), (1.0, "copies"), (0.0, "all")])
-def test_rmc_plus_replaces_what_it_says_by_examples_in_the_ball(workbench, delta: float, replace: str) -> None:
-    plus, x, _ = fitted(workbench, "rmc-plus", defense__delta=delta, defense__replace=replace)
+def test_rmc_plus_replaces_what_it_says_by_examples_in_the_ball(resources, delta: float, replace: str) -> None:
+    plus, x, _ = fitted(resources, "rmc-plus", defense__delta=delta, defense__replace=replace)
     rows = plus._bank.search(plus._features.features(x[:1]).numpy()[0], 128).ids
     plus.predict(x[:1])
     bank, overlay = plus._bank, plus._bank.overlay
@@ -140,12 +140,12 @@ def test_rmc_plus_replaces_what_it_says_by_examples_in_the_ball(workbench, delta
     assert set(overlay.rows) <= set(pool) and len(overlay.rows) == round(delta * len(pool)) > 0
     originals = bank.images[bank.originals(overlay.rows)].astype(int)
     assert 0 < np.abs(overlay.images.astype(int) - originals).max() <= 0.2 * bank.pixel_scale
-    frozen = workbench.of(spec_of("rmc-plus", "clean", defense__delta=delta, defense__replace=replace)).fitted()
+    frozen = resources.of(spec_of("rmc-plus", "clean", defense__delta=delta, defense__replace=replace)).fitted()
     assert frozen._bank.overlay is None  # the fitted bank is shared and stays as it was
 
 
-def test_rmc_plus_crafts_against_its_adapted_weights(workbench) -> None:
-    plus, x, _ = fitted(workbench, "rmc-plus")
+def test_rmc_plus_crafts_against_its_adapted_weights(resources) -> None:
+    plus, x, _ = fitted(resources, "rmc-plus")
     plus.predict(x[:3])
     overlay, bank = plus._bank.overlay, plus._bank
     images = torch.from_numpy(overlay.images).float() / bank.pixel_scale
@@ -160,10 +160,10 @@ def test_rmc_plus_crafts_against_its_adapted_weights(workbench) -> None:
 
 
 @pytest.mark.parametrize("name", ["rmc", "webnn"])
-def test_an_approximate_index_may_find_fewer_than_k(workbench, name: str) -> None:
+def test_an_approximate_index_may_find_fewer_than_k(resources, name: str) -> None:
     spec = spec_of(name, "clean", n=3, defense__index="ivf", defense__probes=1, defense__k=1000)
-    defense = workbench.of(spec).fitted().fork(1)
-    x, _ = workbench.of(spec).points(spec.indices)
+    defense = resources.of(spec).fitted().fork(1)
+    x, _ = resources.of(spec).points(spec.indices)
     assert (
         len(defense._bank.search(defense._features.features(x[:1]).numpy()[0], 1000).ids) < 1000
         if name == "rmc"

@@ -93,7 +93,7 @@ def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(call, range(count)))
 
 
-# -- leases -----------------------------------------------------------------------------------------------------------
+# -- leases ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_is_claimed_once_and_finished_once(store: Store, open_store: Opener) -> None:
@@ -213,7 +213,7 @@ def test_rows_of_another_environment_are_not_mixed(store: Store) -> None:
     assert store.find(key()).provenance == PROVENANCE  # type: ignore[union-attr]
 
 
-# -- rows, games and files --------------------------------------------------------------------------------------------
+# -- rows, games and files -------------------------------------------------------------------------------------------
 
 
 def test_a_chunk_replaces_what_stands_after_its_start(store: Store) -> None:
@@ -242,9 +242,10 @@ def test_rows_come_back_as_they_were_by_game_and_position(store: Store) -> None:
 
 def test_a_distance_that_is_not_a_number_comes_back_as_one(store: Store) -> None:
     claim(store)
-    store.commit(key(), [replace(ROW, linf=math.nan)], "f" * 64, Resume(1, 1, ""), Meter(), 0.0)
+    unmeasured = replace(ROW, distances={**ROW.distances, "linf": math.nan})
+    store.commit(key(), [unmeasured], "f" * 64, Resume(1, 1, ""), Meter(), 0.0)
     (row,) = store.rows(key())
-    assert math.isnan(row.linf) and row.l2 == ROW.l2
+    assert math.isnan(row.distances.pop("linf")) and row.distances == {"l2": 0.2, "l0": 1.0}
 
 
 def test_a_game_keeps_its_background_and_its_flags(store: Store) -> None:
@@ -267,7 +268,7 @@ def test_a_game_that_is_done_needs_no_state(store: Store) -> None:
     assert store.needs() == Needs(frozenset({"e" * 64, "f" * 64}))
 
 
-# -- runs, suites and audits ------------------------------------------------------------------------------------------
+# -- runs, suites and audits -----------------------------------------------------------------------------------------
 
 
 def test_runs_are_listed_by_their_beginning_and_selected_by_their_columns(store: Store) -> None:
@@ -332,7 +333,7 @@ def test_a_write_that_can_never_succeed_is_not_tried_for_ever(store: Store) -> N
     assert store.audits() == []
 
 
-# -- databases --------------------------------------------------------------------------------------------------------
+# -- databases -------------------------------------------------------------------------------------------------------
 
 
 def test_a_database_that_is_not_there_is_made_only_when_asked(db_url: str, open_store: Opener) -> None:

@@ -186,12 +186,12 @@ def test_adversarial_bases_take_the_radius_of_the_task() -> None:
 
 
 @pytest.mark.parametrize("name", ["fgsm-at", "pgd-at", "jacobian", "cross-lipschitz", "feature-denoising"])
-def test_training_is_a_function_of_its_seed(workbench: Resources, name: str) -> None:
+def test_training_is_a_function_of_its_seed(resources: Resources, name: str) -> None:
     spec = spec_of(name, "clean", base__epochs=1)
-    task, context = workbench.task(spec.dataset), workbench.of(spec)._context(0)
+    task, context = resources.task(spec.dataset), resources.of(spec)._context(0)
     made = []
     for _ in range(2):
-        base = workbench.of(spec)._unfitted()
+        base = resources.of(spec)._unfitted()
         network = base.build(task.facts, 0)
         torch.manual_seed(len(made))  # what the global generator holds must not matter
         base.train(task, network, context)

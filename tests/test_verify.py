@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bench import config
-from bench.analysis import metrics
+from bench.analysis import metrics, pairs, worst_case
 from bench.cache import dump_tensors, parse_tensors
 from bench.planning.spec import RunSpec
 from bench.store import Store
@@ -64,6 +64,12 @@ def test_what_was_not_touched_holds(bench: Bench, run: Callable[..., str], defen
         assert (
             found["holds"] and found["rows"] == found["images"] == 6 and found["games"] == (1 if len(more) == 2 else 2)
         )
+
+
+def test_rows_from_before_a_norm_was_added_hold(bench: Bench, run: Callable[..., str]) -> None:
+    key = run("--defense", "regular", "--attack", "pgd", *sets(base__epochs=8, attack__steps=5))
+    sql("update examples set distances = json_remove(distances, '$.l1') where run = ?", key)
+    assert verified(bench, key)["holds"]
 
 
 def test_every_run_of_the_smoke_suite_holds(bench: Bench) -> None:
@@ -140,9 +146,11 @@ def test_an_edited_answer_is_found_by_playing_again(
     bench: Bench, run: Callable[..., str], fact: str, value: object
 ) -> None:
     key = run("--defense", "rmc", "--attack", "pgd", *FAST)
-    ((index, stored),) = sql(f'select "index", {fact} from examples where run = ? and position = 2', key)
+    column = "json_extract(distances, '$.linf')" if fact == "linf" else fact
+    ((index, stored),) = sql(f'select "index", {column} from examples where run = ? and position = 2', key)
     value = (stored + 1) % 10 if fact == "answer" else value
-    sql(f"update examples set {fact} = ? where run = ? and position = 2", value, key)
+    change = "distances = json_set(distances, '$.linf', ?)" if fact == "linf" else f"{fact} = ?"
+    sql(f"update examples set {change} where run = ? and position = 2", value, key)
     found = verified(bench, key)
     assert found["bad"] == [] and found["games"] == 1
     expected = {"game": 0, "position": 2, "index": index, "fact": fact, "stored": value, "found": stored}
@@ -295,13 +303,13 @@ def test_the_interval_of_a_paired_difference() -> None:
     """Agresti and Min 2005 add 0.5 to each cell: b 9, c 3, n 100: -6/102 +- 1.96 sqrt(13 - 36/102)/102."""
     a = [True] * 9 + [False] * 3 + [True] * 88
     b = [False] * 9 + [True] * 3 + [True] * 88
-    found = metrics.paired(a, b)
+    found = pairs.paired(a, b)
     middle, spread = -6 / 102, (13 - 36 / 102) ** 0.5 / 102
     assert (found.value, found.only_a, found.only_b) == (-0.06, 9, 3)
     assert found.low == pytest.approx(middle - 1.959964 * spread, abs=1e-6)
     assert found.high == pytest.approx(middle + 1.959964 * spread, abs=1e-6)
     assert found.p_value == pytest.approx(2 * sum(_choose(12, k) for k in range(4)) / 2**12)
-    same = metrics.paired([True, False], [True, False])
+    same = pairs.paired([True, False], [True, False])
     assert same.value == 0 and same.p_value == 1.0 and same.low < 0 < same.high
 
 
@@ -311,18 +319,18 @@ def test_the_test_over_games_by_hand() -> None:
 
     a = [False] * 12
     b = [True, True, False, False, True, False, False, False, True, False, False, False]
-    found = metrics.paired(a, b, [0] * 4 + [1] * 4 + [2] * 4)
+    found = pairs.paired(a, b, [0] * 4 + [1] * 4 + [2] * 4)
     assert found.p_value == pytest.approx(chi2.sf(8 / 3, 1)) and found.value == pytest.approx(1 / 3)
     assert found.low <= 0.25 and found.high >= 0.5 and "3 games" in found.method
-    assert metrics.paired(a, a, [0] * 6 + [1] * 6).p_value == 1.0
-    assert "given this one state" in metrics.paired(a, b, [0] * 12, given="state").method
+    assert pairs.paired(a, a, [0] * 6 + [1] * 6).p_value == 1.0
+    assert "given this one state" in pairs.paired(a, b, [0] * 12, given="state").method
 
 
 def test_the_worst_case_is_taken_per_example() -> None:
     """Two attacks that break other halves: each alone leaves a half, both together nothing (never min over means)."""
     first, second = {0: True, 1: False, 2: True}, {0: False, 1: True}
-    assert metrics.worst_case([first, second]) == {0: False, 1: False, 2: True}
-    assert metrics.worst_case([]) == {}
+    assert worst_case.worst_case([first, second]) == {0: False, 1: False, 2: True}
+    assert worst_case.worst_case([]) == {}
 
 
 def test_redraws_have_a_mean_a_spread_and_a_worst_case() -> None:

@@ -17,11 +17,11 @@ from defenses.webnn import confidence
 from tests.conftest import spec_of
 
 
-def fitted(workbench: Resources, name: str, **values: object) -> tuple[NearestVote, torch.Tensor]:
+def fitted(resources: Resources, name: str, **values: object) -> tuple[NearestVote, torch.Tensor]:
     spec = spec_of(name, "clean", n=10, **values)
-    defense = workbench.of(spec).fitted()
+    defense = resources.of(spec).fitted()
     assert isinstance(defense, NearestVote)
-    return defense, workbench.of(spec).points(spec.indices)[0]
+    return defense, resources.of(spec).points(spec.indices)[0]
 
 
 def features(defense: NearestVote) -> np.ndarray:
@@ -30,8 +30,8 @@ def features(defense: NearestVote) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["deepnn", "webnn"])
-def test_the_vote_is_that_of_a_brute_force_search(workbench: Resources, name: str) -> None:
-    defense, x = fitted(workbench, name, defense__k=15)
+def test_the_vote_is_that_of_a_brute_force_search(resources: Resources, name: str) -> None:
+    defense, x = fitted(resources, name, defense__k=15)
     logits, bank = defense.predict(x), features(defense)
     assert len(bank) == (1297 if name == "deepnn" else 2594)
     for i, feature in enumerate(defense._network.features(x).numpy().astype(np.float64)):
@@ -41,8 +41,8 @@ def test_the_vote_is_that_of_a_brute_force_search(workbench: Resources, name: st
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "entropy", "diversity"])
-def test_averaged_outputs_are_those_of_a_brute_force(workbench: Resources, weighting: str) -> None:
-    defense, x = fitted(workbench, "webnn", defense__k=15, defense__weighting=weighting)
+def test_averaged_outputs_are_those_of_a_brute_force(resources: Resources, weighting: str) -> None:
+    defense, x = fitted(resources, "webnn", defense__k=15, defense__weighting=weighting)
     logits, bank = defense.predict(x), features(defense)
     with torch.no_grad():
         images = torch.from_numpy(np.array(defense._bank.images)).float() / defense._bank.pixel_scale
@@ -74,8 +74,8 @@ def test_a_sure_output_weighs_more_than_an_unsure_one() -> None:
     assert confidence(outputs, "diversity")[1] == pytest.approx(2 * 0.25**3)
 
 
-def test_the_soft_vote_tends_to_the_nearest_neighbour(workbench: Resources) -> None:
-    deepnn, x = fitted(workbench, "deepnn")
+def test_the_soft_vote_tends_to_the_nearest_neighbour(resources: Resources) -> None:
+    deepnn, x = fitted(resources, "deepnn")
     classes = class_indexes(deepnn._bank.index, deepnn._bank.labels, 10)
     cold = SoftKNN(deepnn._network, classes, 100, 1e-5)
     found = [deepnn._bank.labels[deepnn._bank.search(f, 1).ids[0]] for f in deepnn._network.features(x).numpy()]
@@ -86,9 +86,9 @@ def test_the_soft_vote_tends_to_the_nearest_neighbour(workbench: Resources) -> N
     assert bool((gradient.flatten(1).abs().amax(1) > 0).all())
 
 
-def test_the_soft_average_tends_to_the_output_of_the_nearest_neighbour(workbench: Resources) -> None:
-    webnn, x = fitted(workbench, "webnn", defense__weighting="uniform")
-    outputs = np.array(webnn._spoken)
+def test_the_soft_average_tends_to_the_output_of_the_nearest_neighbour(resources: Resources) -> None:
+    webnn, x = fitted(resources, "webnn", defense__weighting="uniform")
+    outputs = np.array(webnn._averaged)
     cold = SoftKNN(webnn._network, class_indexes(webnn._bank.index, webnn._bank.labels, 10, outputs), 200, 1e-6)
     nearest = [webnn._bank.search(f, 1).ids[0] for f in webnn._network.features(x).numpy()]
     assert np.allclose(cold(x).exp().numpy(), outputs[nearest], atol=1e-4)
@@ -109,14 +109,14 @@ def test_a_class_without_images_gets_no_vote() -> None:
     assert bool((logits[:, 3] < -1000).all()) and bool(torch.isfinite(logits).all())
 
 
-def test_proxies_share_the_images_and_not_the_network(workbench: Resources) -> None:
-    deepnn, _ = fitted(workbench, "deepnn")
+def test_proxies_share_the_images_and_not_the_network(resources: Resources) -> None:
+    deepnn, _ = fitted(resources, "deepnn")
     first, second = deepnn.proxy(), deepnn.fork().proxy()
     assert first._classes is second._classes and first.network is not second.network
 
 
-def test_a_smaller_bank_answers_from_fewer_images(workbench: Resources) -> None:
-    webnn, x = fitted(workbench, "webnn", defense__bank_size=200)
+def test_a_smaller_bank_answers_from_fewer_images(resources: Resources) -> None:
+    webnn, x = fitted(resources, "webnn", defense__bank_size=200)
     assert len(webnn._bank) == 400 and webnn.predict(x).shape == (10, 10)
     with pytest.raises(BadValue, match=r"defense.bank_size is 5000, but digits has 1297"):
         spec_of("webnn", "clean", defense__bank_size=5000)
@@ -127,11 +127,11 @@ def test_a_smaller_bank_answers_from_fewer_images(workbench: Resources) -> None:
 @pytest.mark.parametrize(
     ("name", "sets"), [("webnn", {"D", "D'"}), ("deepnn", {"D"}), ("rmc", {"D", "D'"}), ("knn-at", {"D"})]
 )
-def test_neighbours_are_told_by_what_was_searched(workbench: Resources, name: str, sets: set[str]) -> None:
+def test_neighbours_are_told_by_what_was_searched(resources: Resources, name: str, sets: set[str]) -> None:
     spec = spec_of(name, "clean", n=3)
-    defense = workbench.of(spec).fitted().fork()
+    defense = resources.of(spec).fitted().fork()
     before = defense.snapshot()
-    told = defense.neighbour_labels(workbench.of(spec).points(spec.indices)[0])
+    told = defense.neighbour_labels(resources.of(spec).points(spec.indices)[0])
     assert len(told) == 3 and all(set(found) == sets for found in told)
     assert all(sum(counts) == defense.params.k for found in told for counts in found.values())
     after = defense.snapshot()

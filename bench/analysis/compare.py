@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.analysis.describe import clean_answers, threat_tag
-from bench.analysis.metrics import Difference, Sharing, answered_right, at_budget, paired, paired_repeated
+from bench.analysis.metrics import Sharing, answered_right, at_budget
+from bench.analysis.pairs import Difference, paired, paired_repeated
 from bench.errors import BadValue
 from bench.rows import Row
 from bench.store import RunRecord, Store

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.analysis.intervals import Estimate
 from bench.analysis.metrics import (
-    Estimate,
     Sharing,
     answered_right,
     at_budget,
@@ -21,6 +21,7 @@ from bench.analysis.metrics import (
     robust_accuracy,
     within_trials,
 )
+from bench.norms import NORMS
 from bench.rows import Row
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel
@@ -185,8 +186,7 @@ def threat_card(spec: dict[str, Any]) -> str:
 
 def example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str, Any]:
     """One example as `bench export` writes it."""
-    facts = asdict(row)
-    clean_answer = facts["clean_answer"]
+    clean_answer = row.clean_answer
     return {
         "index": row.index,
         "trial": row.game,
@@ -194,8 +194,8 @@ def example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str,
         "label": row.label,
         "clean_answer": clean.get((row.game, row.index)) if clean_answer is None else clean_answer,
         "attacked_answer": row.answer,
-        "distance": _number(facts[norm]),
-        "distances": {name: _number(facts[name]) for name in ("linf", "l2", "l0")},
+        "distance": _number(row.distances.get(norm)),
+        "distances": {name: _number(row.distances.get(name)) for name in NORMS},
         "violation": row.violation,
         "x_sha256": row.x_sha256,
         "adv_sha256": row.adv_sha256,
@@ -211,8 +211,8 @@ def example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str,
     }
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def examples(store: Store, record: RunRecord) -> list[dict[str, Any]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.analysis.describe import clean_run_of, names_of
 from bench.errors import BadValue
+from bench.norms import NORMS
 from bench.store import RunRecord, Store
-from bench.threat import Norm
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -24,9 +24,7 @@ FACTS = {
     "label": ("label", "int64"),
     "clean_answer": ("clean_answer", "Int64"),
     "attacked_answer": ("answer", "int64"),
-    "distances_linf": ("linf", "float64"),
-    "distances_l2": ("l2", "float64"),
-    "distances_l0": ("l0", "float64"),
+    "distances": ("distances", "object"),  # a column for each norm
     "violation": ("violation", "str"),
     "x_sha256": ("x_sha256", "str"),
     "adv_sha256": ("adv_sha256", "str"),
@@ -82,10 +80,12 @@ def frame_of(store: Store, records: Sequence[RunRecord]) -> DataFrame:
     names = pd.DataFrame([names_of(record) for record in records], columns=list(NAMES)).astype(NAMES)
     frame = pd.concat([names.take(runs).reset_index(drop=True), facts], axis=1)
     frame["clean_answer"] = facts["clean_answer"].fillna(_clean_answers(store, records, runs, facts))
-    norms = get_args(Norm)
-    measured = [facts[f"distances_{norm}"] for norm in norms]
-    distance = np.select([frame["norm"] == norm for norm in norms], measured, np.nan)
-    frame.insert(list(frame).index("distances_linf"), "distance", distance)
+    where, stored = list(frame).index("distances"), frame.pop("distances")
+    measured = [pd.Series([far.get(norm) for far in stored], dtype="float64") for norm in NORMS]
+    distance = np.select([frame["norm"] == norm for norm in NORMS], measured, np.nan)
+    frame.insert(where, "distance", distance)
+    for number, (norm, values) in enumerate(zip(NORMS, measured, strict=True), 1):
+        frame.insert(where + number, f"distances_{norm}", values)
     return frame
 
 

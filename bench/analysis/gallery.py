@@ -31,24 +31,24 @@ class Shown:
 
 
 def gallery(
-    store: Store, record: RunRecord, rows: Sequence[Row], bench: Resources, count: int
+    store: Store, record: RunRecord, rows: Sequence[Row], resources: Resources, count: int
 ) -> tuple[list[Shown], str]:
     """Up to `count` examples, violations first, then as many broken as survived; and what could not be shown, or "".
 
     Neighbours are those of the defense before it has served anything, where what it was fitted to is still there.
     """
-    images = stored_images(store, record, bench.cache)
+    images = stored_images(store, record, resources.cache)
     chosen = choose([row for row in rows if (row.game, row.position) in images], count)
     if not chosen:
         return [], "The images of this run are not here: its files folder was removed, or lies elsewhere."
     spec = RunSpec.from_dict(record.spec)
     try:
-        x, _ = bench.of(spec).points([row.index for row in chosen])
+        x, _ = resources.of(spec).points([row.index for row in chosen])
     except Exception as error:  # a dataset that has changed since may raise anything; the run is shown all the same
         return [], f"The clean points of this run are not here: {one_line(error)}"
     x_adv = torch.stack([images[row.game, row.position] for row in chosen])
     try:
-        nearest, why = _nearest(spec, x_adv, bench)
+        nearest, why = _nearest(spec, x_adv, resources)
     except Exception as error:  # so may a foreign defense
         nearest, why = [], f"Neighbours are not shown: {one_line(error)}"
     shown = [Shown(row, x[i].cpu(), x_adv[i], nearest[i] if nearest else {}) for i, row in enumerate(chosen)]
@@ -65,12 +65,14 @@ def choose(rows: Sequence[Row], count: int) -> list[Row]:
     return [*violated, *turns, *broken[shorter:], *stood[shorter:]][:count]
 
 
-def _nearest(spec: RunSpec, x_adv: Tensor, bench: Resources) -> tuple[list[dict[str, tuple[Tensor, list[int]]]], str]:
+def _nearest(
+    spec: RunSpec, x_adv: Tensor, resources: Resources
+) -> tuple[list[dict[str, tuple[Tensor, list[int]]]], str]:
     """The neighbours of what was served, from what the cache holds: nothing long is made in order to look at it."""
     if spec.is_base:
         return [], ""
     if registry.defenses[spec.defense.name].source_hash() != spec.defense.source:
         return [], f"Neighbours are not shown: {spec.defense.name} has changed since this run."
-    if not bench.of(spec).has_base() or bench.of(spec).missing_pieces():
+    if not resources.of(spec).has_base() or resources.of(spec).missing_pieces():
         return [], "Neighbours are not shown: the base of this run, or its augmented set, is not here any more."
-    return bench.of(spec).fitted().neighbour_images(x_adv.to(bench.device), NEIGHBOURS), ""
+    return resources.of(spec).fitted().neighbour_images(x_adv.to(resources.device), NEIGHBOURS), ""

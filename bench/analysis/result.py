@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from bench.analysis.describe import describe, flat_rows, names_of
 from bench.analysis.frames import NAMES, frame_of, load_pandas
-from bench.analysis.metrics import Estimate
+from bench.analysis.intervals import Estimate
 from bench.analysis.notebook import facts_of, table_of
 from bench.store import RunRecord, Store
 

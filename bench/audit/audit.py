@@ -10,12 +10,12 @@ from typing import Any, get_args
 from bench import registry
 from bench.analysis.compare import outcome_of
 from bench.analysis.metrics import Sharing
+from bench.analysis.worst_case import INCLUDES, Outcome, gain_over_base, shared_games, tier_verdict
 from bench.audit.battery import Step, Subject, battery
 from bench.audit.behaviour import behaviour
 from bench.audit.cost import STREAMS, costs, pace
 from bench.audit.findings import Finding, finding, in_order
 from bench.audit.strength import Played, belief, comparisons, gain, planted, settled, silent
-from bench.audit.verdict import INCLUDES, gain_over_base, shared_games, tier_verdict
 from bench.cache import digest
 from bench.checks.defense import DefenseSubject
 from bench.config import Config
@@ -117,7 +117,7 @@ class Player:
         self.audit = audit
         self._store = store
         self._settings = settings
-        self.bench = Resources(settings)
+        self.resources = Resources(settings)
         self.played: dict[str, Played] = {}
         #: why a step was not played, by its name
         self.left_out: dict[str, str] = {}
@@ -139,7 +139,7 @@ class Player:
 
     def costs(self) -> dict[str, float]:
         """Seconds that each step will roughly take on one process, and the checks of behaviour."""
-        measured = pace(self.bench, self.audit.main)
+        measured = pace(self.resources, self.audit.main)
         specs = {name: planned.spec for name, planned in self.audit.planned.items()}
         return {
             **costs(self.audit.steps, specs, measured),
@@ -164,7 +164,7 @@ class Player:
 
     def _left(self, step: Step, spec: RunSpec) -> list[int]:
         """Places in the seeded order of the examples that stand in the step's tier."""
-        verdict = tier_verdict(self._tiers(), self.played, tier_of(spec.threat), None)
+        verdict = tier_verdict(self._tiers(), self._outcomes(), tier_of(spec.threat), None)
         broken = {int(index) for index, name in (verdict or {"examples": {}})["examples"].items() if name is not None}
         return [place for place in range(step.n) if spec.order[place] not in broken]
 
@@ -181,6 +181,9 @@ class Player:
         rows = self._store.rows(record.key)
         outcome = {index: right for (_, index), right in outcome_of(self._store, record, rows).items()}
         self.played[step.name] = Played(outcome, rows)
+
+    def _outcomes(self) -> dict[str, Outcome]:
+        return {name: step.outcome for name, step in self.played.items()}
 
     def _tiers(self) -> list[tuple[str, Tier]]:
         """Steps that count, with their tier, in the battery's order."""
@@ -226,7 +229,7 @@ class Player:
         given = max((Sharing.of(spec.to_dict()).shared for spec in specs), default="")
         examples = {index for name in here for index in self.played[name].outcome}
         trials = None if self.audit.main.kind == "static" else shared_games(games, examples)
-        return tier_verdict(tiers, self.played, tier, trials, given)
+        return tier_verdict(tiers, self._outcomes(), tier, trials, given)
 
     def _clean(self) -> float | None:
         rows = self.played["pgd-skip"].rows if "pgd-skip" in self.played else []
@@ -260,7 +263,7 @@ class Player:
         main = self.audit.main
         batch = max(main.game.batch, 1)
         count = POINTS if main.kind == "static" else max(SLOW_POINTS // batch, 2) * batch
-        return DefenseSubject(self.bench, replace(main, n=min(count, main.test_size)))
+        return DefenseSubject(self.resources, replace(main, n=min(count, main.test_size)))
 
     def _strength(self, trials: Mapping[int, int] | None) -> list[Finding]:
         violations = sum(bool(row.violation) for played in self.played.values() for row in played.rows)
@@ -280,10 +283,10 @@ class Player:
         if not registry.defenses.load(spec.defense.name).differentiable:
             return []
         spec = replace(spec, n=min(spec.n, PLANTED))
-        serving = self.bench.of(spec).serving(spec.noise_key(0))
-        x, y = self.bench.of(spec).points(spec.indices)
-        oracle = self.bench.of(spec).oracle(0, serving)
-        craft(self.bench.of(spec).attack, oracle, x, y, spec, spec.indices)
+        serving = self.resources.of(spec).serving(spec.noise_key(0))
+        x, y = self.resources.of(spec).points(spec.indices)
+        oracle = self.resources.of(spec).oracle(0, serving)
+        craft(self.resources.of(spec).attack, oracle, x, y, spec, spec.indices)
         curve = settled(oracle.trace, len(x), "pgd-skip")
         params, draws = spec.attack.params, Draws(spec.seed, "audit", spec.indices)
         made = planted(serving.defense.proxy(), x, spec.threat, params["steps"], params["rel_step_size"], draws)

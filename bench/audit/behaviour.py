@@ -20,7 +20,7 @@ from bench.checks.defense import (
 from bench.checks.verdict import Violated
 from bench.contracts import Defense, probe
 from bench.draws import Draws, generator
-from bench.pgd import on_surface, random_offset
+from bench.norms import on_surface, random_offset
 
 #: draws that are compared, and batch sizes that are tried
 DRAWS = 5
@@ -84,7 +84,7 @@ def _m4(subject: DefenseSubject) -> Finding:
     if not defense.differentiable:
         return finding("M4", 1.0, "it declares that it has no gradient")
     spec = replace(subject.spec, n=min(GRADIENTS, subject.spec.test_size))
-    points, y = subject.bench.of(spec).points(spec.indices)
+    points, y = subject.resources.of(spec).points(spec.indices)
     x = points.clone().requires_grad_(True)
     loss = nn.functional.cross_entropy(defense.proxy()(x), y, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, x)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench import registry
 from bench.audit.battery import Step
 from bench.contracts import Defense, probe
 from bench.game.resources import Resources
@@ -30,16 +31,16 @@ class Pace:
     gradient: float
 
 
-def pace(bench: Resources, spec: RunSpec) -> Pace:
+def pace(resources: Resources, spec: RunSpec) -> Pace:
     """Measured on the points of a run, after one of each to warm up."""
-    defense = bench.of(spec).serving(0).defense
+    defense = resources.of(spec).serving(0).defense
     together = max(spec.game.batch, 1)
-    x, _ = bench.of(spec).points((spec.indices * together)[: 2 * together])
+    x, _ = resources.of(spec).points((spec.indices * together)[: 2 * together])
     company = x[1:together] if together > 1 else None
     return Pace(
         _timed(lambda: defense.predict(x[:together])) / together,
         _timed(lambda: probe(defense, x[:1], None, company)),
-        _gradient(defense, bench.of(spec).points(spec.indices[:MANY])[0]) if defense.differentiable else 0.0,
+        _gradient(defense, resources.of(spec).points(spec.indices[:MANY])[0]) if defense.differentiable else 0.0,
     )
 
 
@@ -82,19 +83,10 @@ def costs(steps: list[Step], specs: Mapping[str, RunSpec], pace: Pace) -> dict[s
 
 def _of_an_example(step: Step, spec: RunSpec, pace: Pace) -> float:
     """Seconds to attack one example and to have it answered."""
-    params, queries = spec.attack.params, spec.threat.queries
-    passes = float(params.get("steps", 1) * params.get("restarts", 1))
-    answer = pace.probe if spec.game.facts.answers_clean else pace.answer
-    if "square_queries" in params:  # FAB differentiates every class; Square passes forwards only
-        passes = params["steps"] * (1 + 2 * params["target_classes"]) + params["square_queries"] / 3
-    if "draws" in params:
-        passes = params["draws"] / 3
-    if "samples" in params:
-        passes, queries = passes * params["samples"], queries + params["samples"]
-    if "rounds" in params:  # each asks the copy for its answer and its next network; the copy is served the last image
-        rounds = params["rounds"]
-        passes *= rounds if step.attack == "fpa" else rounds * (rounds + 1) / 2
-        queries, answer = 2 * rounds, answer + pace.answer
-    if step.attack.startswith("bpda"):
-        queries += int(passes)
-    return passes * pace.gradient + (0.0 if step.on_base else queries * pace.probe + answer)
+    cls = registry.attacks.load(spec.attack.name)
+    effort = cls(cls.Params(**spec.attack.params)).effort(spec.threat)
+    passes = effort.passes * pace.gradient
+    if step.on_base:
+        return passes
+    answered = pace.probe if spec.game.facts.answers_clean else pace.answer
+    return passes + effort.probes * pace.probe + effort.answers * pace.answer + answered

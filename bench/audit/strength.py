@@ -10,17 +10,16 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from bench.analysis.metrics import Difference, paired, worst_case
+from bench.analysis.pairs import Difference, paired
+from bench.analysis.worst_case import Outcome, worst_case
 from bench.audit.findings import Finding, finding
 from bench.contracts import BLOCK
 from bench.draws import Draws
 from bench.game.oracle import Trace
-from bench.pgd import on_surface, pgd, random_offset
+from bench.norms import on_surface, random_offset
+from bench.pgd import pgd
 from bench.rows import Row
 from bench.threat import ThreatModel
-
-#: whether each example (by its dataset index) was answered right
-Outcome = Mapping[int, bool]
 
 #: iterates at the end of an attack within which its loss must have settled [IoAF]
 LAST = 10

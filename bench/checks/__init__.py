@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bench import plugins, registry
 from bench.checks.attack import ATTACK_CHECKS, AttackSubject
@@ -21,10 +22,8 @@ __all__ = ["ATTACK_CHECKS", "DEFENSE_CHECKS", "Result", "check_file", "run_check
 #: points that the checks serve; more where a batch is large, fewer where an attack meets a defense that answers slowly
 POINTS = 12
 FEW_POINTS = 5
-#: queries per point that an attack by query is given, and how long any attack works at most: the contract needs no
-#: success, and a runtime defense answers slowly
+#: queries per point that an attack by query is given: the contract needs no success
 QUERIES = 10
-AT_MOST = {"steps": 10, "rounds": 2, "draws": 200, "samples": 2, "square_queries": 50}
 
 
 def check_file(file: Path, name: str, cache: Path, dataset: str = "digits", base: str = "regular") -> list[Result]:
@@ -45,26 +44,25 @@ def check_file(file: Path, name: str, cache: Path, dataset: str = "digits", base
     return run_checks(name, registry.kind_of(name), config, Resources(settings), dataset, base)
 
 
-def run_checks(name: str, kind: str, config: Config, bench: Resources, dataset: str, base: str) -> list[Result]:
+def run_checks(name: str, kind: str, config: Config, resources: Resources, dataset: str, base: str) -> list[Result]:
     """All checks of one plug-in; `kind` is `defense` or `attack`. A check that raises has failed."""
-    facts = facts_of(bench.settings.data_dir)
+    facts = facts_of(resources.settings.data_dir)
     if kind == "defense":
         count = max(POINTS, 3 * int(registry.defenses.load(name).batch_size))
         request = Request(defenses=(name,), attacks=("clean",), bases=(base,), datasets=(dataset,), n=count)
         spec = plan([request], config, facts)[0].spec
-        subject = DefenseSubject(bench, spec)
+        subject = DefenseSubject(resources, spec)
         return [_result(check, subject) for check in DEFENSE_CHECKS]
     entry = registry.attacks[name].resolved()
     quick = registry.protocols.load(str(entry.protocol)).quick
-    sets: dict[str, int] = {f"game.{key}": value for key, value in quick.items()}
+    sets: dict[str, Any] = {f"game.{key}": value for key, value in quick.items()}
     if (entry.preset or {}).get("queries") and "queries" in (entry.free or ()):
         sets["threat.queries"] = QUERIES
-    fields = entry.load().Params.model_fields
-    sets.update({f"attack.{key}": most for key, most in AT_MOST.items() if key in fields})
+    sets.update({f"attack.{key}": value for key, value in entry.load().quick.items()})
     count = POINTS if registry.defenses.load(base).kind == "static" else FEW_POINTS
     request = Request(defenses=(base,), attacks=(name,), datasets=(dataset,), n=count, sets=sets)
     spec = plan([request], config, facts)[0].spec
-    return [_result(check, AttackSubject(bench, spec)) for check in ATTACK_CHECKS]
+    return [_result(check, AttackSubject(resources, spec)) for check in ATTACK_CHECKS]
 
 
 def _result(check: Check, subject: object) -> Result:

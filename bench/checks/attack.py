@@ -23,25 +23,25 @@ from bench.planning.spec import RunSpec
 class AttackSubject:
     """An attack, a deployed defense that it may run against, and a dozen victims."""
 
-    def __init__(self, bench: Resources, spec: RunSpec) -> None:
-        self.bench = bench
+    def __init__(self, resources: Resources, spec: RunSpec) -> None:
+        self.resources = resources
         self.spec = spec
-        self.x, self.y = bench.of(spec).points(spec.indices)
-        self.bounded = bench.of(spec).attack.kind == "budget"
+        self.x, self.y = resources.of(spec).points(spec.indices)
+        self.bounded = resources.of(spec).attack.kind == "budget"
 
     def images(self, eps: float | None = None) -> Tensor:
         """What the attack returns, crafted against a fresh game."""
         spec = self.spec
         if eps is not None:
             spec = replace(spec, threat=spec.threat.with_fields({"eps": eps}))
-        serving: Serving = self.bench.of(spec).serving(spec.noise_key(0))
-        oracle = self.bench.of(spec).oracle(0, serving)
-        return craft(self.bench.of(spec).attack, oracle, self.x, self.y, spec, spec.indices).images
+        serving: Serving = self.resources.of(spec).serving(spec.noise_key(0))
+        oracle = self.resources.of(spec).oracle(0, serving)
+        return craft(self.resources.of(spec).attack, oracle, self.x, self.y, spec, spec.indices).images
 
 
 def check_declines_with_a_reason_or_runs(subject: AttackSubject) -> str:
     """declines gives None or a reason."""
-    reason = subject.bench.of(subject.spec).declined()
+    reason = subject.resources.of(subject.spec).declined()
     demand(reason is None or (isinstance(reason, str) and bool(reason)), f"declines returned {reason!r}")
     return reason or f"runs against {subject.spec.defense.name}"
 
@@ -58,7 +58,7 @@ def check_stays_in_the_ball_and_the_box(subject: AttackSubject) -> str:
     """No violation at the default radius and at 1, 2, 4, 8, 16 /255."""
     threat = subject.spec.threat
     radii = [threat.eps]
-    if threat.norm == "linf" and threat.eps > 0:
+    if subject.bounded and threat.eps > 0:
         radii += [step / 255 for step in (1, 2, 4, 8, 16)]
     for eps in radii:
         allowed = threat.with_fields({"eps": eps})
@@ -90,10 +90,10 @@ def check_no_radius_no_change(subject: AttackSubject) -> str:
 
 def check_remembers_nothing(subject: AttackSubject) -> str:
     """The attack object holds the same before and after a call."""
-    attack = subject.bench.of(subject.spec).attack
+    attack = subject.resources.of(subject.spec).attack
     before = copy.deepcopy(vars(attack))
-    serving = subject.bench.of(subject.spec).serving(subject.spec.noise_key(0))
-    oracle = subject.bench.of(subject.spec).oracle(0, serving)
+    serving = subject.resources.of(subject.spec).serving(subject.spec.noise_key(0))
+    oracle = subject.resources.of(subject.spec).oracle(0, serving)
     oracle.begin(subject.x, subject.y, subject.spec.indices)
     attack.perturb(oracle, subject.x.clone(), subject.y, Draws(0, "check", subject.spec.indices))
     after = vars(attack)

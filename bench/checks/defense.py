@@ -21,15 +21,15 @@ STATIC_TOLERANCE = 1e-5
 class DefenseSubject:
     """A fitted defense and a dozen test points."""
 
-    def __init__(self, bench: Resources, spec: RunSpec) -> None:
-        self.bench = bench
+    def __init__(self, resources: Resources, spec: RunSpec) -> None:
+        self.resources = resources
         self.spec = spec
-        self.x, self.y = bench.of(spec).points(spec.indices)
-        self.classes = bench.task(spec.dataset).facts.num_classes
+        self.x, self.y = resources.of(spec).points(spec.indices)
+        self.classes = resources.task(spec.dataset).facts.num_classes
 
     def fresh(self) -> Defense:
         """A copy that has served nothing."""
-        return self.bench.of(self.spec).fitted().fork(self.spec.noise_key(0))
+        return self.resources.of(self.spec).fitted().fork(self.spec.noise_key(0))
 
     @property
     def batch(self) -> int:
@@ -127,9 +127,9 @@ def check_a_snapshot_survives_the_disk(subject: DefenseSubject) -> str:
     defense.predict(subject.x[:half])
     state = defense.snapshot()
     key = secrets.token_hex(32)  # of this check alone, whoever checks beside it
-    subject.bench.cache.put_state(key, state)
-    stored = subject.bench.cache.get_state(key)
-    subject.bench.cache.drop("states", key)
+    subject.resources.cache.put_state(key, state)
+    stored = subject.resources.cache.get_state(key)
+    subject.resources.cache.drop("states", key)
     assert stored is not None
     read = stored[0]
     demand(same_state(read, state), "the state read back is not the one that was written")

@@ -9,16 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.complete import names, one_of
-from bench.cli.options import (
-    config_option,
-    data_option,
-    db_option,
-    device_option,
-    json_option,
-    parse_sets,
-    plugin_option,
-    set_option,
-)
+from bench.cli.options import parse_sets, playing_options
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session, take_runner
 
@@ -43,13 +34,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, metavar="S")
 @click.option("--workers", type=int, metavar="W", help="Processes; any number gives the same rows.")
 @click.option("--dry-run", is_flag=True, help="Say what would be played, and play nothing.")
-@set_option
-@device_option
-@json_option
-@db_option
-@data_option
-@plugin_option
-@config_option
+@playing_options
 def audit(
     defense: str,
     base: str,

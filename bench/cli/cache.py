@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.complete import one_of
-from bench.cli.options import config_option, db_option, json_option, unused_data_option
+from bench.cli.options import reading_options
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
 
@@ -29,10 +29,7 @@ ACTIONS = ("size", "prune")
 @click.option("--dry-run", is_flag=True, help="prune: say what would go, and remove nothing.")
 @click.option("--older-than", type=float, metavar="DAYS", help="prune: only what was not written for so long.")
 @click.option("--kind", metavar="KIND", default="", help="prune: only this kind, also where it is dear to make again.")
-@json_option
-@db_option
-@unused_data_option
-@config_option
+@reading_options
 def cache(
     action: str, dry_run: bool, older_than: float | None, kind: str, as_json: bool, db: str | None, config: str | None
 ) -> int:

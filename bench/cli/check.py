@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from bench.cli.complete import names
-from bench.cli.options import config_option, data_option, db_option, json_option, plugin_option
+from bench.cli.options import using_options
 from bench.execution.session import open_session
 
 
@@ -26,11 +26,7 @@ from bench.execution.session import open_session
     help="The network under a defense, or that an attack attacks.",
     shell_complete=names("defense"),
 )
-@json_option
-@db_option
-@data_option
-@plugin_option
-@config_option
+@using_options
 def check(
     name: str,
     dataset: str,

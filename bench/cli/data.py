@@ -7,16 +7,7 @@ import json
 import click
 
 from bench.cli.complete import names
-from bench.cli.options import (
-    config_option,
-    data_option,
-    db_option,
-    device_option,
-    json_option,
-    parse_sets,
-    plugin_option,
-    set_option,
-)
+from bench.cli.options import config_option, data_option, json_option, parse_sets, playing_options, plugin_option
 from bench.errors import BadValue, BrokenPlugin, DataError, one_line
 from bench.execution.session import open_session
 
@@ -70,13 +61,7 @@ def data(name: str | None, as_json: bool, data_dir: str | None, plugins: tuple[s
 @click.command()
 @click.argument("base", shell_complete=names("base"))
 @click.option("--dataset", metavar="NAME", help="Default: that of bench.toml.", shell_complete=names("dataset"))
-@set_option
-@db_option
-@device_option
-@json_option
-@data_option
-@plugin_option
-@config_option
+@playing_options
 def train(
     base: str,
     dataset: str | None,
@@ -107,11 +92,11 @@ def train(
     spec = plan([request], session.config, facts_of(folder))[0].spec
     settings = session.settings(session.db(db), folder, pick_device(device), 1)
     one_thread()
-    bench = Resources(settings, lambda line: click.echo(line, err=True))
-    fitted = bench.of(spec).base()
-    x, y = bench.of(spec).points(list(range(spec.test_size)))
+    resources = Resources(settings, lambda line: click.echo(line, err=True))
+    fitted = resources.of(spec).base()
+    x, y = resources.of(spec).points(list(range(spec.test_size)))
     right = int((fitted.predict(x).argmax(1) == y).sum())
-    path = bench.cache.path("bases", bench.artefact(spec.base_key)) / "weights.safetensors"
+    path = resources.cache.path("bases", resources.artefact(spec.base_key)) / "weights.safetensors"
     result = {
         "base": base,
         "dataset": spec.dataset.name,

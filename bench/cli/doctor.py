@@ -7,15 +7,11 @@ from dataclasses import asdict
 
 import click
 
-from bench.cli.options import config_option, data_option, db_option, json_option, plugin_option
+from bench.cli.options import using_options
 
 
 @click.command()
-@json_option
-@db_option
-@data_option
-@plugin_option
-@config_option
+@using_options
 def doctor(as_json: bool, db: str | None, data_dir: str | None, plugins: tuple[str, ...], config: str | None) -> int:
     """Look at packages, device, data, database, files, configuration and plug-ins, and say what to do.
 

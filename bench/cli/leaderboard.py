@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import config_option, data_option, db_option, json_option, plugin_option, unused_data_option
+from bench.cli.options import config_option, db_option, unused_data_option, using_options
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
+from bench.norms import NORMS, ball_of
 
 if TYPE_CHECKING:
     from bench.execution.session import Session
@@ -27,11 +28,7 @@ if TYPE_CHECKING:
 @click.option("--out", metavar="DIR", default="results/leaderboard", help="Folder of the site.")
 @click.option("--runs", metavar="all|ranked|N", default="ranked", help="Which runs get a page of their own.")
 @click.option("--open", "show", is_flag=True, help="Open the site in a browser.")
-@json_option
-@db_option
-@data_option
-@plugin_option
-@config_option
+@using_options
 def leaderboard(
     out: str,
     runs: str,
@@ -90,7 +87,7 @@ def _details_reader(
     from leaderboard.run_page import details_of
 
     folder = data_folder(data_dir)
-    workbench = Resources(session.settings(url, folder, "cpu"))
+    resources = Resources(session.settings(url, folder, "cpu"))
     facts = facts_of(folder)
 
     def read(run: RunSummary) -> RunDetails:
@@ -98,7 +95,7 @@ def _details_reader(
         record = store.find(run.run)
         assert record is not None
         return details_of(
-            store, run, workbench, command_of(RunSpec.from_dict(record.spec), session.config, facts, given)
+            store, run, resources, command_of(RunSpec.from_dict(record.spec), session.config, facts, given)
         )
 
     return read
@@ -115,7 +112,7 @@ def _report(line: str) -> None:
 @click.option("--run", "run", metavar="RUN", help="neighbours, running: the run to draw.")
 @click.option("--example", type=int, metavar="I", help="neighbours: the example to draw.")
 @click.option("--dataset", metavar="NAME", help="Only runs on this dataset. Default: the board with most points.")
-@click.option("--norm", metavar="linf|l2|l0", help="Only runs with this norm. Default: as for --dataset.")
+@click.option("--norm", metavar="|".join(NORMS), help="Only runs with this norm. Default: as for --dataset.")
 @click.option("--eps", metavar="EPS", help="Only runs with this radius. Default: as for --dataset. Not for curve-eps.")
 @click.option("--base", metavar="NAME", help="Only runs on this base.")
 @click.option("--tier", metavar="NAME", default="aware-full", help="pareto: the tier of the worst case.")
@@ -155,6 +152,8 @@ def plot(
         raise UnknownName("chart", kind, [*LEADERBOARD_CHARTS, *RUN_CHARTS])
     if tier not in TIERS:
         raise UnknownName("tier", tier, TIERS)
+    if norm is not None:
+        ball_of(norm)  # raises `UnknownName`
     if Path(out).suffix.lower() not in ENDINGS:
         raise BadValue(f"--out is {out!r}; give a file that ends in .png, .svg or .html.")
     if not 0 < scale <= 10:  # a chart of ten times the size has 100 million pixels

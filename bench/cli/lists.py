@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bench.cli.complete import one_of
-from bench.cli.options import config_option, db_option, json_option, plugin_option, unused_data_option
+from bench.cli.options import plugin_option, reading_options
 from bench.errors import BenchError, UnknownName, one_line
 from bench.execution.session import Session, open_session
 
@@ -18,11 +18,8 @@ KINDS = ("defenses", "attacks", "datasets", "models", "protocols", "suites", "ru
 @click.command(name="list")
 @click.argument("kind", required=False, metavar=f"[{'|'.join(KINDS)}]", shell_complete=one_of(*KINDS))
 @click.option("--check", is_flag=True, help="Import every plug-in and say which are broken.")
-@json_option
-@db_option
-@unused_data_option
 @plugin_option
-@config_option
+@reading_options
 def list_things(
     kind: str | None, check: bool, as_json: bool, db: str | None, plugins: tuple[str, ...], config: str | None
 ) -> int:

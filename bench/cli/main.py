@@ -80,7 +80,8 @@ def cli() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line. Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 130 interrupted."""
+    """Run the command line. Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 75 the time
+    limit passed and the same command goes on, 130 interrupted."""
     sys.exit(call(args))
 
 

@@ -14,54 +14,46 @@ from bench.errors import BadValue
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def db_option(function: Function) -> Function:
-    return click.option("--db", metavar="URL", help="Database: a path or an SQLAlchemy URL.", shell_complete=files)(
-        function
-    )
+config_option = click.option(
+    "--config", metavar="FILE", help="A bench.toml; default: the one in this folder.", shell_complete=files
+)
+db_option = click.option("--db", metavar="URL", help="Database: a path or an SQLAlchemy URL.", shell_complete=files)
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+plugin_option = click.option(
+    "--plugin", "plugins", metavar="FILE", multiple=True, help="A Python file with plug-ins.", shell_complete=files
+)
+data_option = click.option(
+    "--data-dir", metavar="DIR", help="Folder with the datasets; default: $BENCH_DATA.", shell_complete=folders
+)
+unused_data_option = click.option("--data-dir", metavar="DIR", expose_value=False, help="Taken, and not needed here.")
+set_option = click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="A dotted key: defense.k=512.")
+device_option = click.option(
+    "--device",
+    metavar="auto|cpu|cuda",
+    default="auto",
+    help="Where tensors live.",
+    shell_complete=one_of("auto", "cpu", "cuda"),
+)
 
 
-def json_option(function: Function) -> Function:
-    return click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")(function)
+def _all(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """These options as one decorator; they stand in the help in this order."""
+
+    def decorate(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
 
 
-def config_option(function: Function) -> Function:
-    return click.option(
-        "--config", metavar="FILE", help="A bench.toml; default: the one in this folder.", shell_complete=files
-    )(function)
-
-
-def data_option(function: Function) -> Function:
-    return click.option(
-        "--data-dir", metavar="DIR", help="Folder with the datasets; default: $BENCH_DATA.", shell_complete=folders
-    )(function)
-
-
-def unused_data_option(function: Function) -> Function:
-    """`--data-dir` for commands that read only the database: taken, so that one set of options fits all commands."""
-    option = click.option("--data-dir", metavar="DIR", expose_value=False, help="Taken, and not needed here.")
-    return option(function)
-
-
-def plugin_option(function: Function) -> Function:
-    return click.option(
-        "--plugin", "plugins", metavar="FILE", multiple=True, help="A Python file with plug-ins.", shell_complete=files
-    )(function)
-
-
-def set_option(function: Function) -> Function:
-    return click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="A dotted key: defense.k=512.")(
-        function
-    )
-
-
-def device_option(function: Function) -> Function:
-    return click.option(
-        "--device",
-        metavar="auto|cpu|cuda",
-        default="auto",
-        help="Where tensors live.",
-        shell_complete=one_of("auto", "cpu", "cuda"),
-    )(function)
+#: for commands that play runs: sets, device, as_json, db, data_dir, plugins, config
+playing_options = _all(set_option, device_option, json_option, db_option, data_option, plugin_option, config_option)
+#: for commands that use what is installed and stored, and play nothing: as_json, db, data_dir, plugins, config
+using_options = _all(json_option, db_option, data_option, plugin_option, config_option)
+#: for commands that only read the database: as_json, db, config. They take --data-dir, so that one set of options fits
+#: all commands.
+reading_options = _all(json_option, db_option, unused_data_option, config_option)
 
 
 def write_text(out: str, text: str) -> None:

@@ -112,12 +112,12 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
     def progress(self, spec: RunSpec, text: str) -> None:
         self._runs.update(self._line(spec), doing=text)
 
-    def chunk(self, spec: RunSpec, rows: int, right: int) -> None:
+    def chunk(self, spec: RunSpec, rows: int, right: int | None) -> None:
         tally = self._tallies[spec.key]
-        tally.rows, tally.right = tally.rows + rows, tally.right + right
+        tally.add(rows, right)
         self._played += rows
         self._open[spec.key] = max(self._open.get(spec.key, 0) - rows, 0)
-        self._runs.update(self._line(spec), advance=rows, accuracy=f"{tally.right / tally.rows:.1%}", doing="")
+        self._runs.update(self._line(spec), advance=rows, accuracy=tally.share(), doing="")
         self._count()
 
     def waiting(self, spec: RunSpec) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.complete import names, one_of
-from bench.cli.options import config_option, db_option, json_option, unused_data_option, write_text
+from bench.cli.options import reading_options, write_text
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
 
@@ -31,10 +31,7 @@ if TYPE_CHECKING:
     "--table", metavar="SUITE", help="Lay the runs out in the table of another suite.", shell_complete=names("table")
 )
 @click.option("-n", "n", type=int, metavar="N", help="Only runs of N examples.")
-@json_option
-@db_option
-@unused_data_option
-@config_option
+@reading_options
 def report(
     suite: str,
     form: str | None,

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.cli.complete import names, one_of
-from bench.cli.options import (
-    config_option,
-    data_option,
-    db_option,
-    device_option,
-    json_option,
-    parse_sets,
-    plugin_option,
-    set_option,
-)
+from bench.cli.options import parse_sets, playing_options
+from bench.deadline import NEVER, Deadline, parse_duration
 from bench.execution.session import open_session
+from bench.norms import NORMS
+
+#: exit code of a command whose time limit passed before it was done: EX_TEMPFAIL of sysexits.h, try again
+OUT_OF_TIME = 75
+
+
+if TYPE_CHECKING:
+    from bench.execution.session import Prepared
+    from bench.planning.spec import RunSpec
+    from bench.store import RunRecord, Store
 
 
 @click.command()
@@ -58,13 +60,8 @@ from bench.execution.session import open_session
 @click.option("-n", "n", metavar="N", type=int, help="Attacked examples.")
 @click.option("--seed", "seeds", metavar="S", type=int, multiple=True, help="Seed of examples, backgrounds and noise.")
 @click.option("--eps", "radii", metavar="EPS", multiple=True, help="Radius in [0, 1] pixels: 0.3 or 8/255.")
-@click.option(
-    "--norm", metavar="linf|l2|l0", default="", help="Norm of the radius.", shell_complete=one_of("linf", "l2", "l0")
-)
+@click.option("--norm", metavar="|".join(NORMS), default="", help="Norm of the radius.", shell_complete=one_of(*NORMS))
 @click.option("--suite", metavar="NAME", help="A named set of runs from bench.toml.", shell_complete=names("suite"))
-@set_option
-@db_option
-@device_option
 @click.option(
     "--rerun",
     metavar="missing|failed|all",
@@ -73,12 +70,15 @@ from bench.execution.session import open_session
     shell_complete=one_of("missing", "failed", "all"),
 )
 @click.option("--workers", metavar="W", type=click.IntRange(min=1), help="Processes of one thread each.")
+@click.option(
+    "--for",
+    "limit",
+    metavar="TIME",
+    help="Stop after this time (90s, 8m, 1h30m) with exit code 75; the same command goes on.",
+)
 @click.option("--repeats", metavar="R", type=click.IntRange(min=1), help="Games over permuted streams.")
-@plugin_option
-@config_option
-@data_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@json_option
+@playing_options
 def run(
     defenses: tuple[str, ...],
     attacks: tuple[str, ...],
@@ -94,6 +94,7 @@ def run(
     device: str,
     rerun: str,
     workers: int | None,
+    limit: str | None,
     repeats: int | None,
     plugins: tuple[str, ...],
     config: str | None,
@@ -110,12 +111,15 @@ def run(
     bench run --defense rmc --attack pgd-skip-delayed
     bench run --defense regular --defense rmc --attack pgd --dataset mnist -n 200 --data-dir data
     """
+    deadline = NEVER if limit is None else Deadline.after(parse_duration("--for", limit))
     session = open_session(config, plugins)
     values = parse_sets(sets)
     from bench.planning.plan import Request
 
     request = Request(defenses, attacks, bases, datasets, radii, norm, seeds, n, repeats, values)
-    prepared = session.prepare(request, suite, db=db, data_dir=data_dir, device=device, workers=workers, rerun=rerun)
+    prepared = session.prepare(
+        request, suite, db=db, data_dir=data_dir, device=device, workers=workers, rerun=rerun, deadline=deadline
+    )
     if dry_run:
         _print_plan(prepared.planned, prepared.known, as_json)
         return 0
@@ -124,30 +128,11 @@ def run(
 
     with make_listener(sys.stderr, prepared.planned) as listener:
         prepared.play(store, listener)
-    return _report(prepared.planned, store, as_json)
+    return _report(prepared, store, as_json)
 
 
 def _print_plan(planned: list[Any], store: Any, as_json: bool) -> None:
-    rows = []
-    for item in planned:
-        spec = item.spec
-        record = None if store is None else store.find(spec.key)
-        rows.append(
-            {
-                "run": spec.key,
-                "status": "new" if record is None else record.status,
-                "defense": spec.defense.name,
-                "base": spec.base.name,
-                "attack": spec.attack.name,
-                "dataset": spec.dataset.name,
-                "norm": spec.threat.norm,
-                "eps": spec.threat.eps,
-                "n": spec.n,
-                "seed": spec.seed,
-                "protocol": spec.game.protocol,
-                "spec": spec.to_dict(),
-            }
-        )
+    rows = [_as_planned(item.spec, None if store is None else store.find(item.spec.key)) for item in planned]
     if as_json:
         for row in rows:
             click.echo(json.dumps(row))
@@ -163,21 +148,50 @@ def _print_plan(planned: list[Any], store: Any, as_json: bool) -> None:
     )
 
 
+def _as_planned(spec: RunSpec, record: RunRecord | None) -> dict[str, Any]:
+    """A run before it is played, for `--json`."""
+    return {
+        "run": spec.key,
+        "status": "new" if record is None else record.status,
+        "defense": spec.defense.name,
+        "base": spec.base.name,
+        "attack": spec.attack.name,
+        "dataset": spec.dataset.name,
+        "norm": spec.threat.norm,
+        "eps": spec.threat.eps,
+        "n": spec.n,
+        "seed": spec.seed,
+        "protocol": spec.game.protocol,
+        "spec": spec.to_dict(),
+    }
+
+
 def _short(column: str, value: Any) -> str:
     if column == "run":
         return str(value)[:10]
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _report(planned: list[Any], store: Any, as_json: bool) -> int:
-    """Print the runs of the request, each once; 1 if one of them has failed."""
+def _report(prepared: Prepared, store: Store, as_json: bool) -> int:
+    """Print the runs of the request, each once; the exit code: 75 if some are left, 1 if one has failed."""
     from bench.analysis.describe import describe
     from bench.cli.tables import print_results
+    from bench.execution.unfinished import summary, unfinished
 
-    results = [describe(store, store.find(item.spec.key)) for item in planned]
+    left = unfinished(prepared.planned, store) if prepared.settings.deadline.passed() else []
+    open_keys = {run.spec.key for run in left}
+    ended = [item.spec.key for item in prepared.planned if item.spec.key not in open_keys]
+    results = [describe(store, store.resolve(key)) for key in ended]
     if as_json:
         for result in results:
             click.echo(json.dumps(result))
+        for run in left:
+            rest = {"rows_left": run.rows, "seconds_left": run.seconds}
+            click.echo(json.dumps({**_as_planned(run.spec, run.record), **rest}))
     else:
         print_results(results)
+    if left:
+        click.echo(f"bench: {summary(left, prepared.settings.workers)}", err=True)
+    if left:
+        return OUT_OF_TIME
     return int(any(result["status"] == "FAILED" for result in results))

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from bench.cli.complete import one_of
-from bench.cli.options import config_option, db_option, json_option, unused_data_option, write_text
+from bench.cli.options import reading_options, write_text
 from bench.errors import BadValue
 from bench.execution.session import open_session
 
@@ -19,10 +19,7 @@ from bench.execution.session import open_session
 @click.command()
 @click.argument("run")
 @click.option("--example", type=int, metavar="I", help="One example, by its index in the dataset.")
-@json_option
-@db_option
-@unused_data_option
-@config_option
+@reading_options
 def show(run: str, example: int | None, as_json: bool, db: str | None, config: str | None) -> int:
     """One run (its key or a unique prefix), or one example of it."""
     store = open_session(config).store(db)
@@ -154,10 +151,7 @@ def _text(value: Any) -> str:
     shell_complete=one_of("csv", "json", "parquet"),
 )
 @click.option("--out", metavar="FILE", help="Default: standard output.")
-@json_option
-@db_option
-@unused_data_option
-@config_option
+@reading_options
 def export(
     runs: tuple[str, ...], form: str | None, out: str | None, as_json: bool, db: str | None, config: str | None
 ) -> int:

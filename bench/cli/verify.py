@@ -7,15 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from bench.cli.options import (
-    config_option,
-    data_option,
-    db_option,
-    device_option,
-    json_option,
-    plugin_option,
-    unused_data_option,
-)
+from bench.cli.options import device_option, reading_options, using_options
 from bench.execution.session import open_session
 
 #: rows that are named in a table before the rest is only counted
@@ -25,11 +17,7 @@ SHOWN = 20
 @click.command()
 @click.argument("run")
 @device_option
-@json_option
-@db_option
-@data_option
-@plugin_option
-@config_option
+@using_options
 def verify(
     run: str,
     device: str,
@@ -76,10 +64,7 @@ def verify(
 @click.command()
 @click.argument("a")
 @click.argument("b")
-@json_option
-@db_option
-@unused_data_option
-@config_option
+@reading_options
 def compare(a: str, b: str, as_json: bool, db: str | None, config: str | None) -> int:
     """The difference of two runs over the same inputs, by a paired test."""
     session = open_session(config)

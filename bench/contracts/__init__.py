@@ -1,6 +1,6 @@
 """The contracts, each of which fits on a card: `Defense`, `Base`, `Attack`."""
 
-from bench.contracts.attack import Attack
+from bench.contracts.attack import Attack, Effort
 from bench.contracts.defense import (
     BLOCK,
     BatchDefense,
@@ -24,6 +24,7 @@ __all__ = [
     "Context",
     "Defense",
     "DefenseInfo",
+    "Effort",
     "Kind",
     "OnlineDefense",
     "StaticDefense",

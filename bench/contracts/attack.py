@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
 from bench.contracts.defense import BLOCK, DefenseInfo
 from bench.draws import Draws
-from bench.threat import Norm, ThreatModel
+from bench.norms import Norm
+from bench.threat import ThreatModel
 from bench.values import Params
 
 if TYPE_CHECKING:
@@ -20,6 +22,20 @@ if TYPE_CHECKING:
 
 #: the protocol of attacks that name none
 DEFAULT_PROTOCOL = "stream"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What an attack takes for one example, roughly.
+
+    passes   of one image forwards and backwards through a network; a forward pass alone counts a third
+    probes   answers to a question, by the deployed defense or by a simulated copy
+    answers  inputs that a simulated copy serves
+    """
+
+    passes: float = 1.0
+    probes: float = 0.0
+    answers: float = 0.0
 
 
 class Attack(ABC):
@@ -44,6 +60,8 @@ class Attack(ABC):
     #: it differentiates the network that the oracle grants
     needs_gradients: ClassVar[bool] = True
     recipe_family: ClassVar[str] = ""
+    #: values of its parameters with which `bench check` tries it: few steps, since a runtime defense answers slowly
+    quick: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, params: Any = None) -> None:
         self.params: Any = params if params is not None else self.Params()
@@ -56,6 +74,10 @@ class Attack(ABC):
         if self.needs_gradients and threat.weights in ("simulated", "adapted") and not info.differentiable:
             return f"{info.name} has no differentiable proxy"
         return None
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        """What it takes for one example, so that an audit can say beforehand how long it will be."""
+        return Effort(passes=1.0 if threat.weights != "none" else 0.0, probes=threat.queries)
 
     @abstractmethod
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:

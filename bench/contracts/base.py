@@ -16,10 +16,15 @@ from bench.contracts import Context, Defense, StaticDefense
 from bench.data.task import Task, TaskFacts
 from bench.draws import seed_of
 from bench.models.frozen import freeze, frozen_copy
+from bench.models.layout import channels_last
 from bench.models.sources import make_network, network_name
 
 if TYPE_CHECKING:
     from bench.models.network import Network
+
+
+#: the kind of artefact from which an interrupted training goes on; its key is the base's
+CHECKPOINTS = "training"
 
 
 class Base(StaticDefense):
@@ -40,7 +45,10 @@ class Base(StaticDefense):
 
     @abstractmethod
     def train(self, task: Task, network: nn.Module, context: Context) -> None:
-        """Train `network` in place on the task's training set, with every draw from `context.seed`."""
+        """Train `network` in place on the task's training set, with every draw from `context.seed`.
+
+        Long training stores where it stands (`defenses.checkpoints`) and ends at `context.deadline`.
+        """
 
     def fit(self, task: Task, base: Defense | None, context: Context) -> None:
         self.network = trained_network(self, task, context)
@@ -71,7 +79,7 @@ def build_network(
 
 def trained_network(base: Base, task: Task, context: Context) -> Network:
     """theta_0: frozen, in evaluation mode, on the context's device; trained here if the cache lacks it."""
-    network = base.build(task.facts, context.seed)
+    network = channels_last(base.build(task.facts, context.seed))
 
     def train(folder: Path) -> None:
         network.to(context.device)
@@ -79,5 +87,6 @@ def trained_network(base: Base, task: Task, context: Context) -> Network:
         write_atomic(folder / "weights.safetensors", dump_tensors(network.state_dict(), {}))
 
     folder = context.cache.get_or_build("bases", context.base_key, train)
+    context.cache.drop(CHECKPOINTS, context.base_key)
     network.load_state_dict(load_file(folder / "weights.safetensors"))
     return freeze(network.to(context.device))

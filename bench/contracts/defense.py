@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from bench.deadline import NEVER, Deadline
 from bench.draws import seed_of
 from bench.errors import BadAnswer
 from bench.values import Params, State
@@ -48,6 +49,8 @@ class Context:
     cache      content-addressed files; what is expensive and shared goes there
     base_key   identifies the trained base; part of the key of whatever is made from it
     report     is called with one line of progress
+    deadline   when the command has to end; long work stores what it has and stops then
+    checkpoint_s  seconds between two checkpoints of long work
     """
 
     seed: int
@@ -56,6 +59,8 @@ class Context:
     cache: Cache
     base_key: str = ""
     report: Callable[[str], None] = lambda line: None
+    deadline: Deadline = NEVER
+    checkpoint_s: float = 5.0
 
 
 class Defense(ABC):
@@ -148,13 +153,16 @@ class StaticDefense(Defense):
     """The answer depends on the point alone. A subclass says `answer`; the rest follows."""
 
     kind: ClassVar[Kind] = "static"
+    #: `answer` gets blocks of one fixed size, the last one filled up with zeros: the number of points changes no bit.
+    #: False: it gets all points at once, since it makes blocks of its own
+    in_blocks: ClassVar[bool] = True
 
     @abstractmethod
     def answer(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of a block x (B, C, H, W) of any size B."""
+        """Logits (B, K) of points x (B, C, H, W)."""
 
     def predict(self, x: Tensor) -> Tensor:
-        return in_blocks(self.answer, x)
+        return in_blocks(self.answer, x) if self.in_blocks else self.answer(x)
 
     def snapshot(self) -> State:
         return State()

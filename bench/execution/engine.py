@@ -1,6 +1,6 @@
-"""Who does the jobs: this process, or a pool of processes of one thread each. Any number gives the same rows.
+"""Engines do jobs: in this process, or in a pool of processes with one thread each. Any number gives the same rows.
 
-An engine takes jobs while it has room and reports events; another engine (several machines) needs the same three calls.
+An engine takes jobs while it has room, and reports events. Another engine is a class with the five methods of `Engine`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Protocol
 
 from bench import plugins
 from bench.environment import one_thread
-from bench.execution.jobs import Done, Event, Failed, Job, Progress, perform
+from bench.execution.jobs import End, Event, Failed, Job, Progress, perform
 from bench.game.resources import Resources
 from bench.settings import Settings
 
-#: what a worker is started with: one thread, and a C library that keeps the memory of a batch for the next one instead
-#: of giving it back (RMC+ on digits: 233 ms an answer without, 148 ms with)
+#: the environment of a worker: one thread; and the C library keeps the memory of a batch for the next batch, instead of
+#: returning it to the system (an RMC+ answer on digits: 233 ms without, 148 ms with)
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -35,12 +35,12 @@ WORKER_ENVIRONMENT = {
 }
 
 
-#: is told what a job does, as one line
+#: is called with a job and one line of its progress
 Watch = Callable[[Job, str], None]
 
 
 class Engine(Protocol):
-    """Does jobs."""
+    """Takes jobs and reports their events."""
 
     def room(self) -> bool:
         """Whether another job can start now."""
@@ -52,14 +52,14 @@ class Engine(Protocol):
         """Whether any job is under way."""
 
     def events(self, timeout_s: float) -> Iterator[tuple[Job, Event]]:
-        """What jobs have done since the last call (no progress); waits for at most this long where none has."""
+        """The events of jobs since the last call, without progress. Waits at most this long where there is none."""
 
     def stop(self) -> None:
-        """End everything at once."""
+        """End all jobs at once."""
 
 
 class InlineEngine:
-    """Does one job at a time in this process: no start-up, and a debugger works."""
+    """Does one job at a time in this process: nothing has to start, and a debugger works."""
 
     def __init__(self, settings: Settings, watch: Watch) -> None:
         one_thread()
@@ -86,7 +86,7 @@ class InlineEngine:
             time.sleep(timeout_s)
             return
         for event in perform(self._resources, job):
-            if isinstance(event, Done | Failed):
+            if isinstance(event, End):
                 self._job = None
             yield job, event
 
@@ -110,7 +110,7 @@ class PoolEngine:
         worker = next(worker for worker in self._workers if worker.job is None)
         try:
             worker.start(job)
-        except OSError:  # it died while it had nothing to do
+        except OSError:  # the worker died while it was idle
             self._replace(worker)
             self.submit(job)
 
@@ -134,7 +134,7 @@ class PoolEngine:
             if isinstance(event, Progress):
                 self._watch(job, event.text)
                 continue
-            if isinstance(event, Done | Failed):
+            if isinstance(event, End):
                 worker.job = None
             yield job, event
 
@@ -154,7 +154,7 @@ class PoolEngine:
 
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """These variables for a process that is started meanwhile."""
+    """Set environment variables while a process is started, which inherits them."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -169,9 +169,9 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _no_script() -> Iterator[None]:
-    """A process that is started meanwhile does not run the caller's script: it needs nothing of it.
+    """Hide the caller's script while a process is started: `multiprocessing` would run it in the new process.
 
-    Else a script without `if __name__ == "__main__"` would begin anew in every worker, and wait there for itself.
+    A script without `if __name__ == "__main__"` would begin again in every worker, and wait there for itself.
     """
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -198,8 +198,8 @@ class _Worker:
 
 
 def _work(connection: Connection, settings: Settings, parent: int) -> None:
-    """A worker's life: take a job, do it, say what happens; end with the parent, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and stops us
+    """The loop of a worker process: receive a job, do it, send its events. It ends when the parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which stops the workers
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     one_thread()
     plugins.load_all(settings.config, settings.plugins)
@@ -210,7 +210,7 @@ def _work(connection: Connection, settings: Settings, parent: int) -> None:
     last = [0.0]
 
     def report(line: str) -> None:
-        if time.monotonic() - last[0] > 0.2:  # a reader sees no more than that
+        if time.monotonic() - last[0] > 0.2:  # a reader does not see more lines
             last[0] = time.monotonic()
             emit(Progress(line))
 
@@ -230,7 +230,7 @@ def _die_with(parent: int) -> None:
 
 
 def make_engine(settings: Settings, watch: Watch) -> Engine:
-    """The engine for this many workers: in this process for one, else a pool. `watch` is told of progress at once."""
+    """The engine for this number of workers. `watch` is called with each line of progress at once."""
     if settings.workers == 1:
         return InlineEngine(settings, watch)
     return PoolEngine(settings, settings.workers, watch)

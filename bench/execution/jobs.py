@@ -1,4 +1,4 @@
-"""The units of work, and what it takes to do one. A job is a value: any process, here or elsewhere, can do it."""
+"""Jobs, the units of work, and how one is done. A job is a value: any process, here or elsewhere, can do it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from bench.deadline import OutOfTime
 from bench.errors import one_line
 from bench.game.resources import Resources, RunResources
 from bench.planning.rules import rules_of
@@ -19,7 +20,18 @@ JobKind = Literal["declines", "base", "pieces", "piece", "fit", "craft", "game"]
 
 @dataclass(frozen=True)
 class Job:
-    """kind and argument: base; pieces -> names; piece: its name; fit; craft: its block; game: its number and resume."""
+    """One step of a run.
+
+    | kind     | argument        | what is done                                        | result           |
+    |----------|-----------------|-----------------------------------------------------|------------------|
+    | declines |                 | ask whether the attack can run against the defense  | the reason or "" |
+    | base     |                 | train the base                                      |                  |
+    | pieces   |                 | list parts of the defense's preparation             | their names      |
+    | piece    | its name        | make one of these parts                             |                  |
+    | fit      |                 | fit the defense                                     |                  |
+    | craft    | number of block | craft a block of images on the base                 |                  |
+    | game     | its number      | play a game, from where `resume` says               | meter, seconds   |
+    """
 
     kind: JobKind
     spec: RunSpec
@@ -28,26 +40,26 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Equal for jobs that make the same thing, so that it is made once."""
+        """Equal for two jobs that make the same thing; it is then made once, for both."""
         owner = {"base": self.spec.base_key, "craft": f"{self.spec.craft_key}{self.spec.indices}"}
         if self.kind in ("pieces", "piece", "fit"):
             return f"{self.kind} {self.spec.fit_key} {self.argument}"
         return f"{self.kind} {owner.get(self.kind, self.spec.key)} {self.argument}"
 
 
-# What a job says while it is done, and at its end.
+# The events of a job: on the way, and at its end.
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of what is going on."""
+    """One line of progress."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class ChunkDone:
-    """Rows to commit; their images are already in the cache under `file`, the state after them under its digest."""
+    """Rows to commit. The cache already holds their images (`file`) and the state after them (its digest)."""
 
     rows: list[Row]
     file: str
@@ -65,33 +77,42 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """The job cannot be done: the reason on one line, and the traceback."""
+    """The job failed: the reason in one line, and the traceback."""
 
     reason: str
     detail: str
 
 
-Event = Progress | ChunkDone | Done | Failed
+@dataclass(frozen=True)
+class Stopped:
+    """The command's time limit has passed. The job is not done; what it stored on the way is there for the next one."""
+
+
+Event = Progress | ChunkDone | Done | Failed | Stopped
+#: what a job ends with
+End = Done | Failed | Stopped
 
 
 def perform(resources: Resources, job: Job) -> Iterator[Event]:
-    """Do a job: what it says on the way, then `Done` or `Failed`.
+    """Do a job, and yield its events; the last one is `Done`, `Failed` or `Stopped`.
 
-    What a plug-in raises becomes `Failed`, so that it ends its own run and no other. Progress is not yielded here: it
-    is told through `resources.report` at once, while a step takes long.
+    An exception of a plug-in becomes `Failed`, so that it ends its own run and no other. Progress is not among the
+    events: it goes to `resources.report` at once, also in the middle of a long step.
     """
     try:
         if job.kind == "game":
             value: Any = yield from _game(resources, job)
         else:
             value = _STEPS[job.kind](resources.of(job.spec), job.argument)
-    except (Exception, SystemExit) as error:  # the boundary to foreign code: the reason is stored with the run
+    except (Exception, SystemExit) as error:  # of a plug-in: the reason is stored with the run
         yield Failed(f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
+    except OutOfTime:
+        yield Stopped()
     else:
         yield Done(value)
 
 
-#: what a step before the games makes, given what the run needs and the job's argument
+#: how each kind of job before the games is done, given what the run needs and the job's argument
 _STEPS: dict[str, Callable[[RunResources, Any], Any]] = {
     "declines": lambda run, _: run.declined(),
     "base": lambda run, _: _made(run.base()),
@@ -103,11 +124,11 @@ _STEPS: dict[str, Callable[[RunResources, Any], Any]] = {
 
 
 def _made(thing: object) -> None:
-    """Nothing: what was made stays in this process, or in the cache."""
+    """No result: what was made stays in this process, or in the cache."""
 
 
 def _game(resources: Resources, job: Job) -> Generator[Event, None, tuple[Meter, float]]:
-    """Play a game; returns what was spent after its last chunk. The clock starts once the defense is loaded."""
+    """Play a game; returns what was spent after its last chunk. The clock starts when the defense is fitted."""
     resources.of(job.spec).fitted()
     start = time.perf_counter()
     match = resources.match(job.spec, job.argument)
@@ -117,4 +138,5 @@ def _game(resources: Resources, job: Job) -> Generator[Event, None, tuple[Meter,
         resume = Resume(chunk.rows[-1].position + 1, chunk.served, chunk.digest)
         yield ChunkDone(chunk.rows, file, resume, replace(match.meter), wall_s)
         start, match.meter.attack_s, match.meter.defense_s = time.perf_counter(), 0.0, 0.0
+        resources.settings.deadline.stop()
     return match.meter, time.perf_counter() - start

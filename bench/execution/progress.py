@@ -1,4 +1,4 @@
-"""Progress as plain lines, and what every form of it counts and calls a run."""
+"""Progress as plain lines; and the count and the title of a run, which other forms of progress use too."""
 
 from __future__ import annotations
 
@@ -13,23 +13,35 @@ from bench.planning.spec import RunSpec
 
 
 class Tally:
-    """Rows and right answers of a run as far as this process has seen them."""
+    """The rows of a run that this process has seen, and how many of them were answered right.
+
+    start  rows that were there before; total: rows of the finished run
+    """
 
     def __init__(self, start: int, total: int) -> None:
         self.start, self.total = start, total
-        self.rows = self.right = 0
+        self.rows = 0
+        self.right: int | None = 0
+
+    def add(self, rows: int, right: int | None) -> None:
+        self.rows += rows
+        self.right = None if right is None or self.right is None else self.right + right
+
+    def share(self) -> str:
+        """The accuracy so far; "" where it is not known."""
+        return f"{self.right / self.rows:.1%}" if self.rows and self.right is not None else ""
 
     def text(self) -> str:
-        return f"accuracy {self.right / self.rows:.1%}" if self.rows else ""
+        return f"accuracy {self.share()}" if self.share() else ""
 
 
 def title(spec: RunSpec) -> str:
-    """A run in a few words."""
+    """The names of a run, for a line of progress."""
     return f"{spec.defense.name} / {spec.attack.name} / {spec.dataset.name} / eps {spec.threat.eps:.3g}"
 
 
 class PlainListener(Listener, AbstractContextManager["PlainListener"]):
-    """Lines with the time since the start; at most one of a kind a second and run while it goes on."""
+    """Lines with the time since the start. While a run goes on, it gets at most one line of each kind a second."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -61,10 +73,11 @@ class PlainListener(Listener, AbstractContextManager["PlainListener"]):
     def progress(self, spec: RunSpec, text: str) -> None:
         self._seldom(spec, text)
 
-    def chunk(self, spec: RunSpec, rows: int, right: int) -> None:
+    def chunk(self, spec: RunSpec, rows: int, right: int | None) -> None:
         tally = self._tallies[spec.key]
-        tally.rows, tally.right = tally.rows + rows, tally.right + right
-        self._seldom(spec, f"{tally.start + tally.rows}/{tally.total} rows, {tally.text()}", "rows")
+        tally.add(rows, right)
+        parts = [f"{tally.start + tally.rows}/{tally.total} rows", tally.text()]
+        self._seldom(spec, ", ".join(part for part in parts if part), "rows")
 
     def waiting(self, spec: RunSpec) -> None:
         if (spec.key, "waiting") not in self._said:

@@ -1,4 +1,4 @@
-"""Runs what is planned: claims runs, turns them into jobs, commits what comes back. One failing run stops no other."""
+"""Plays planned runs: claims them in the store, turns them into jobs, commits rows. A failed run stops no other."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from typing import Any
 
 from bench import registry
 from bench.cache import Cache
+from bench.deadline import KILL_S
 from bench.environment import collect
 from bench.errors import StoreError, one_line
 from bench.execution.engine import Engine, make_engine
-from bench.execution.jobs import ChunkDone, Done, Event, Failed, Job
+from bench.execution.jobs import ChunkDone, Done, Event, Failed, Job, Stopped
 from bench.game.blocks import Blocks
 from bench.planning.plan import Planned
 from bench.planning.rules import rows_of
 from bench.planning.spec import RunSpec
+from bench.rows import Row, is_right
 from bench.settings import Settings
 from bench.store import Claim, LeaseLost, Store
 
@@ -29,33 +31,33 @@ POLL_S = 0.25
 
 
 class Listener:
-    """What somebody who watches is told; every call may be ignored."""
+    """Receives the progress of runs. Subclass it; each method may be left as it is, which does nothing."""
 
     def started(self, spec: RunSpec, rows: int) -> None:
-        """A run is taken up; `rows` of it are already there."""
+        """A run starts or goes on; `rows` of its rows are there already."""
 
     def progress(self, spec: RunSpec, text: str) -> None:
-        """One line of what a run is doing."""
+        """One line of progress of a run."""
 
-    def chunk(self, spec: RunSpec, rows: int, right: int) -> None:
-        """`rows` more rows of a run are committed, `right` of them answered correctly."""
+    def chunk(self, spec: RunSpec, rows: int, right: int | None) -> None:
+        """`rows` more rows of a run are committed; `right` of them count as robust (None: not known yet)."""
 
     def waiting(self, spec: RunSpec) -> None:
-        """Another process does the run; its end is waited for."""
+        """Another process plays the run; this one waits for its end."""
 
     def finished(self, spec: RunSpec, status: str, reason: str) -> None:
-        """A run ended: DONE, SKIPPED or FAILED, here or elsewhere or long ago."""
+        """A run has ended as DONE, SKIPPED or FAILED: here, in another process, or in an earlier command."""
 
 
 Script = Generator[list[Job], list[Any], None]
 
 
 class _Skipped(Exception):
-    """The attack declines; the reason is the message."""
+    """The attack declines to run; the message is its reason."""
 
 
 def script(spec: RunSpec, open_games: Iterable[Job]) -> Script:
-    """The jobs of a run, stage by stage: each stage starts when all results of the one before are there."""
+    """The jobs of a run, stage by stage. A stage starts when all results of the stage before it are there."""
     (reason,) = yield [Job("declines", spec)]
     if reason:
         raise _Skipped(str(reason))
@@ -72,13 +74,15 @@ def script(spec: RunSpec, open_games: Iterable[Job]) -> Script:
 
 @dataclass
 class _Active:
-    """A run in the making: its script, the jobs it waits for (by key), and their results in order."""
+    """A run that is being played: its script, the jobs of its current stage, and their results by key."""
 
     spec: RunSpec
     clean_key: str | None
     script: Script
     stage: list[Job] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
+    #: answers of the paired clean run by (game, index), once they were needed
+    clean: dict[tuple[int, int], int] = field(default_factory=dict)
 
 
 class Runner:
@@ -96,16 +100,19 @@ class Runner:
         self._active: dict[str, _Active] = {}
         self._in_flight: dict[str, Job] = {}
         self._ready: deque[Job] = deque()
-        #: runs that another process does now, each with the key of its paired clean run
+        #: runs that another process plays now, each with the key of its paired clean run
         self._held: deque[tuple[RunSpec, str | None]] = deque()
         self._cache = Cache(settings.cache_root)
         #: digest of the state after a game's last commit
         self._passed: dict[str, str] = {}
-        #: seconds of a game's last commit, which its next one accounts for
+        #: seconds of a game's last commit; the next commit adds them to the game
         self._late_s: dict[str, float] = {}
 
     def run(self, planned: list[Planned]) -> None:
-        """Bring every planned run, and the `clean` runs that they are paired with, to an end."""
+        """Play every planned run, and the `clean` runs that they are paired with, to its end.
+
+        Once the time limit has passed, nothing new starts, and this returns as soon as all jobs have stopped.
+        """
         specs: dict[str, tuple[RunSpec, str | None]] = {}
         for item in planned:
             if item.clean is not None:
@@ -120,7 +127,7 @@ class Runner:
         beat = threading.Thread(target=self._beat, args=(stop,), daemon=True)
         beat.start()
         try:
-            while pending or held or self._active:
+            while (pending or held or self._active) and not self._out_of_time():
                 while self._has_room() and (job := self._next(pending, held)) is not None:
                     self._submit(job)
                 if self._engine is not None and self._engine.busy():
@@ -138,6 +145,12 @@ class Runner:
             for key in self._active:
                 self._store.release(key)
 
+    def _out_of_time(self) -> bool:
+        """The time limit has passed, and no job is under way that may still stop by itself."""
+        deadline = self._settings.deadline
+        idle = self._engine is None or not self._engine.busy()
+        return deadline.passed() and (idle or deadline.passed(KILL_S))
+
     def _beat(self, stop: threading.Event) -> None:
         while not stop.wait(HEARTBEAT_S):
             keys = list(self._active)
@@ -147,15 +160,16 @@ class Runner:
     # -- starting ---------------------------------------------------------------------------------------------------
 
     def _has_room(self) -> bool:
-        return self._engine is None or self._engine.room()
+        """Another job may start now."""
+        return not self._settings.deadline.passed() and (self._engine is None or self._engine.room())
 
     def _submit(self, job: Job) -> None:
-        if self._engine is None:  # no process is started before there is work
+        if self._engine is None:  # no process starts before there is work
             self._engine = make_engine(self._settings, self._progress)
         self._engine.submit(job)
 
     def _next(self, pending: deque[tuple[RunSpec, str | None]], held: deque[tuple[RunSpec, str | None]]) -> Job | None:
-        """A job that can start now: of a run under way, else of the next run that can be claimed."""
+        """A job that can start now: of a run that is being played, else of the next run that can be claimed."""
         while not self._ready and pending:
             spec, clean_key = pending.popleft()
             claim = self._store.claim(spec, clean_key, self._provenance, self._rerun)
@@ -188,7 +202,7 @@ class Runner:
         self._advance(active, None)
 
     def _advance(self, active: _Active, results: list[Any] | None) -> None:
-        """Take a run's next stage; at the end of its script it is done."""
+        """Start a run's next stage. After the last stage the run is DONE."""
         try:
             stage = next(active.script) if results is None else active.script.send(results)
             while not stage:
@@ -199,7 +213,7 @@ class Runner:
         except _Skipped as reason:
             self._end(active, "SKIPPED", one_line(reason))
             return
-        except Exception as error:  # what a plug-in declares (its pieces, its block) may be anything
+        except Exception as error:  # a plug-in's declarations (its pieces, its block) may be wrong in any way
             self._end(active, "FAILED", f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
             return
         active.stage, active.results = stage, {}
@@ -215,7 +229,7 @@ class Runner:
         return [run for run in self._active.values() if any(other.key == job.key for other in run.stage)]
 
     def _progress(self, job: Job, text: str) -> None:
-        for run in self._waiting(job)[:1]:  # others that wait for the same thing need not say so too
+        for run in self._waiting(job)[:1]:  # several runs may wait for one job: one of them reports it
             self._listener.progress(run.spec, text)
 
     def _handle(self, job: Job, event: Event) -> None:
@@ -228,6 +242,8 @@ class Runner:
                 self._in_flight.pop(job.key, None)
                 for run in waiting:
                     self._job_done(run, job, value)
+            case Stopped():
+                self._in_flight.pop(job.key, None)
             case Failed(reason, detail):
                 self._in_flight.pop(job.key, None)
                 for run in waiting:
@@ -243,10 +259,22 @@ class Runner:
             return
         self._late_s[job.key] = time.perf_counter() - start
         self._pass(job, chunk.resume.digest)
-        self._listener.chunk(run.spec, len(chunk.rows), sum(row.answer == row.label for row in chunk.rows))
+        self._listener.chunk(run.spec, len(chunk.rows), self._count_right(run, chunk.rows))
+
+    def _count_right(self, run: _Active, rows: list[Row]) -> int | None:
+        """How many of these examples count as robust; None where a clean answer that decides it is not there yet."""
+        spec = run.spec
+        if not spec.minimal:
+            return sum(row.answer == row.label for row in rows)
+        if not run.clean and run.clean_key is not None:
+            ((_, found),) = self._store.facts([run.clean_key], ("game", "index", "answer"))
+            run.clean = {(game, index): answer for game, index, answer in found}
+        budget = (spec.threat.norm, spec.threat.eps)
+        outcomes = [is_right(row, budget, run.clean.get((row.game, row.index))) for row in rows]
+        return None if None in outcomes else sum(map(bool, outcomes))
 
     def _pass(self, job: Job, digest: str) -> None:
-        """A game has moved on to the state `digest` ("": its end): the one before is needed no more."""
+        """A game has moved on to the state `digest` ("": its end). The state before is removed."""
         before = self._passed.get(job.key, job.resume.digest)
         if before and before != digest:
             self._cache.drop("states", before)
@@ -267,10 +295,9 @@ class Runner:
     def _end(self, run: _Active, status: str, reason: str = "", detail: str = "") -> None:
         spec = run.spec
         if status == "DONE":
-            found = self._store.count_rows(spec.key)
-            wanted = rows_of(spec)
-            if found != wanted:
-                status, reason = "FAILED", f"{found} rows were written where {wanted} belong"
+            written, expected = self._store.count_rows(spec.key), rows_of(spec)
+            if written != expected:
+                status, reason = "FAILED", f"{written} rows were written, but the run has {expected}"
         try:
             self._store.finish(spec.key, status, reason, detail)
         except LeaseLost:
@@ -280,7 +307,7 @@ class Runner:
         self._listener.finished(spec, status, reason)
 
     def _drop(self, run: _Active) -> None:
-        """Another process has the run now: leave it to that one, and wait for its end."""
+        """Another process has taken the run over: leave it to that process, and wait for its end."""
         self._forget(run)
         self._held.append((run.spec, run.clean_key))
         self._listener.progress(run.spec, "taken over by another process")
@@ -300,7 +327,7 @@ def run_all(
     rerun: str = "missing",
     listener: Listener | None = None,
 ) -> None:
-    """Bring all planned runs to an end: see `Runner`."""
+    """Play all planned runs to their end: see `Runner`."""
     if rerun not in ("missing", "failed", "all"):
         raise StoreError(f"rerun is {rerun!r}; it must be missing, failed or all.")
     Runner(store, settings, rerun, listener).run(planned)

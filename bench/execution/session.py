@@ -1,4 +1,4 @@
-"""From a request to stored runs, for whoever asks: the command line and the library say the same and get the same."""
+"""From a request to stored runs. The command line and the library both come through here, so they behave alike."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.deadline import NEVER, Deadline
 from bench.errors import BadValue, StoreError
 
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Runs that nothing speaks against, and how they would be played; nothing has been written yet.
+    """Planned runs that passed all checks, and the settings to play them with. Nothing has been written yet.
 
-    known  the database as it is, None where there is none
+    known  the database as it is; None where there is none
+    suite  the suite under whose name the runs are noted; None for runs outside any suite
+    rerun  which known runs are played again: missing, failed or all
     """
 
     planned: list[Planned]
@@ -34,7 +37,7 @@ class Prepared:
     rerun: str
 
     def begin(self) -> Store:
-        """The database, made if need be, in which the runs are noted under their suite."""
+        """Open the database, or create it, and note the runs under their suite."""
         from bench.store import Store
 
         store = Store.open(self.url)
@@ -44,7 +47,7 @@ class Prepared:
         return store
 
     def play(self, store: Store, listener: Listener | None = None) -> None:
-        """Bring all runs to an end; one that fails is stored with its reason and stops no other."""
+        """Play all runs to their end. A run that fails is stored with its reason; the others go on."""
         from bench.execution.runner import run_all
 
         run_all(self.planned, store, self.settings, self.rerun, listener)
@@ -52,7 +55,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Session:
-    """A configuration, and the plug-ins that belong to it."""
+    """A configuration, where it was read, and the plug-in files that were loaded with it."""
 
     config: Config
     path: Path | None
@@ -62,7 +65,7 @@ class Session:
         return given or self.config.store.db
 
     def store(self, given: str | None) -> Store:
-        """The store, which must exist already."""
+        """The store of an existing database; `StoreError` where there is none."""
         from bench.store import Store
 
         url = self.db(given)
@@ -80,8 +83,9 @@ class Session:
         device: str,
         workers: int | None = None,
         runner: dict[str, Any] | None = None,
+        deadline: Deadline = NEVER,
     ) -> Settings:
-        """How runs are executed here."""
+        """How runs are executed: from [runner] of the configuration, with these values over it."""
         from pydantic import ValidationError
 
         from bench.config import RunnerSection, validation_error
@@ -104,6 +108,7 @@ class Session:
             chunk=section.chunk,
             checkpoint_s=section.checkpoint_s,
             workers=section.workers or (1 if device == "cuda" else os.cpu_count() or 1),
+            deadline=deadline,
         )
 
     def prepare(
@@ -116,28 +121,24 @@ class Session:
         device: str = "auto",
         workers: int | None = None,
         rerun: str = "missing",
+        deadline: Deadline = NEVER,
     ) -> Prepared:
-        """Plan a request (or the cells of a suite, with the request over them) and look at all that it needs.
+        """Plan a request, or the cells of a suite with the request laid over them, and check all that it needs.
 
-        Raises a `BenchError` for anything wrong; nothing is written. `runner.*` keys of the request's sets say how the
-        runs are executed.
+        Keys `runner.*` among the request's sets say how the runs are executed. Raises a `BenchError` for anything that
+        is wrong; nothing is written.
         """
         from bench.data.files import data_dir as data_folder
         from bench.environment import pick_device
         from bench.planning.facts import facts_of
         from bench.planning.plan import plan, suite_requests
         from bench.store import Store
-        from bench.threat import ThreatModel, parse_number
 
         sets = dict(request.sets)
         how = take_runner(sets)
         request = replace(request, sets=sets)
         if rerun not in ("missing", "failed", "all"):
             raise BadValue(f"--rerun is {rerun!r}; give missing, failed or all.")
-        for radius in request.eps:
-            ThreatModel(eps=parse_number("--eps", radius))
-        if request.norm:
-            ThreatModel(norm=request.norm)  # type: ignore[arg-type]
         if suite is None and not (request.defenses and request.attacks):
             raise BadValue("Give --defense and --attack, or --suite; see: bench list")
         requests = [request] if suite is None else suite_requests(suite, self.config.suite, request)
@@ -145,14 +146,17 @@ class Session:
         planned = plan(requests, self.config, facts_of(folder))
         place = pick_device(device)
         url = self.db(db)
-        settings = self.settings(url, folder, place, workers, how)
+        settings = self.settings(url, folder, place, workers, how, deadline)
         settings = _where_known(planned, settings, workers is not None or "workers" in how)
-        known = Store.open(url, create=False)  # one that cannot be used is found out before anything is written
+        known = Store.open(url, create=False)  # an unusable database is reported before anything is written
         return Prepared(planned, settings, url, known, suite, rerun)
 
 
 def _where_known(planned: list[Planned], settings: Settings, asked: bool) -> Settings:
-    """Settings that play in this process what only this process knows; asked: a number of workers was asked for."""
+    """One worker, in this process, for runs that use names which this program registered itself.
+
+    Another process does not know such names. asked: the user chose the number of workers, so `BadValue` says why not.
+    """
     own = sorted({name for item in planned for name in _registered_here(item.spec)})
     if not own or settings.workers == 1:
         return settings
@@ -165,7 +169,7 @@ def _where_known(planned: list[Planned], settings: Settings, asked: bool) -> Set
 
 
 def _registered_here(spec: RunSpec) -> Iterator[str]:
-    """Names in a run that this program registered itself."""
+    """The names in a run that this program registered itself."""
     from bench import registry
 
     used = [(registry.defenses, spec.defense.name), (registry.defenses, spec.base.name)]
@@ -187,7 +191,7 @@ def open_session(config: str | None, plugins: tuple[str, ...] = (), strict: bool
 
 
 def reading_session(config: str | None) -> Session:
-    """A session for who only reads a database: no plug-in is loaded."""
+    """A session that only reads a database: it loads no plug-in."""
     from bench.config import find, load
 
     path = find(config)
@@ -195,5 +199,5 @@ def reading_session(config: str | None) -> Session:
 
 
 def take_runner(values: dict[str, Any]) -> dict[str, Any]:
-    """The keys of `values` that say how runs are executed (runner.*), taken out of it."""
+    """Remove the keys `runner.*` from `values`, and return them without their prefix."""
     return {key.partition(".")[2]: values.pop(key) for key in list(values) if key.startswith("runner.")}

@@ -1,8 +1,8 @@
-"""Is what the database says what happens? Stored images and labels against their hashes, then whole games once more.
+"""Checks stored rows: images and labels against their hashes, then each game by playing it again.
 
-A game is intact where every row of it is there, its images are those that were judged, and its labels are those of the
-dataset. Intact games are played again with the stored images on a fresh defense (same order, background and noise key),
-without any stored state, and compared row by row.
+A game is intact if all its rows are there, its images have the stored hashes, and its labels are those of the dataset.
+Intact games are played again with the stored images, on a fresh defense with the same order, background and noise key
+and without any stored state. The new rows must be equal to the stored ones.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from bench.rows import Resume, Row, image_hash
 from bench.store import GameRecord, RunRecord, Store
 from bench.store.images import stored_images
 
-#: what differs on every repetition
+#: facts that differ on every repetition
 CLOCKS = ("attack_s", "defense_s")
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that does not hold against the stored images or the dataset."""
+    """A row that disagrees with the stored images or with the dataset."""
 
     game: int
     position: int
@@ -46,7 +46,7 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Difference:
-    """A fact that the replay finds otherwise."""
+    """A fact that has another value when the game is played again."""
 
     game: int
     position: int
@@ -58,7 +58,7 @@ class Difference:
 
 @dataclass
 class Verification:
-    """What was found. games: how many were replayed; left_out: why others were not, by game."""
+    """The result for one run. games: how many were played again; left_out: why others were not, by game."""
 
     run: str
     rows: int
@@ -76,22 +76,22 @@ class Verification:
 def verify(store: Store, record: RunRecord, resources: Resources) -> Verification:
     """Check a stored run: see the module."""
     rows = store.rows(record.key)
-    found = Verification(record.key, len(rows))
+    result = Verification(record.key, len(rows))
     spec = RunSpec.from_dict(record.spec)
     images = stored_images(store, record, resources.cache)
-    found.images = len(images)
-    found.bad = list(_bad_rows(rows, images, spec, resources))
+    result.images = len(images)
+    result.bad = list(_bad_rows(rows, images, spec, resources))
     changed = _changed(spec, record, resources)
     games = {game.game: game for game in store.games(record.key)}
     for game in range(spec.game.games):
         own = [row for row in rows if row.game == game]
-        reason = _not_intact(own, games.get(game), [bad for bad in found.bad if bad.game == game])
+        reason = _not_intact(own, games.get(game), [bad for bad in result.bad if bad.game == game])
         if reason or changed:
-            found.left_out[game] = reason or changed
+            result.left_out[game] = reason or changed
         else:
-            found.differences += _replay(spec, game, own, images, resources)
-            found.games += 1
-    return found
+            result.differences += _replay(spec, game, own, images, resources)
+            result.games += 1
+    return result
 
 
 def _bad_rows(
@@ -115,7 +115,7 @@ def _bad_rows(
 
 
 def _not_intact(own: list[Row], game: GameRecord | None, bad: list[BadRow]) -> str:
-    """Why a game with these rows cannot be replayed, or ""."""
+    """Why a game with these rows cannot be played again, or ""."""
     if game is None or not game.done:
         return "it was not played to its end"
     if bad:
@@ -126,7 +126,7 @@ def _not_intact(own: list[Row], game: GameRecord | None, bad: list[BadRow]) -> s
 
 
 def _changed(spec: RunSpec, record: RunRecord, resources: Resources) -> str:
-    """What of the run is no longer what it was, so that a replay would show another thing; ""."""
+    """What has changed since the run was played, so that it cannot be played again in the same way; "" for nothing."""
     if spec.key != record.key:
         return "the run was made by another version of the harness"
     facts = facts_of(resources.settings.data_dir)(
@@ -153,7 +153,7 @@ def _changed(spec: RunSpec, record: RunRecord, resources: Resources) -> str:
 
 
 class _Stored:
-    """The images of a game as they were stored, with what the rows say of them."""
+    """The stored images of a game, with the facts that their rows hold about crafting."""
 
     def __init__(self, spec: RunSpec, rows: Sequence[Row], images: dict[tuple[int, int], Tensor], resources: Resources):
         self._spec = spec
@@ -183,7 +183,7 @@ class _Stored:
 def _replay(
     spec: RunSpec, game: int, stored: list[Row], images: dict[tuple[int, int], Tensor], resources: Resources
 ) -> list[Difference]:
-    """Play a game again; what of its rows is otherwise. Where queries changed the state, the attack plays again too."""
+    """Play a game again, and list what differs. Where queries change the state, the attack crafts again too."""
     given = None if spec.threat.queries_served else _Stored(spec, stored, images, resources)
     differences = []
     with tempfile.TemporaryDirectory() as folder:
@@ -191,11 +191,17 @@ def _replay(
         chunks = rules_of(spec.game).play(match, Resume())
         again = [row for chunk in chunks for row in chunk.rows]
     for old, new in zip(stored, again, strict=True):
-        for fact in (f.name for f in fields(Row) if f.name not in CLOCKS):
-            before, after = getattr(old, fact), getattr(new, fact)
-            if before != after and not (_nan(before) and _nan(after)):
-                differences.append(Difference(game, old.position, old.index, fact, before, after))
+        facts = _facts(new)
+        for fact, before in _facts(old).items():  # an old database lacks norms that came later
+            if before != facts[fact] and not (_nan(before) and _nan(facts[fact])):
+                differences.append(Difference(game, old.position, old.index, fact, before, facts[fact]))
     return differences
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    """The facts that are the same on every repetition, by name; a distance by its norm."""
+    facts = {f.name: getattr(row, f.name) for f in fields(Row) if f.name not in CLOCKS}
+    return {**facts.pop("distances"), **facts}
 
 
 def _nan(value: Any) -> bool:

@@ -31,7 +31,7 @@ class ChunkMaker:
     """Collects rows and cuts them into chunks.
 
     A chunk is due once `size` rows wait or `checkpoint_s` has passed. Where the state is stored with it (`stores`), it
-    also waits until the state is worth storing again.
+    also waits until the state is worth storing again. Once the time limit has passed, every row is due.
     """
 
     def __init__(self, serving: Serving, size: int, checkpoint_s: float, stores: bool) -> None:
@@ -51,7 +51,8 @@ class ChunkMaker:
         """The waiting rows as one chunk, once it is due."""
         waited = time.monotonic() - self._cut_at
         wanted = waited >= self._checkpoint_s or len(self._rows) >= self._size
-        if wanted and (not self._stores or waited >= self._serving.rest_s):
+        rested = not self._stores or waited >= self._serving.rest_s
+        if (wanted and rested) or self._serving.deadline.passed():
             yield from self._cut(self._stores)
 
     def rest(self) -> Iterator[Chunk]:

@@ -15,7 +15,7 @@ from bench.contracts.oracle import margins
 from bench.draws import Draws
 from bench.game.judge import as_images
 from bench.game.oracle import GameOracle
-from bench.norms import SLACK
+from bench.norms import ball_of
 from bench.planning.spec import RunSpec
 
 
@@ -82,7 +82,7 @@ def craft(attack: Attack, oracle: GameOracle, x: Tensor, y: Tensor, spec: RunSpe
         with torch.no_grad():
             believed = (margins(oracle.granted(images), y) < 0).to(torch.int8).cpu()
         threat = spec.threat
-        inside = oracle.trace.fooled_inside(count, threat.eps, SLACK[threat.norm]).to(torch.int8)
+        inside = oracle.trace.fooled_inside(count, threat.eps, ball_of(threat.norm).slack).to(torch.int8)
     ledger = oracle.ledger
     return Crafted(
         images,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from bench.errors import BadImage
-from bench.norms import SLACK
-from bench.threat import Norm, ThreatModel
+from bench.norms import NORMS, Norm
+from bench.threat import ThreatModel
 
 BOX = 1e-6
 
@@ -41,28 +41,24 @@ def as_images(x: Tensor, proposed: object) -> Tensor:
 
 def distances(x: Tensor, x_adv: Tensor) -> dict[Norm, Tensor]:
     """Distance of each x_adv to its x, both (N, C, H, W) in [0, 1], by norm: (N,) float64."""
-    delta = (x_adv.double() - x.double()).flatten(2)
-    return {
-        "linf": delta.abs().flatten(1).amax(1),
-        "l2": delta.flatten(1).square().sum(1).sqrt(),
-        "l0": (delta != 0).any(dim=1).double().sum(1),
-    }
+    delta = x_adv.double() - x.double()
+    return {norm: ball.distance(delta) for norm, ball in NORMS.items()}
 
 
 def rule(x: Tensor, x_adv: Tensor, threat: ThreatModel, bounded: bool = True) -> list[Ruling]:
     """A ruling per example of x and x_adv (N, C, H, W). `bounded` is False for `minimal` attacks, which have no eps."""
-    found = distances(x, x_adv)
+    measured = distances(x, x_adv)
     finite = torch.isfinite(x_adv).flatten(1).all(1)
     low, high = x_adv.flatten(1).amin(1), x_adv.flatten(1).amax(1)
     rulings = []
     for i in range(len(x)):
-        distance: dict[Norm, float] = {norm: float(values[i]) for norm, values in found.items()}
+        distance: dict[Norm, float] = {norm: float(values[i]) for norm, values in measured.items()}
         reason = ""
         if not finite[i]:
             reason = "not finite"
         elif low[i] < -BOX or high[i] > 1 + BOX:
             reason = f"pixels from {float(low[i]):.6g} to {float(high[i]):.6g}, outside [0, 1]"
-        elif bounded and distance[threat.norm] > threat.eps + SLACK[threat.norm]:
+        elif bounded and distance[threat.norm] > threat.eps + NORMS[threat.norm].slack:
             reason = f"{threat.norm} distance {distance[threat.norm]:.6g} above eps {threat.eps:.6g}"
         rulings.append(Ruling(distance, reason))
     return rulings

@@ -6,7 +6,6 @@ of the stream and of noise keys, so a resumed game rebuilds them.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from bench.contracts.oracle import Oracle, Simulation, margins
 from bench.draws import seed_of
 from bench.errors import AccessDenied
 from bench.models.frozen import frozen_copy
+from bench.norms import ball_of
 from bench.threat import ThreatModel
 from bench.values import State
 
@@ -46,7 +46,7 @@ class Trace:
 
     rows      which example each input was closest to, or None where they are the examples in order
     margins   logit of y minus the largest other logit, (B,); below 0 the attacked network is fooled
-    distances distance of the input to its x in the threat's norm, (B,)
+    distances distance of the input to its x in the threat's norm, (B,) float32; the judge measures its own in float64
     """
 
     rows: list[Tensor | None] = field(default_factory=list)
@@ -78,6 +78,7 @@ class GameOracle(Oracle):
     company   the rest of the batch in which a `batch` defense answers a query, (B-1, C, H, W)
     key       the attacker's own randomness
     report    is called with one line of progress, by attacks that take long
+    hurry     is called with every answer that an attack gets; raises `OutOfTime` where the command has to end
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class GameOracle(Oracle):
         company: Tensor | None = None,
         key: int = 0,
         report: Callable[[str], None] = lambda line: None,
+        hurry: Callable[[], None] = lambda: None,
     ) -> None:
         self.threat = threat
         self.info = info
@@ -110,6 +112,7 @@ class GameOracle(Oracle):
         self.company = company
         self._key = key
         self.report = report
+        self.hurry = hurry
         self._copies = 0
         self.ledger = Ledger.empty(0)
         self.trace = Trace()
@@ -144,6 +147,7 @@ class GameOracle(Oracle):
             raise AccessDenied("The threat model grants no query (threat.queries is 0).")
         if self._deployed is None:
             raise AccessDenied("There is no deployed defense to query yet: this protocol crafts before it serves.")
+        self.hurry()
         answers = []
         charged = [int(row) for row in (self._attribute(x) if rows is None else rows)]
         if self._deployed.kind == "static" and not self.info.randomised:  # an answer depends on its point alone
@@ -151,6 +155,7 @@ class GameOracle(Oracle):
                 self._charge(row)
             return self._deployed.predict(x)
         for row, point in zip(charged, x, strict=True):
+            self.hurry()
             spent = self._charge(row)
             if self.threat.queries_served and self._serve is not None:
                 answers.append(self._serve(point[None]))
@@ -248,6 +253,7 @@ class GameOracle(Oracle):
 
     def record(self, x: Tensor, logits: Tensor) -> None:
         """Note one forward of the granted network on x (B, C, H, W) and, once it happens, its backward."""
+        self.hurry()
         start = time.perf_counter()
         aligned = self._focus is None and x.shape == self._x.shape
         rows = None if aligned else self._attribute(x)
@@ -255,7 +261,7 @@ class GameOracle(Oracle):
         x0, y = (self._x, self._y) if rows is None else (self._x[rows], self._y[rows])
         self.trace.rows.append(rows)
         self.trace.margins.append(margins(logits.detach(), y))
-        self.trace.distances.append(_distance(detached - x0, self.threat.norm))
+        self.trace.distances.append(ball_of(self.threat.norm).distance(detached - x0))
         self._count(self.ledger.forwards, rows)
         if logits.requires_grad:
             logits.register_hook(lambda gradient: self._count(self.ledger.backwards, rows))
@@ -278,8 +284,8 @@ class GameOracle(Oracle):
         if len(x) == len(rows):
             return rows
         flat = x.detach().flatten(1)
-        order = {"linf": math.inf, "l2": 2.0, "l0": 0.0}[self.threat.norm]
-        return rows[torch.cdist(flat, self._x[rows].flatten(1), p=order).argmin(1).cpu()]
+        distances = torch.cdist(flat, self._x[rows].flatten(1), p=ball_of(self.threat.norm).p)
+        return rows[distances.argmin(1).cpu()]
 
 
 class CountedCopy(Simulation):
@@ -292,10 +298,12 @@ class CountedCopy(Simulation):
         self.batch_size = defense.batch_size
 
     def predict(self, x: Tensor) -> Tensor:
+        self._oracle.hurry()
         self._oracle.ledger.simulated += len(x)
         return self._defense.predict(x)
 
     def probe(self, x: Tensor, draw: int | None = None) -> Tensor:
+        self._oracle.hurry()
         self._oracle.ledger.simulated += len(x)
         return probe(self._defense, x, draw, self._oracle.company)
 
@@ -345,12 +353,3 @@ class Recorder(nn.Module):
 def _serve_all(defense: Defense, x: Tensor) -> Defense:
     defense.predict(x)
     return defense
-
-
-def _distance(delta: Tensor, norm: str) -> Tensor:
-    """Distance in the threat's norm, (B,) float32, for the record only; the judge measures its own in float64."""
-    if norm == "linf":
-        return delta.flatten(1).abs().amax(1)
-    if norm == "l2":
-        return delta.flatten(1).norm(dim=1)
-    return (delta.flatten(2) != 0).any(1).float().sum(1)

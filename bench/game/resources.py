@@ -38,9 +38,14 @@ class Resources:
         self.settings = settings
         self.cache = Cache(settings.cache_root)
         self.device = torch.device(settings.device)
-        self.report = report
+        self._report = report
         self._environment = digest(environment(settings.device))
         self._kept: OrderedDict[tuple[str, str], Any] = OrderedDict()
+
+    def report(self, line: str) -> None:
+        """One line of progress. Whoever reports may be stopped here once the time limit is long past."""
+        self.settings.deadline.check()
+        self._report(line)
 
     def of(self, spec: RunSpec) -> RunResources:
         """What one run needs."""
@@ -164,6 +169,7 @@ class RunResources:
             states or self.resources.cache,
             self.task.facts.num_classes,
             self.resources.settings.checkpoint_s,
+            self.resources.settings.deadline,
         )
 
     def _unfitted(self) -> Defense:
@@ -174,7 +180,11 @@ class RunResources:
     def _context(self, seed: int) -> Context:
         resources, spec = self.resources, self.spec
         base_key = resources.artefact(spec.base_key)
-        return Context(seed, spec.noise_key(0), resources.device, resources.cache, base_key, resources.report)
+        settings = resources.settings
+        return Context(
+            seed, spec.noise_key(0), resources.device, resources.cache, base_key, resources.report,
+            settings.deadline, settings.checkpoint_s,
+        )  # fmt: skip
 
     # -- the attacker -----------------------------------------------------------------------------------------------
 
@@ -208,6 +218,7 @@ class RunResources:
             company=company,
             key=spec.noise_key(game),
             report=self.resources.report,
+            hurry=self.resources.settings.deadline.check,
         )
 
     # -- images crafted on the base alone ---------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.cache import Cache
 from bench.contracts import Defense, checked_logits, probe
+from bench.deadline import NEVER, Deadline, OutOfTime
 from bench.rows import Cost, image_hash
 
 #: most of the time that may go into storing states on the way: a state that took 1 s waits for 50 s of answers ...
@@ -30,11 +31,20 @@ class Serving:
     identity: key of the fitted defense (`RunSpec.fit_key` and what the device adds to it)
     """
 
-    def __init__(self, defense: Defense, identity: str, cache: Cache, classes: int, checkpoint_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        defense: Defense,
+        identity: str,
+        cache: Cache,
+        classes: int,
+        checkpoint_s: float = 5.0,
+        deadline: Deadline = NEVER,
+    ) -> None:
         self.defense = defense
         self.cache = cache
         self.classes = classes
         self.checkpoint_s = checkpoint_s
+        self.deadline = deadline
         self.served = 0
         #: seconds spent by this object on answers and probes
         self.seconds = 0.0
@@ -92,8 +102,11 @@ class Serving:
             done += len(batch)
             report(done)
             waited = time.monotonic() - self._stored_at
-            if done < len(x) and waited >= max(self.checkpoint_s, self.rest_s):
+            late = self.deadline.passed()
+            if done < len(x) and (late or waited >= max(self.checkpoint_s, self.rest_s)):
                 passed = self._store_instead(passed)
+            if done < len(x) and late:
+                raise OutOfTime
         if len(x):
             self._store_instead(passed)
 

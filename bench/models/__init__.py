@@ -13,3 +13,6 @@ BUILT_IN = {
 DEFAULT = {"digits": "digits-cnn", "mnist": "mnist-cnn", "cifar10": "cifar-resnet20"}
 #: another architecture for the same data: `threat.surrogate = "other"`
 OTHER = {"digits": "strided-cnn", "mnist": "strided-cnn", "cifar10": "cifar-plain"}
+
+#: this code shapes networks: see `bench.source`
+SHAPES_ROWS = True

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields
-from typing import Any, get_args
+from typing import Any
 
 from bench import registry
 from bench.config import Config
 from bench.errors import BadValue, BrokenPlugin, UnknownName
-from bench.threat import Norm, ThreatModel
+from bench.norms import NORMS
+from bench.threat import ThreatModel
 
 
 def game_keys() -> set[str]:
@@ -47,7 +48,7 @@ def _check_dataset(name: str, values: dict[str, Any]) -> None:
     tables = ("eps", "game", "threat", "base", "defense", "attack")
     params = registry.datasets.load(name).Params.model_fields
     _check_keys(where, values, [*params, *tables])
-    _check_keys(f"{where}.eps", _table(where, "eps", values.get("eps", {})), get_args(Norm))
+    _check_keys(f"{where}.eps", _table(where, "eps", values.get("eps", {})), NORMS)
     _check_keys(f"{where}.game", _table(where, "game", values.get("game", {})), game_keys())
     threat = [field.name for field in fields(ThreatModel)]
     _check_keys(f"{where}.threat", _table(where, "threat", values.get("threat", {})), threat)

@@ -12,7 +12,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from bench import registry
-from bench.config import Config, Suite, merge, validation_error
+from bench.config import Config, Suite, SuiteOver, merge, validation_error
 from bench.contracts import Attack, Defense, DefenseInfo
 from bench.contracts.base import build_network
 from bench.data.task import TaskFacts, TaskParams
@@ -30,7 +30,10 @@ FactsOf = Callable[[str, TaskParams], TaskFacts]
 
 @dataclass(frozen=True)
 class Request:
-    """What to cross. Empty tuples and None mean the configuration's default."""
+    """What to cross. Empty tuples and None mean the configuration's default.
+
+    Radii may be text, such as "8/255"; they are numbers afterwards. `BadValue` for an impossible radius or norm.
+    """
 
     defenses: tuple[str, ...]
     attacks: tuple[str, ...]
@@ -43,6 +46,14 @@ class Request:
     repeats: int | None = None
     sets: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        radii = tuple(parse_number("eps", radius) for radius in self.eps)
+        for radius in radii:
+            ThreatModel(eps=radius)
+        if self.norm:
+            ThreatModel(norm=self.norm)
+        object.__setattr__(self, "eps", radii)
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -54,26 +65,45 @@ class Planned:
 
 def suite_requests(name: str, suites: Mapping[str, Suite], over: Request) -> list[Request]:
     """The cells of a suite, with what the command line says over them."""
+    requests = _cells_of(name, suites, ())
+    if not requests:
+        raise BadValue(f"The suite {name!r} has no runs, only a table; see: bench report --help")
+    return [_laid_over(request, over) for request in requests]
+
+
+def _cells_of(name: str, suites: Mapping[str, Suite], before: tuple[str, ...]) -> list[Request]:
+    """A suite's own cells, then those that it takes from another suite with changes."""
+    if name in before:
+        raise BadValue(f"The suites {', '.join(before)} name each other in cells_of; give one of them cells.")
     if name not in suites:
         raise UnknownName("suite", name, suites, "bench list suites")
-    if not suites[name].cells:
-        raise BadValue(f"The suite {name!r} has no runs, only a table; see: bench report --help")
-    return [
-        Request(
-            defenses=over.defenses or tuple(cell.defense),
-            attacks=over.attacks or tuple(cell.attack),
-            bases=over.bases or tuple(cell.base),
-            datasets=over.datasets or tuple(cell.dataset),
-            eps=over.eps or tuple(cell.eps),
-            norm=over.norm or cell.norm,
-            seeds=over.seeds or tuple(cell.seed),
-            n=over.n if over.n is not None else cell.n,
-            repeats=over.repeats if over.repeats is not None else cell.repeats,
-            sets={**cell.set, **crossed, **over.sets},
-        )
-        for cell in suites[name].cells
-        for crossed in _combinations(cell.cross)
-    ]
+    suite = suites[name]
+    own = [_request_of(cell, crossed) for cell in suite.cells for crossed in _combinations(cell.cross)]
+    others = _cells_of(suite.cells_of, suites, (*before, name)) if suite.cells_of else []
+    return own + [_laid_over(request, _request_of(suite.over)) for request in others]
+
+
+def _request_of(cell: SuiteOver, crossed: Mapping[str, Any] | None = None) -> Request:
+    return Request(
+        tuple(cell.defense), tuple(cell.attack), tuple(cell.base), tuple(cell.dataset), tuple(cell.eps), cell.norm,
+        tuple(cell.seed), cell.n, cell.repeats, {**cell.set, **(crossed or {})},
+    )  # fmt: skip
+
+
+def _laid_over(request: Request, over: Request) -> Request:
+    """The request, with what `over` says in its place; the sets of both are merged."""
+    return Request(
+        defenses=over.defenses or request.defenses,
+        attacks=over.attacks or request.attacks,
+        bases=over.bases or request.bases,
+        datasets=over.datasets or request.datasets,
+        eps=over.eps or request.eps,
+        norm=over.norm or request.norm,
+        seeds=over.seeds or request.seeds,
+        n=over.n if over.n is not None else request.n,
+        repeats=over.repeats if over.repeats is not None else request.repeats,
+        sets={**request.sets, **over.sets},
+    )
 
 
 def _combinations(cross: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
@@ -278,7 +308,7 @@ class _Resolver:
         self.keys.bounded = True
         norm = self.request.norm or cls.norm
         radii = self.request.eps or (self._radius(dataset, norm),)
-        return [threat.with_fields({"norm": norm, "eps": parse_number("eps", radius)}) for radius in radii]
+        return [threat.with_fields({"norm": norm, "eps": radius}) for radius in radii]
 
     def _radius(self, dataset: str, norm: str) -> float:
         """The dataset's default radius in this norm."""

@@ -91,6 +91,6 @@ def paired_clean(spec: RunSpec, clean: Any) -> RunSpec | None:
     game = rules_of(spec.game).clean_game(spec)
     if game is None or spec.attack.name == clean.name:
         return None
-    threat = type(spec.threat)(norm="linf", eps=0.0, weights="none")
+    threat = type(spec.threat)(eps=0.0, weights="none")
     pair = replace(spec, attack=clean, attack_kind="budget", threat=threat, game=game, surrogate=None, chosen=None)
     return in_words(pair)

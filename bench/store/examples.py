@@ -18,19 +18,16 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 
 def to_columns(row: Row) -> dict[str, Any]:
-    """The columns of a row. NaN becomes NULL: databases disagree on NaN."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in asdict(row).items()
-    }
+    """The columns of a row. A distance that is not finite becomes null: JSON has no NaN."""
+    distances = {norm: value if math.isfinite(value) else None for norm, value in row.distances.items()}
+    return {**asdict(row), "distances": distances}
 
 
 def from_columns(values: Sequence[Any]) -> Row:
     """The row of a line of the table, from its values in the order of `COLUMNS`."""
     columns = dict(zip(COLUMNS, values, strict=True))
-    for name in ("linf", "l2", "l0"):
-        columns[name] = math.nan if columns[name] is None else columns[name]
-    return Row(**columns)
+    distances = {norm: math.nan if value is None else value for norm, value in columns["distances"].items()}
+    return Row(**{**columns, "distances": distances})
 
 
 def put_chunk(session: Session, run: str, rows: Sequence[Row], image_file: str) -> None:

@@ -33,6 +33,7 @@ KINDS = {
     "states": "states of serving defenses; interrupted runs and shared backgrounds resume from them",
     "crafts": "images crafted on a base, shared by all defenses over it",
     "bases": "trained networks",
+    "training": "checkpoints from which interrupted training resumes",
     "banks": "augmented sets with their indices",
     "pieces": "parts of banks that are not complete yet",
     "outputs": "outputs of a network on a whole bank",

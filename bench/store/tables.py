@@ -71,9 +71,7 @@ class ExampleRow(Table):
     label: Mapped[int]
     answer: Mapped[int]
     clean_answer: Mapped[int | None]
-    linf: Mapped[float | None] = mapped_column(Float(53))
-    l2: Mapped[float | None] = mapped_column(Float(53))
-    l0: Mapped[float | None] = mapped_column(Float(53))
+    distances: Mapped[dict[str, Any]]
     violation: Mapped[str] = mapped_column(Text)
     x_sha256: Mapped[str] = mapped_column(String(64))
     adv_sha256: Mapped[str] = mapped_column(String(64))

@@ -1,0 +1,111 @@
+"""Worst cases: what is left of an accuracy when every example counts with the attack that broke it.
+
+Per example first, then the mean (Carlini et al.: On Evaluating Adversarial Robustness, 2019): the smallest of the means
+over the attacks would be too good. An attacker who knows more can also do what needs less, so the worst case of a kind
+of knowledge (a tier) is over the attacks of several tiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, get_args
+
+from bench.analysis.intervals import clustered, wilson_given
+from bench.analysis.pairs import Difference, paired
+from bench.threat import Tier
+
+#: whether each example (by its dataset index) was answered right
+Outcome = Mapping[int, bool]
+
+#: the tiers whose attacks an attacker of each tier can run
+INCLUDES: dict[str, tuple[str, ...]] = {
+    "gray-black-box": ("gray-black-box",),
+    "train-time": ("train-time",),
+    "aware-realistic": ("gray-black-box", "train-time", "aware-realistic"),
+    "aware-full": get_args(Tier),
+}
+
+
+def breakers_of(steps: Sequence[tuple[str, Tier]], outcomes: Mapping[str, Outcome], tier: str) -> dict[int, str | None]:
+    """By example: the first step that broke it, in the order of the steps; None: no step broke it.
+
+    Steps that need the tier's own knowledge come first: a step that needs less is named only if it alone broke the
+    example.
+    """
+    breakers: dict[int, str | None] = {}
+    of_tier = sorted((step for step in steps if step[1] in INCLUDES[tier]), key=lambda step: step[1] != tier)
+    for name, _ in of_tier:
+        if name in outcomes:
+            for index, right in outcomes[name].items():
+                if breakers.get(index) is None:
+                    breakers[index] = None if right else name
+    return breakers
+
+
+def shared_games(runs: Sequence[Mapping[int, int]], examples: Collection[int]) -> dict[int, int] | None:
+    """The game of each of these examples, in which it shares a state with others; None: there are not two games.
+
+    runs: for every run, the game of each example by index. The run with most games decides; an example that it lacks
+    gets a game of its own.
+    """
+    games = max(runs, key=lambda one: (len(set(one.values())), len(one)), default={})
+    if len(set(games.values())) < 2:
+        return None
+    return {index: games.get(index, -1 - index) for index in examples}
+
+
+def tier_verdict(
+    steps: Sequence[tuple[str, Tier]],
+    outcomes: Mapping[str, Outcome],
+    tier: str,
+    trials: Mapping[int, int] | None,
+    given: str = "",
+) -> dict[str, Any] | None:
+    """Worst-case robust accuracy of a tier with its interval, and which step broke what; None if no step was played.
+
+    steps     names and tiers, in the order in which a breaker is looked for
+    outcomes  of the steps that were played, by name
+    trials    the game of each example, where examples of a game share a state; None: examples share nothing
+    given     what all examples share in a single game (`bench.analysis.metrics.Sharing`)
+    """
+    broken = breakers_of(steps, outcomes, tier)
+    if not broken:
+        return None
+    stood = {index: name is None for index, name in broken.items()}
+    if trials is None:
+        estimate = wilson_given(sum(stood.values()), len(stood), given)
+    else:
+        games: dict[int, list[bool]] = {}
+        for index, right in stood.items():
+            games.setdefault(trials[index], []).append(right)
+        estimate = clustered(list(games.values()))
+    names = [name for name in broken.values() if name is not None]
+    return {
+        "robust_accuracy": asdict(estimate),
+        "n": len(stood),
+        "breakers": {name: names.count(name) / len(names) for name in dict.fromkeys(names)},
+        "examples": {str(index): name for index, name in sorted(broken.items())},
+    }
+
+
+def gain_over_base(
+    defense: Sequence[Mapping[int, bool]], base: Sequence[Mapping[int, bool]], trials: Mapping[int, int] | None
+) -> tuple[float, float, Difference] | None:
+    """Worst case of the defense and of its base alone, on the same examples, and the difference of the two."""
+    ours, theirs = worst_case(defense), worst_case(base)
+    keys = sorted(ours.keys() & theirs.keys())
+    if not keys:
+        return None
+    first, second = [theirs[key] for key in keys], [ours[key] for key in keys]
+    difference = paired(first, second, None if trials is None else [trials[key] for key in keys])
+    return sum(second) / len(keys), sum(first) / len(keys), difference
+
+
+def worst_case(runs: Sequence[Mapping[int, bool]]) -> dict[int, bool]:
+    """By example: whether it was answered right in every run that has it."""
+    worst: dict[int, bool] = {}
+    for run in runs:
+        for index, right in run.items():
+            worst[index] = worst.get(index, True) and right
+    return worst
