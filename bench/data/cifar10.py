@@ -1,8 +1,9 @@
 """`cifar10`: the original Python batches, 50,000 + 10,000 images of 3 x 32 x 32.
 
 Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009. The batches are pickles: each is verified
-against its published md5, then read by an unpickler that can build nothing but arrays. Read from `--data-dir` or
-BENCH_DATA (`DIR/cifar-10-batches-py/*`, never written to), else downloaded by pooch into the user's cache.
+against its published md5, then read by an unpickler that can build nothing but arrays. They are read from `--data-dir`
+or BENCH_DATA (`DIR/cifar-10-batches-py/*`; nothing is written there). Without either, pooch downloads them into the
+user's cache.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from bench.data.files import locate_in_archive, unpacked
 from bench.data.pickles import read_arrays
-from bench.data.task import Task, TaskFacts, TaskParams, build_task, content_hash, select
+from bench.data.task import Task, TaskFacts, TaskParams, build_task, task_facts
 from bench.errors import DataError
 
 FOLDER = "cifar-10-batches-py"
@@ -44,9 +45,7 @@ class Cifar10:
     @staticmethod
     def facts(params: TaskParams, data_dir: Path | None) -> TaskFacts:
         Cifar10.check(data_dir)
-        chosen = select("cifar10", params, TRAIN_SIZE)
-        size = TEST_SIZE if chosen.test is None else len(chosen.test)
-        return TaskFacts("cifar10", 10, SHAPE, len(chosen.train), size, content_hash(ORIGINAL, params))
+        return task_facts("cifar10", params, 10, SHAPE, (TRAIN_SIZE, TEST_SIZE), ORIGINAL)
 
     @staticmethod
     def load(params: TaskParams, data_dir: Path | None) -> Task:
@@ -69,13 +68,13 @@ def _paths(data_dir: Path | None) -> list[Path]:
 
 def read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images (N, 3, 32, 32) and labels (N,) of one batch file, whose checksum has been verified."""
-    found = read_arrays(path)
-    images, labels = (found.get(key) if isinstance(found, dict) else None for key in (b"data", b"labels"))
+    batch = read_arrays(path)
+    images, labels = (batch.get(key) if isinstance(batch, dict) else None for key in (b"data", b"labels"))
     if not (
         isinstance(images, np.ndarray)
         and isinstance(labels, list)
         and images.dtype == np.uint8
         and images.shape == (len(labels), 3072)
     ):
-        raise DataError(f"{path} is no batch of CIFAR-10: it has not the data and labels of one; fetch it again.")
+        raise DataError(f"{path} is no batch of CIFAR-10: it lacks the images and labels of one; fetch it again.")
     return images.reshape(-1, *SHAPE), np.array(labels, np.int64)

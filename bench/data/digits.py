@@ -1,7 +1,7 @@
 """`digits`: scikit-learn's 1797 real handwritten 8 x 8 digits, the embedded default; needs no download.
 
-1297 to train and 500 to test, split by a fixed order. The original pixels are n/16; they are stored as 15n of 240, so
-that adversarial copies have a finer grid than the images themselves.
+1297 are for training and 500 for testing, split by a fixed order. A pixel n/16 is stored as the integer 15n with scale
+240, so that the stored copies of adversarial images can be finer than the original 17 levels.
 
 Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.task import Task, TaskFacts, TaskParams, build_task, content_hash, fixed_order, select
+from bench.data.task import Task, TaskFacts, TaskParams, build_task, fixed_order, task_facts
 
 SCALE = 240
 TEST_SIZE = 500
@@ -30,9 +30,7 @@ class Digits:
 
     @staticmethod
     def facts(params: TaskParams, data_dir: Path | None) -> TaskFacts:
-        chosen = select("digits", params, TRAIN_SIZE)
-        size = TEST_SIZE if chosen.test is None else len(chosen.test)
-        return TaskFacts("digits", 10, (1, 8, 8), len(chosen.train), size, content_hash(_original(), params))
+        return task_facts("digits", params, 10, (1, 8, 8), (TRAIN_SIZE, TEST_SIZE), _original())
 
     @staticmethod
     def load(params: TaskParams, data_dir: Path | None) -> Task:

@@ -1,7 +1,7 @@
 """`mnist`: the four original gzipped idx files (LeCun, Cortes, Burges), verified against the published md5.
 
-Read from `--data-dir` or BENCH_DATA (`DIR/mnist/*.gz`, never written to), else downloaded by pooch into the user's
-cache.
+They are read from `--data-dir` or BENCH_DATA (`DIR/mnist/*.gz`; nothing is written there). Without either, pooch
+downloads them into the user's cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.files import cache_dir, locate
-from bench.data.task import Task, TaskFacts, TaskParams, build_task, content_hash, select
+from bench.data.task import Task, TaskFacts, TaskParams, build_task, task_facts
 from bench.errors import DataError
 
 FILES = {
@@ -44,9 +44,7 @@ class Mnist:
     @staticmethod
     def facts(params: TaskParams, data_dir: Path | None) -> TaskFacts:
         Mnist.check(data_dir)
-        chosen = select("mnist", params, TRAIN_SIZE)
-        size = TEST_SIZE if chosen.test is None else len(chosen.test)
-        return TaskFacts("mnist", 10, (1, 28, 28), len(chosen.train), size, content_hash(ORIGINAL, params))
+        return task_facts("mnist", params, 10, (1, 28, 28), (TRAIN_SIZE, TEST_SIZE), ORIGINAL)
 
     @staticmethod
     def load(params: TaskParams, data_dir: Path | None) -> Task:

@@ -1,4 +1,4 @@
-"""Pickles of plain arrays, read by an unpickler that can make nothing else. Verify the file's checksum first."""
+"""Pickles of plain arrays, read by an unpickler that can build nothing else. Verify the file's checksum first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.errors import DataError
 
-#: what an array is rebuilt from, under the names of old and new versions of numpy
+#: the functions and classes that build an array, under the names of old and new versions of numpy
 _ALLOWED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
