@@ -1,4 +1,4 @@
-"""Where rows are made: device, threads, versions, commit. Stands beside a run's key, never in it."""
+"""Where rows are made: device, threads, versions, commit. It is stored with a run and does not enter its key."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def collect(device: str) -> dict[str, Any]:
-    """Provenance of whatever this process makes now; `environment` is what bits depend on."""
+    """The provenance of what this process makes now; the last bits of results depend on its part `environment`."""
     return {
         "environment": environment(device),
         "host": socket.gethostname(),
@@ -57,7 +57,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout that the code runs from, with `+` where it was edited; "" outside a checkout."""
+    """The commit of the checkout that holds the code, with `+` where files were edited; "" outside a checkout."""
     here = Path(__file__).resolve().parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)  # noqa: S607
@@ -83,9 +83,9 @@ def pick_device(name: str) -> str:
 
 
 def one_thread() -> None:
-    """One thread for all numeric libraries of this process: another count gives other last bits.
+    """One thread for all numeric libraries of this process: another number changes the last bits of results.
 
-    And on a GPU float32 convolutions, not TF32, by algorithms that do not depend on a trial of their speed.
+    On a GPU, convolutions use float32 instead of TF32, and cuDNN chooses its algorithms without timing them.
     """
     import faiss
     from threadpoolctl import threadpool_limits
@@ -99,14 +99,14 @@ def one_thread() -> None:
 
 @contextmanager
 def threads_kept() -> Iterator[None]:
-    """What `one_thread` sets is put back at the end, for callers who go on with work of their own."""
+    """Restore at the end what `one_thread` sets, for callers that continue with work of their own."""
     import faiss
     from threadpoolctl import threadpool_limits
 
     cudnn = torch.backends.cudnn
     threads, faiss_threads = torch.get_num_threads(), faiss.omp_get_max_threads()
     tf32, benchmark = cudnn.allow_tf32, cudnn.benchmark
-    pools = threadpool_limits(limits=None)  # changes nothing, and knows how it was
+    pools = threadpool_limits(limits=None)  # changes nothing, and remembers the present limits
     try:
         yield
     finally:
@@ -117,7 +117,7 @@ def threads_kept() -> Iterator[None]:
 
 
 def environment(device: str) -> dict[str, str]:
-    """Device type and versions that bits depend on: rows of one run must not mix two of these."""
+    """Device type and versions on which the last bits depend: all rows of a run must have the same ones."""
     import faiss
     import numpy as np
 

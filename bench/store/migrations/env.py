@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `bench.store.schema` hands over."""
+"""Alembic's entry point: it runs the migrations on the connection that `bench.store.schema` gives it."""
 
 from alembic import context
 

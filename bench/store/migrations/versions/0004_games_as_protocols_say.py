@@ -1,6 +1,7 @@
-"""A game as its protocol says it: its own keys, what it declares, and its words. No threat model is targeted any more.
+"""The game in a run's spec becomes what its protocol declares; the threat model loses `targeted`.
 
-The keys of runs stay as they are: they name a run, and nobody computes them again.
+A game has its protocol's own parameters, the facts that the protocol declares, and its description as a sentence and as
+a tag. The keys of runs stay as they are: they identify the stored runs, and are not computed from the new specs.
 """
 
 from typing import Any
