@@ -1,8 +1,7 @@
-"""Content-addressed files: trained bases, banks, crafted images, states. Each is written completely or not at all.
+"""Content-addressed files: trained bases, banks, crafted images, states. Written atomically, never half there.
 
-An artefact is a file or a folder `root/kind/key`. It is written under the name `key.part` or `key.part-PID` and then
-renamed, so a killed process leaves nothing that could be taken for the artefact. A folder is made under a lock, so only
-one process makes it.
+An artefact is a folder `root/kind/key`. It is made in `root/kind/key.part-...` under a lock and renamed, so that two
+processes make it only once, and a kill never leaves half an artefact under its name.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def digest(value: Any) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, even if the process dies."""
+    """Write a file so that a reader sees the old content or the new, whenever the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     with part.open("wb") as file:
@@ -44,7 +43,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 class Cache:
-    """A folder of artefacts. Keys are hex digests: no name that a user or a plug-in gives becomes a path."""
+    """A folder of artefacts. Keys are hex digests; names from users or plug-ins never become paths."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -58,7 +57,7 @@ class Cache:
         return self.path(kind, key).exists()
 
     def get_or_build(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
-        """The folder of an artefact, made by `build(folder)` where it is missing; one process builds, others wait."""
+        """The folder of an artefact. If it is missing, `build(folder)` makes it: in one process, while others wait."""
         target = self.path(kind, key)
         if target.exists():
             return target
@@ -66,7 +65,7 @@ class Cache:
         with FileLock(f"{target}.lock"):
             if not target.exists():
                 part = target.with_name(f"{key}.part")
-                shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed while it built
+                shutil.rmtree(part, ignore_errors=True)  # what a killed builder left
                 part.mkdir()
                 build(part)
                 part.replace(target)
@@ -81,12 +80,12 @@ class Cache:
             target.unlink(missing_ok=True)
 
     def put_state(self, key: str, state: State, cost: Cost = NO_COST) -> None:
-        """Store a defense's state under the digest of all that led to it, with the cost of serving until then."""
+        """Store a defense's state under its digest, with what its answers took."""
         facts = json.dumps({"facts": state.facts, "cost": asdict(cost)})
         write_atomic(self.path("states", key), dump_tensors(state.tensors, {"state": facts}))
 
     def get_state(self, key: str) -> tuple[State, Cost] | None:
-        """A stored state and the cost of serving until then; None where it is not stored."""
+        """A stored state and what its answers took; None if it is not stored."""
         try:
             data = self.path("states", key).read_bytes()
         except FileNotFoundError:
@@ -106,7 +105,7 @@ class Cache:
         return key
 
     def find_tensors(self, kind: str, key: str) -> dict[str, Tensor]:
-        """The tensors of a file; an empty dict where it is missing or damaged."""
+        """The tensors of a file; {} if it is missing or damaged."""
         try:
             return parse_tensors(self.path(kind, key).read_bytes())[0]
         except (OSError, ValueError, SafetensorError):
@@ -114,7 +113,7 @@ class Cache:
 
 
 def dump_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> bytes:
-    """Tensors, copied to the CPU, and facts as the bytes of one safetensors file."""
+    """Tensors and facts as one safetensors file; tensors land on the CPU."""
     return save_safetensors({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata=dict(facts))
 
 

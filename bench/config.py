@@ -1,4 +1,4 @@
-"""Configuration: defaults.toml, overridden by the bench.toml in use. Unknown keys are refused with a suggestion."""
+"""Configuration: defaults.toml, then the bench.toml in use; unknown keys are refused with the nearest name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.errors import BadValue, UnknownName, one_line
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 
-#: the head of a user's copy of the defaults; it replaces the head of defaults.toml
+#: the head of a user's copy of the defaults, instead of the head of defaults.toml
 HEAD = """\
 # A copy of the defaults of the harness, with what each means. Edit it: keys that stand here override the defaults,
 # --set KEY=VALUE overrides both. Unknown keys are refused. Keys that you delete keep their default.
@@ -44,7 +44,7 @@ class RunnerSection(_Section):
 
 
 class SuiteOver(_Section):
-    """What is laid over every cell of another suite: lists and numbers replace the cell's, `set` is merged into its."""
+    """Values laid over every cell of another suite: lists and numbers replace those of the cell, `set` is merged."""
 
     defense: list[str] = []
     attack: list[str] = []
@@ -66,13 +66,13 @@ class SuiteCell(SuiteOver):
     cross: dict[str, list[Any]] = {}
 
 
-#: names by which a table selects runs, beside the dotted keys of the sections below
+#: names by which a table selects runs, besides dotted keys of the sections
 RUN_NAMES = ("defense", "base", "attack", "dataset", "eps", "norm")
 RUN_SECTIONS = ("defense", "base", "attack", "dataset", "game", "threat")
 
 
 def _known_facts(where: dict[str, Any]) -> dict[str, Any]:
-    """`where`, checked: every key is one of `RUN_NAMES` or a dotted key of `RUN_SECTIONS`."""
+    """`where` if every key is the name of something that a run has."""
     for key in where:
         section, _, name = key.partition(".")
         if not (section in RUN_SECTIONS if name else key in RUN_NAMES):
@@ -84,7 +84,7 @@ Where = Annotated[dict[str, Any], AfterValidator(_known_facts)]
 
 
 class TableColumn(_Section):
-    """A column of a suite's table, and the runs that belong in it (see `bench.analysis.report`)."""
+    """A column of a suite's table: the runs in it (see `bench.analysis.report`)."""
 
     title: str
     where: Where
@@ -99,7 +99,7 @@ class TableRow(_Section):
 
 
 class SuiteTable(_Section):
-    """The table of a suite: its runs beside published figures."""
+    """The layout of a suite's runs beside published figures."""
 
     source: str = ""
     columns: list[TableColumn]
@@ -116,9 +116,9 @@ class SuiteTable(_Section):
 class Suite(_Section):
     """A named set of runs.
 
-    cells_of, over  another suite whose cells are this one's too, and what is laid over them; they stand after `cells`
+    cells_of, over  another suite, whose cells follow this suite's own, and what is laid over them
     table_of        another suite whose table this one's runs are laid out in
-    where           what all runs of its report have, whatever else was asked for under the suite's name
+    where           what all runs in its report have; other runs may have been asked for under the suite's name
     """
 
     summary: str = ""
@@ -131,7 +131,7 @@ class Suite(_Section):
 
 
 class Config(_Section):
-    """The merged configuration. Sections with values by plug-in name are checked when the plug-in is used."""
+    """The merged configuration. The open sections hold values by plug-in name and are checked when they are used."""
 
     run: RunDefaults
     store: StoreSection
@@ -157,7 +157,7 @@ def find(given: str | None) -> Path | None:
 
 
 def starter() -> str:
-    """The text of a new bench.toml: `HEAD`, then all defaults with their explanations."""
+    """The text of a new bench.toml: all defaults and what each means, under `HEAD`."""
     _, gap, rest = DEFAULTS.read_text(encoding="utf-8").partition("\n\n")
     return HEAD + gap[1:] + rest
 
@@ -183,7 +183,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def merge(into: dict[str, Any], values: dict[str, Any]) -> None:
-    """Override the values of `into` by those of `values`, table by table."""
+    """Merge `values` into `into`, table by table; values win."""
     for key, value in values.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             merge(into[key], value)
@@ -192,7 +192,7 @@ def merge(into: dict[str, Any], values: dict[str, Any]) -> None:
 
 
 def validation_error(error: ValidationError, model: type[BaseModel], where: str) -> Exception:
-    """pydantic's first error as one line: the key, the given value, and what is allowed."""
+    """pydantic's first complaint as one line: the key, what was given, what it takes."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -202,7 +202,7 @@ def validation_error(error: ValidationError, model: type[BaseModel], where: str)
 
 
 def _siblings(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    """The full names of all keys in the section of the key at `loc`."""
+    """Full names of the keys that stand beside the one at `loc`."""
     prefix: list[str] = []
     for part in loc[:-1]:
         annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None

@@ -1,4 +1,4 @@
-"""Where rows are made: device, threads, versions, commit. It is stored with a run and does not enter its key."""
+"""The environment in which rows are made: device, threads, versions, commit. It is not part of a run's key."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def collect(device: str) -> dict[str, Any]:
-    """The provenance of what this process makes now; the last bits of results depend on its part `environment`."""
+    """The provenance of rows that this process makes now; bits depend on its entry `environment`."""
     return {
         "environment": environment(device),
         "host": socket.gethostname(),
@@ -57,7 +57,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout that holds the code, with `+` where files were edited; "" outside a checkout."""
+    """The commit of the checkout that the code runs from, with `+` if files were edited; "" outside a checkout."""
     here = Path(__file__).resolve().parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)  # noqa: S607
@@ -74,7 +74,7 @@ def _commit() -> str:
 
 
 def pick_device(name: str) -> str:
-    """`cpu` or `cuda` for `auto`, `cpu` or `cuda`; `BadValue` for a device that is not there."""
+    """The device for `auto`, `cpu` or `cuda`: `cpu` or `cuda`. `BadValue` for a device that does not exist."""
     if name not in ("auto", "cpu", "cuda"):
         raise BadValue(f"No device is called {name!r}; give --device auto, cpu or cuda.")
     if name == "cuda" and not torch.cuda.is_available():
@@ -83,9 +83,9 @@ def pick_device(name: str) -> str:
 
 
 def one_thread() -> None:
-    """One thread for all numeric libraries of this process: another number changes the last bits of results.
+    """Give all numeric libraries of this process one thread: with another number, last bits differ.
 
-    On a GPU, convolutions use float32 instead of TF32, and cuDNN chooses its algorithms without timing them.
+    On a GPU, convolutions are float32 and not TF32, and their algorithm does not depend on a trial of its speed.
     """
     import faiss
     from threadpoolctl import threadpool_limits
@@ -99,7 +99,7 @@ def one_thread() -> None:
 
 @contextmanager
 def threads_kept() -> Iterator[None]:
-    """Restore at the end what `one_thread` sets, for callers that continue with work of their own."""
+    """Restore at the end what `one_thread` changes, for callers that go on with work of their own."""
     import faiss
     from threadpoolctl import threadpool_limits
 
@@ -117,7 +117,7 @@ def threads_kept() -> Iterator[None]:
 
 
 def environment(device: str) -> dict[str, str]:
-    """Device type and versions on which the last bits depend: all rows of a run must have the same ones."""
+    """Device type and versions that bits depend on. All rows of a run must have the same ones."""
     import faiss
     import numpy as np
 

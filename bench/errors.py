@@ -1,7 +1,7 @@
 """What can be wrong, one class per mistake.
 
 `BenchError` and its kinds mean that the *request* is wrong: the command line prints the message as one line and exits
-with 2, and nothing has been written. `RunError` and its kinds mean that one *run* cannot be finished: it is stored as
+with 2, and nothing was written. `RunError` and its kinds mean that one *run* cannot be finished: it is stored as
 FAILED with the message as its reason, and the other runs go on.
 """
 

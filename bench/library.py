@@ -88,11 +88,11 @@ def run(
     True
 
     Of defense, attack, base, dataset, seed and eps several may be given: they are crossed, and the answer is `Results`
-    instead of a `Result`. A run that fails raises nothing: its status is FAILED, and it has a reason.
+    instead of a `Result`. A failed run raises no exception: its status is FAILED, and it has a reason.
 
     defense   a name of `bench list defenses`, or a class that is registered under one name
     attack    likewise
-    base      the network under a runtime defense; None: that of bench.toml, as for all that is None here
+    base      the network under a runtime defense; None: that of bench.toml, as for every argument that is None
     dataset   a name of `bench list datasets`
     n         attacked examples, the first of a seeded order; at least 1
     seed      of examples, backgrounds and noise
@@ -151,7 +151,7 @@ def load(
     norm, eps, n, seed, protocol), then the facts (index, trial, position, label, clean_answer, attacked_answer,
     distance, ...). Whole numbers are int64 and texts str; clean_answer is Int64, believed and fooled_inside boolean,
     and all three are <NA> where nothing is known; distance is in the run's norm, NaN where an image had none. Runs that
-    are not DONE stand there with the rows that they have: see status.
+    are not DONE are included with the rows that they have: see status.
 
     defense, attack, dataset, status  only runs with this name, or one of these
     db, config                        as for `run`
@@ -173,7 +173,7 @@ def results(
 ) -> Results:
     """The stored runs of a database, in the order in which they were begun; arguments and errors as for `load`.
 
-    Nothing is read of a run's examples before it is asked for.
+    Examples of a run are read when they are needed.
     """
     store, records = _stored(db, config, defense=defense, attack=attack, dataset=dataset, status=status)
     return Results(store, [Result(store, record) for record in records])

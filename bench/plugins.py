@@ -32,7 +32,7 @@ def load_all(beside: Path | None = None, files: tuple[str, ...] = (), strict: bo
     """Fill the registries: built-ins, entry points, files beside `beside` (a bench.toml; None: in the working
     directory), `files`, and what this program has registered before. A file that is named twice is loaded once.
 
-    strict: `BrokenPlugin` where one of `files`, which were asked for by name, does not load; else it is only listed.
+    strict: `BrokenPlugin` if one of `files`, which the user named, does not load; else it is only listed as broken.
     """
     own = [(names, entry) for names in registry.ALL for entry in names if entry.origin == PROGRAM]
     try:
@@ -68,7 +68,7 @@ def _load_files(beside: Path | None, files: tuple[str, ...], strict: bool) -> No
 
 
 def folder_beside(beside: Path | None) -> Path:
-    """Where the user's own `defenses` and `attacks` lie: beside a bench.toml; None: in the working directory."""
+    """The folders `defenses` and `attacks` of the user: beside a bench.toml; None: in the working directory."""
     return Path() if beside is None else beside.parent
 
 
@@ -80,7 +80,7 @@ def files_beside(beside: Path | None) -> list[Path]:
 
 
 def _add_again(own: list[tuple[Registry, Entry]]) -> None:
-    """Add what this program registered; of a name that is taken this is said once, and then it is the other's."""
+    """Add what this program registered. A name that another plug-in took stays with it, which is reported once."""
     clashes = []
     for names, entry in own:
         try:
@@ -107,7 +107,7 @@ def _load_built_ins() -> None:
 
 
 def _built_in(package: str) -> ModuleType:
-    """Our own package of this name, which lies beside `bench`.
+    """The project's own package of this name, beside `bench`.
 
     With `python -m` the working directory comes first where Python looks for modules, and a user's folder of plug-ins
     is called the same.
@@ -136,13 +136,13 @@ def _load_entry_points() -> None:
 
 
 def _registers(path: Path) -> bool:
-    """Whether a file beside bench.toml is a plug-in: one that registers nothing need not be imported."""
+    """Whether a file beside bench.toml is a plug-in: files that register nothing are not imported."""
     if not path.is_file():
         return False
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return True  # loading it says why it cannot be read
+        return True  # loading it reports why it cannot be read
     called = re.search(r"register_(defense|attack|dataset|model|protocol)\(", text)
     return path.name != "__init__.py" and called is not None
 
@@ -154,7 +154,7 @@ def _load_file(path: Path, strict: bool) -> None:
         content = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()
         with registering_as(str(path)):
             run_file(f"{FILE_PREFIX}{path.stem}_{content[:8]}", path)  # an edited file is another module, hashed anew
-    except (Exception, SystemExit) as error:  # a foreign file may raise anything; it must not take the others with it
+    except (Exception, SystemExit) as error:  # a plug-in file may raise anything; the others must still load
         for names, entries in zip(registry.ALL, before, strict=True):
             names.put_back(entries)
         reason = one_line(error) if isinstance(error, BrokenPlugin) else f"{type(error).__name__}: {one_line(error)}"

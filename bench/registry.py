@@ -1,4 +1,4 @@
-"""Names are data: what exists is known without importing it, and what does not import breaks nothing else.
+"""Names as data: they are listed without importing anything, and one that cannot be imported breaks no other.
 
 How names come in: `bench.plugins`.
 """
@@ -29,14 +29,14 @@ BUILT_IN = "built-in"
 class Entry:
     """One registered name. `target` is a class, or "module:Class" that is imported on use.
 
-    paper     address of the paper that describes it, "" where there is none
+    paper     address of the paper that describes it; "" if there is none
     preset    attacks: fields of the threat model that define the attack; None: the class attribute of this name
     free      attacks: further threat fields that a request may set (norm and eps always may); None: likewise
     protocol  attacks: the default protocol; None: likewise
-    wraps     attacks: the name of the attack that it wraps when it is asked for alone; "": it wraps none
+    wraps     attacks: the name of the attack that it wraps if none is given; "": it is no wrapper
     inside    attacks: the entry of the attack inside a wrapper
     contract  "module:Class" that the target must be a subclass of; parts: attributes that it must have
-    source    hash of the source as it was registered, of what a program registered; else it is read on use
+    source    for names that a program registered: the hash of the source at that time; else it is read on use
     """
 
     name: str
@@ -56,7 +56,7 @@ class Entry:
     source: str = ""
 
     def load(self) -> Any:
-        """The class, imported if need be; `BrokenPlugin` says why it cannot be, or what it lacks of its contract."""
+        """The class, imported on first use. `BrokenPlugin` if it cannot be, or lacks a part of its contract."""
         found = self._import()
         if self.contract:
             module, _, contract = self.contract.partition(":")
@@ -81,7 +81,7 @@ class Entry:
         return set(replace(self, inside=None).load().Params.model_fields)
 
     def resolved(self) -> Entry:
-        """The entry with what its class says where the registration says nothing."""
+        """The entry, completed by the attributes of its class where the registration left them out."""
         if self.inside is not None:
             inside = self.inside.resolved()
             return replace(self, preset=inside.preset, free=inside.free, protocol=inside.protocol)
@@ -95,7 +95,7 @@ class Entry:
         module, _, attribute = self.target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # a foreign module may raise anything at all while it is imported
+        except Exception as error:  # a plug-in may raise anything while it is imported
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise BrokenPlugin(f"{self.name!r} ({self.origin}) does not import: {reason}") from error
 
@@ -204,7 +204,7 @@ class Registry:
         self._entries.clear()
 
     def kept(self) -> dict[str, Entry]:
-        """The entries as they are now, for `put_back`."""
+        """A copy of the entries, for `put_back`."""
         return dict(self._entries)
 
     def put_back(self, entries: dict[str, Entry]) -> None:
@@ -219,7 +219,7 @@ models = Registry("model")
 protocols = Registry("protocol", "bench.game.protocols.protocol:Protocol")
 ALL = (defenses, attacks, datasets, models, protocols)
 
-#: who registers now: what is registered is of this origin
+#: the origin of names that are registered now
 _origin: ContextVar[str] = ContextVar("origin", default=PROGRAM)
 
 
@@ -274,7 +274,7 @@ def register_protocol(name: str, target: Any, *, summary: str = "") -> None:
 
 
 def kind_of(name: str) -> str:
-    """`defense` or `attack`, by what is registered under the name; `UnknownName` where nothing is."""
+    """`defense` or `attack`: what is registered under the name; `UnknownName` if nothing is."""
     for registry in (defenses, attacks):
         if name in registry:
             return registry.what

@@ -24,10 +24,10 @@ class Row:
     clean_answer      its label for x, from the same state (probe); None where the paired `clean` run holds it
     distances         of the proposed image to x, by norm (pixels in [0, 1]; l0 counts pixels); NaN if not finite; rows
                       of older databases lack norms that came later
-    violation         why x was served instead of the proposal, or ""
+    violation         why x was served instead of the proposal; "" if the proposal was served
     believed          the attacked network is fooled by the proposal (None: the attacker had no network)
     fooled_inside     some image within eps that the attack tried fooled the attacked network
-    neighbours        labels of the neighbours of what was served, counted, by what was searched; None: nothing is
+    neighbours        counts of the labels of the served image's neighbours, by the searched set; None: there are none
     """
 
     game: int
@@ -90,9 +90,9 @@ NO_COST = Cost()
 
 @dataclass
 class Meter:
-    """Seconds of one game by whom they are spent on; what is left of its wall-clock time is the harness's.
+    """Seconds of one game that attack and defense take; the rest of its wall-clock time is the harness's.
 
-    background: what all background points of a probe took, also where another process served them
+    background: what all background points of a probe took, also those that another process served
     """
 
     attack_s: float = 0.0
@@ -103,7 +103,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class Resume:
-    """Where an earlier process left a game: rows that are committed, points served, and the state's digest."""
+    """How far an earlier process came in a game: committed rows, served points, and the digest of the state."""
 
     rows: int = 0
     served: int = 0

@@ -1,4 +1,4 @@
-"""Files for somebody's own defense or attack: a working example with its test, to be changed."""
+"""Writes the files of a new defense or attack: a working example with its test, to be changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def new_plugin(what: str, name: str, kind: str | None, folder: Path) -> list[New
     what  `defense` or `attack`
     kind  of a defense: `static` or `online`; None: the first
 
-    Raises `BadValue` for a name that is none or is taken, and where a file is in the way.
+    Raises `BadValue` if the name is invalid or taken, or if a file already exists.
     """
     if what not in KINDS:
         raise UnknownName("kind of plug-in", what, KINDS)
@@ -54,7 +54,7 @@ def new_plugin(what: str, name: str, kind: str | None, folder: Path) -> list[New
 
 
 def write_new(files: list[NewFile]) -> None:
-    """Write all of the files, or none, over what is there; `BadValue` where that cannot be."""
+    """Write all files, or none of them if one cannot be written (`BadValue`). Existing files are overwritten."""
     parts: list[Path] = []
     try:
         for file in files:

@@ -20,7 +20,7 @@ class ThreatModel:
 
     norm            distance that bounds the perturbation
     eps             its radius, in units of [0, 1] pixels (a number of pixels for l0)
-    weights         which network `oracle.model()` hands out: none; surrogate (another network, trained apart on the
+    weights         the network that `oracle.model()` returns: none; surrogate (another network, trained apart on the
                     same data with the base's recipe); trained (theta_0); simulated (the proxy of the
                     attacker's own copy of the defense, fed with what it observed); adapted (the exact proxy of the
                     deployed defense at crafting time)
@@ -75,8 +75,8 @@ class ThreatModel:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def in_words(self) -> str:
-        """The threat card: one sentence for a reader who sees only this number."""
+    def card(self) -> str:
+        """The threat card: the threat model in one sentence."""
         network = {
             "none": "no weights",
             "surrogate": f"a network of its own, trained on the same data ({self.surrogate} architecture)",
@@ -105,9 +105,9 @@ Tier = Literal["gray-black-box", "train-time", "aware-realistic", "aware-full"]
 def tier_of(threat: ThreatModel) -> Tier:
     """What the attacker knows of the defense, as one of four.
 
-    gray-black-box   nothing but answers, or a network of its own
+    gray-black-box   only answers of the defense, or a network of its own
     train-time       the trained weights, and not what the defense has become since
-    aware-realistic  the defense as it was some inputs ago (delay), or a copy that saw a part of the stream (known)
+    aware-realistic  the defense some inputs ago (delay), or a copy that saw a part of the stream (known)
     aware-full       the defense as it serves now, or a copy that sees all that the attacker itself sends
     """
     if threat.weights in ("none", "surrogate"):

@@ -33,7 +33,7 @@ class AntiAdversaryParams(Params):
 
 
 class AntiAdversary(StaticDefense):
-    """Answers after a few steps down the loss of its own first label."""
+    """Answers for the image after a few steps that lower the loss of its own first label."""
 
     Params: ClassVar[type[Params]] = AntiAdversaryParams
 
@@ -69,7 +69,7 @@ class _Moved(nn.Module):
         logits: Tensor = self.network(x + self._gamma(x.detach()))
         return logits
 
-    @torch.enable_grad()  # whoever asks may do so without gradients
+    @torch.enable_grad()  # the caller may have switched gradients off
     def _gamma(self, x: Tensor) -> Tensor:
         gamma = torch.zeros_like(x)
         with torch.no_grad():

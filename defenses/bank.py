@@ -40,7 +40,7 @@ from defenses.precision import InPrecision, Precision, computing
 #: taken when the module is loaded, so that an edit during a long run does not split its bank
 _SOURCE = module_hash(__name__)
 
-#: most images that are made as one piece, and most bytes of them: what making a bank holds in memory
+#: most images of a piece, and most bytes of them: what is held in memory while a bank is made
 PIECE = 1024
 PIECE_BYTES = 1 << 26
 
@@ -81,7 +81,7 @@ class BankParams(Params):
 
 
 def check_bank(params: Any, facts: TaskFacts, copies: int) -> None:
-    """Raise `BadValue` where the bank of `params` is larger than the training set, has fewer rows than k, or steps for
+    """Raise `BadValue` if the bank of `params` is larger than the training set, has fewer rows than k, or steps for
     copies that are not made."""
     size = params.bank_size or facts.train_size
     if size > facts.train_size:
@@ -130,7 +130,7 @@ class BankBuilder:
         self.chosen = np.arange(task.facts.train_size)
         if recipe.size:
             self.chosen = np.sort(fixed_order("bank", task.facts.train_size)[: recipe.size])
-        seed = context.seed if recipe.copies else 0  # without copies nothing is drawn
+        seed = context.seed if recipe.copies else 0  # without copies there are no draws
         self.key = digest([context.base_key, _SOURCE, seed, asdict(recipe)])
         image_bytes = int(np.prod(task.facts.image_shape))
         piece = min(PIECE, PIECE_BYTES // image_bytes)
@@ -141,7 +141,7 @@ class BankBuilder:
             self.piece = self.block = max(piece, 1)
 
     def missing(self) -> list[str]:
-        """Pieces worth making apart; none for a small bank, which `build` makes in one go."""
+        """The missing pieces; [] for a small bank, which `build` makes at once."""
         count = len(self.chosen)
         if self.cache.has("banks", self.key) or not self.recipe.copies or count <= self.piece:
             return []
@@ -188,7 +188,7 @@ class BankBuilder:
         return InPrecision(channels_last(network), self.recipe.precision)
 
     def build(self, probes: int = 0) -> Bank:
-        """The bank, made from its pieces where the cache lacks it; probes: lists to look into, of an `ivf` index."""
+        """The bank, from the cache or made from its pieces. probes: how many lists of an `ivf` index are searched."""
         count = len(self.chosen)
         starts = range(0, count, self.piece)
 
@@ -278,7 +278,7 @@ class Bank:
         return replace(self, index=DeviceNeighbours(self.index, device), resident=images)
 
     def pixels(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-        """Images (k, C, H, W) float32 in [0, 1] of some rows, as the bank stands now."""
+        """Images (k, C, H, W) float32 in [0, 1] of some rows, with the replaced ones."""
         if self.resident is None:
             return to_pixels(self.gather(rows), self.pixel_scale, device)
         images = self.resident.index_select(0, torch.from_numpy(rows).to(self.resident.device))
@@ -289,8 +289,8 @@ class Bank:
 
     def histograms(self, query: NDArray[np.float32], k: int, classes: int) -> dict[str, list[int]]:
         """How many of the k nearest rows carry each label: of all rows now (D'), and of the training images (D)."""
-        found = self._nearest_in_each(query, k)
-        return {name: np.bincount(self.labels[ids], minlength=classes).tolist() for name, ids in found.items()}
+        nearest = self._nearest_in_each(query, k)
+        return {name: np.bincount(self.labels[ids], minlength=classes).tolist() for name, ids in nearest.items()}
 
     def shown(self, query: NDArray[np.float32], count: int) -> dict[str, tuple[Tensor, list[int]]]:
         """The nearest rows in D and in D', as images (count, C, H, W) in [0, 1] with their labels."""
@@ -300,13 +300,13 @@ class Bank:
         }
 
     def _nearest_in_each(self, query: NDArray[np.float32], k: int) -> dict[str, NDArray[np.int64]]:
-        found = {"D": self.index.search(query, k, below=self.clean).ids}
+        nearest = {"D": self.index.search(query, k, below=self.clean).ids}
         if len(self) > self.clean:
-            found["D'"] = self.search(query, k).ids
-        return found
+            nearest["D'"] = self.search(query, k).ids
+        return nearest
 
     def search(self, query: NDArray[np.float32], k: int) -> Ranking:
-        """The k rows nearest to a query (D,), as the bank stands now."""
+        """The k rows nearest to a query (D,), among the rows with the replaced ones."""
         overlay = self.overlay
         if overlay is None:
             return self.index.search(query, k)
@@ -314,7 +314,7 @@ class Bank:
         return frozen.merged(_nearest(overlay, query, k)).first(k)
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Images (k, C, H, W) of some rows, as the bank stands now."""
+        """Images (k, C, H, W) uint8 of some rows, with the replaced ones."""
         images = self.images[rows]
         if self.overlay is not None:
             where, place = self._replaced_among(rows)
@@ -343,7 +343,7 @@ class Bank:
         return self.with_overlay(rows, images, features)
 
     def frozen(self) -> Bank:
-        """The bank with nothing replaced."""
+        """The bank without replaced rows."""
         return replace(self, overlay=None)
 
     def with_overlay(self, rows: NDArray[np.int64], images: NDArray[np.uint8], features: NDArray[np.float32]) -> Bank:

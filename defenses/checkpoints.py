@@ -1,4 +1,4 @@
-"""Training that survives a kill: what a step changes is stored on the way, and training goes on from there.
+"""Checkpoints of training: everything that a step changes is stored on the way, and training goes on from there.
 
 Every draw of training is a function of (seed, epoch, step), so weights, buffers, moments and the number of steps are
 all that is needed to go on bit for bit.
@@ -24,7 +24,7 @@ STORING_SHARE = 0.02
 class Checkpoints:
     """The checkpoint of one training, in the cache under the key of its base.
 
-    tensors: all that a step changes, in a fixed order; they stay where they are.
+    tensors: everything that a step changes, in a fixed order; they keep their place in memory.
     """
 
     def __init__(self, context: Context, tensors: Sequence[Tensor]) -> None:
@@ -34,7 +34,7 @@ class Checkpoints:
         self._store_s = 0.0
 
     def resume(self) -> int:
-        """Take up what an earlier process stored; how many steps it had done: 0 where nothing usable is stored."""
+        """Restore a stored checkpoint, and return its number of steps; 0 if there is none that fits."""
         stored = self._context.cache.find_tensors(CHECKPOINTS, self._context.base_key)
         steps = stored.pop("steps", None)
         tensors = [stored.get(str(number)) for number in range(len(self._tensors))]

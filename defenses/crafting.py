@@ -21,7 +21,7 @@ from defenses.recording import Body, Recorder
 
 
 class Crafting:
-    """Makes adversarial images against `network` as it is at each call, in evaluation mode, in this precision."""
+    """Makes adversarial images against `network` with its present weights, in evaluation mode and in this precision."""
 
     def __init__(self, network: nn.Module, precision: Precision, recorder: Recorder | None) -> None:
         self._network = network
@@ -74,7 +74,7 @@ class _Ascent:
 
 @contextmanager
 def held(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode and without gradients of its weights, to craft against it; then as it was."""
+    """Put the network into evaluation mode without gradients of its weights; restore both at the end."""
     training = network.training
     taught = [weight for weight in network.parameters() if weight.requires_grad]
     network.eval()

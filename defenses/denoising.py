@@ -43,7 +43,7 @@ class FeatureDenoising(PGDTraining):
     @classmethod
     def validate(cls, params: Any, facts: TaskFacts) -> None:
         super().validate(params, facts)
-        cls(params).build(facts, 0)  # raises where there is no place for a block
+        cls(params).build(facts, 0)  # raises if a layer for a block does not exist
 
     def completed(self, network: Network, facts: TaskFacts) -> Network:
         named = [name.strip() for name in self.params.after.split(",") if name.strip()]

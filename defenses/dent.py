@@ -36,7 +36,7 @@ class DentParams(Params):
 
 
 class Dent(BatchDefense):
-    """Lowers the entropy of each batch's answers before it gives them; nothing carries over."""
+    """Lowers the entropy of each batch's answers before it gives them. Each batch starts from the base again."""
 
     Params: ClassVar[type[Params]] = DentParams
 
@@ -57,7 +57,7 @@ class Dent(BatchDefense):
             logits: Tensor = network(x)
         return logits
 
-    @torch.enable_grad()  # whoever asks may do so without gradients
+    @torch.enable_grad()  # the caller may have switched gradients off
     def _adapted(self, x: Tensor) -> nn.Module:
         """The network with its modulation adapted to the batch x (B, C, H, W)."""
         network = copy.deepcopy(self._start)
@@ -69,7 +69,7 @@ class Dent(BatchDefense):
                 optimiser.zero_grad(set_to_none=True)
                 entropy(lowered(network, x, precision)).mean().backward()
                 optimiser.step()
-        self.adaptation_steps += self.params.steps * len(x)  # every answer of the batch waits for all of them
+        self.adaptation_steps += self.params.steps * len(x)  # all answers of a batch are ready at the same time
         return freeze(network)
 
     def snapshot(self) -> State:
@@ -124,7 +124,7 @@ def modulated(network: nn.Module) -> nn.Module:
 
 
 def _channels(layer: nn.Module) -> int:
-    """Channels of what a layer gives; 0 where it is none that a modulation follows."""
+    """The number of output channels of a layer; 0 if no modulation follows it."""
     for kind, name in ((nn.BatchNorm2d, "num_features"), (nn.Conv2d, "out_channels"), (nn.Linear, "out_features")):
         if isinstance(layer, kind):
             return int(getattr(layer, name))

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from defenses.precision import Precision, computing, lowered
 
 
-@torch.enable_grad()  # whoever asks for an answer may do so without gradients
+@torch.enable_grad()  # the caller may have switched gradients off
 def descend(
     network: nn.Module, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor, share: Tensor, precision: Precision
 ) -> Tensor:
@@ -27,8 +27,10 @@ def descend(
 
 
 def empty_moments(optimiser: torch.optim.Optimizer) -> list[Tensor]:
-    """Give Adam (or AdamW, fused) its count and its two moments per weight before its first step; they stay where they
-    are, so that a recording and a copy find them."""
+    """Give Adam (or AdamW, fused) its count and its two moments per weight before its first step.
+
+    They keep their place in memory, so that recordings and copies can use them.
+    """
     moments: list[Tensor] = []
     for group in optimiser.param_groups:
         for weight in group["params"]:

@@ -62,7 +62,7 @@ def squared_distances(features: Tensor, query: Tensor) -> Tensor:
 
 
 def fits_beside(bytes_needed: int, device: torch.device) -> bool:
-    """Whether so much may stay on the device: within `SHARE_OF_FREE` of what is free on it. Never on a CPU, where the
+    """Whether so many bytes may stay on the device: `SHARE_OF_FREE` of its free memory. Never on a CPU, where the
     mapped file is as near."""
     if device.type != "cuda":
         return False

@@ -4,7 +4,7 @@ This is the hot path of a runtime defense: tensors stay on the device, no loader
 and none where no epoch can be stopped early.
 
 A learner is a state. The network, Adam and the recorded step are a workspace's (`defenses.workspace`), which all
-learners of one defense share: who needs it copies its state in, and so forks, probes and restored states cost a copy.
+learners of one defense share: a learner copies its state into it, so a fork, probe or restored state costs one copy.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TuningSet:
 
 
 class _Shared:
-    """A workspace and the learner whose state it holds now."""
+    """A workspace, and the learner whose state is in it."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
@@ -59,7 +59,7 @@ class _Shared:
 
     @contextmanager
     def on_own_stream(self) -> Iterator[None]:
-        """Work that is started inside runs beside that of other workspaces."""
+        """Work that is started inside runs at the same time as that of other workspaces."""
         if self.stream is None:
             yield
         else:
@@ -99,7 +99,7 @@ class Learner:
 
     @property
     def network(self) -> nn.Module:
-        """The network as it is now; not to be kept, since other learners use it too."""
+        """The network with the present weights. Do not keep it: other learners use it too."""
         return self._workspace.network
 
     def fork(self) -> Learner:
@@ -110,15 +110,15 @@ class Learner:
         return twin
 
     def lanes(self, count: int) -> list[Learner]:
-        """As many forks as asked for that can be fine-tuned side by side: each has a workspace of its own."""
+        """This many forks that can be fine-tuned at the same time, since each has a workspace of its own."""
         while len(self._lanes) < count:
             self._lanes.append(self._make())
-        found = []
+        forks = []
         for shared in self._lanes[:count]:
             twin = self.fork()
             twin._shared = shared
-            found.append(twin)
-        return found
+            forks.append(twin)
+        return forks
 
     def become(self, other: Learner) -> None:
         """Take up the state of another learner of the same network."""
@@ -126,7 +126,7 @@ class Learner:
             copy_all(self._tensors(), other._tensors())
 
     def _tensors(self) -> Sequence[Tensor]:
-        """The state where it is."""
+        """The tensors of the state, not copied."""
         return self._shared.workspace.tensors if self._state is None else self._state
 
     def reset(self) -> None:
@@ -142,7 +142,7 @@ class Learner:
         return self._shared.workspace.names
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` returned."""
+        """Restore the tensors that `tensors` returned."""
         copy_all(self._tensors(), [tensors[name] for name in self._names()])
 
     def fit(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, order: torch.Generator) -> int:
@@ -151,7 +151,7 @@ class Learner:
         return steps
 
     def fitting(self, data: TuningSet) -> Generator[None, None, int]:
-        """The same step by step: it pauses after each step that it started."""
+        """As `fit`, as a generator that pauses after each step."""
         recipe, place, x, y = self.recipe, self._workspace, data.x, data.y
         place.begin()
         steps = 0
@@ -196,7 +196,7 @@ class Learner:
         return self._workspace.craft(x, y, eps, steps, step_size or 2.5 * eps / steps, offset)
 
     def frozen(self) -> nn.Module:
-        """A copy of the network as it is now, whose weights take no gradients."""
+        """A copy of the network with the present weights, which take no gradients."""
         return frozen_copy(self.network)
 
 

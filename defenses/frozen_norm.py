@@ -131,7 +131,7 @@ def freeze_norms(network: nn.Module, example: Tensor) -> nn.Module:
 
 
 def _layers_before(network: nn.Module, norms: list[nn.Module], example: Tensor) -> dict[nn.Module, nn.Module]:
-    """The layer that each norm can be folded into: what it gives is read by that norm and by nothing else."""
+    """The layer that each norm can be folded into: only that norm reads its output."""
     outputs: dict[int, nn.Module] = {}  # tensor -> the layer that gave it
     calls: Counter[nn.Module] = Counter()
     inputs: dict[nn.Module, int] = {}  # norm -> the tensor that it was given

@@ -40,7 +40,7 @@ class KnnATParams(AdaptationParams):
 
 
 class KnnAT(RMC):
-    """Adapts to clean neighbours and to adversarial copies made of them."""
+    """Adapts to clean neighbours, and to adversarial copies of them."""
 
     Params: ClassVar[type[Params]] = KnnATParams
 
@@ -52,7 +52,7 @@ class KnnAT(RMC):
         return BankRecipe(size=self.params.bank_size, index=self.params.index)
 
     def _training_points(self, bank: Bank, rows: NDArray[np.int64], draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The rows and a copy of each, made against the weights as they are."""
+        """The rows, and an adversarial copy of each against the present weights."""
         params = self.params
         x, y = self._points(bank, rows)
         x_adv = self._learner.attacked(x, y, params.eps, params.craft_steps, params.craft_step_size, draws)

@@ -57,7 +57,7 @@ class Neighbours:
         shards, start = [], 0
         for path in _files(folder):
             kept = path.with_suffix(".npy")
-            if kept.exists():  # lists in another order than the rows: the features stand beside them
+            if kept.exists():  # an ivf index does not keep the order of the rows
                 index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
                 index.nprobe = max(probes, 1)
                 features = np.load(kept, mmap_mode="r")

@@ -54,7 +54,7 @@ def lowered(network: nn.Module, x: Tensor, precision: Precision) -> Tensor:
 
 
 class InPrecision(nn.Module):
-    """A network that computes in this precision, for those who call it: x (N, C, H, W) -> logits (N, K) float32."""
+    """A network that computes in this precision when it is called: x (N, C, H, W) -> logits (N, K) float32."""
 
     def __init__(self, network: nn.Module, precision: Precision) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Work that is recorded once and repeated: a CUDA graph on a GPU.
 
-A body is a function without arguments that reads and writes tensors which stay where they are; nothing in it may look
-at a value on the host. Whoever records it copies new inputs into the same tensors and calls what `record` returned.
+A body is a function without arguments that reads and writes tensors at fixed places in memory. It must not read a value
+on the host. To repeat it, copy new inputs into the same tensors and call what `record` returned.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WARM_UP = 3
 
 
 class Recorder(Protocol):
-    """Records a body, and leaves `touched`, the tensors that it changes, and the global generators as they were."""
+    """Records a body, and restores `touched`, the tensors that it changes, and the global generators."""
 
     def record(self, body: Body, touched: Sequence[Tensor]) -> Body:
         """What repeats the body."""
@@ -58,7 +58,7 @@ class CudaGraphs:
 
 @contextmanager
 def _fastest_algorithms() -> Iterator[None]:
-    """cuDNN measures which of its algorithms is fastest inside."""
+    """Let cuDNN measure which of its algorithms is fastest."""
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
     try:
         yield
@@ -83,7 +83,7 @@ class Rehearsal:
 
 
 def recorder_for(device: torch.device) -> Recorder | None:
-    """Graphs on CUDA; None elsewhere: the work is then done step by step."""
+    """Graphs on CUDA; None on other devices, where the work is done step by step."""
     return CudaGraphs() if device.type == "cuda" else None
 
 

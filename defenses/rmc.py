@@ -121,7 +121,7 @@ class RMC(OnlineDefense):
     def probe(self, x: Tensor, draw: int | None = None, company: Tensor | None = None) -> Tensor:
         """As the contract says, without calibration and replacement, which only later points feel.
 
-        All points start from one state, so several are adapted side by side where the device gains by it.
+        All points start from one state, so several are adapted at the same time if the device gains by it.
         """
         noise_key = self.noise_of(draw)
         lanes = self._lanes(len(x))
@@ -182,7 +182,7 @@ class RMC(OnlineDefense):
         self.adaptation_steps += sum(side_by_side(list(zip(learners, sets, strict=True))))
 
     def _training_points(self, bank: Bank, rows: NDArray[np.int64], draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        """What is fine-tuned on, given rows of the bank: they themselves."""
+        """The images and labels to fine-tune on, from rows of the bank: the rows themselves."""
         return self._points(bank, rows)
 
     def _points(self, bank: Bank, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -190,7 +190,7 @@ class RMC(OnlineDefense):
         return images, torch.from_numpy(bank.labels[rows]).to(self._device)
 
     def _replace(self, rows: NDArray[np.int64]) -> None:
-        """What RMC+ does between an answer and its calibration; nothing here."""
+        """Called between an answer and its calibration. RMC+ replaces rows here; RMC does nothing."""
 
     def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]]]:
         features = features_of(self._features, x)
@@ -213,7 +213,7 @@ class RMC(OnlineDefense):
         return twin
 
     def proxy(self) -> nn.Module:
-        """theta_t: the network as the last calibration left it (theta_0 where nothing carries over)."""
+        """theta_t: the network after the last calibration (theta_0 if the weights do not carry over)."""
         if not self.params.carry:
             return frozen_copy(self._features)
         return self._learner.frozen()

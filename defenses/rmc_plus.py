@@ -3,7 +3,7 @@
 Wu, Yuan, Wu, ICML 2020. The slides name the tweak and its parameter delta (0.5, 0.75, 1), not its formula. This module
 is a reading of it: after each prediction, and before the calibration, a random fraction delta of the retrieved
 neighbours is replaced in D' and in its index by adversarial examples crafted now, by PGD against the current adapted
-weights, from their clean originals. So D' follows theta, and who crafts on a stale or partial theta meets neighbours
+weights, from their clean originals. So D' follows theta, and an attacker with a stale or partial theta meets neighbours
 that have moved on.
 
 Also readings, each a parameter: `replace` (all retrieved rows, or only adversarial copies, so that clean originals
@@ -38,7 +38,7 @@ class RMCPlusParams(RMCParams):
 
 
 class RMCPlus(RMC):
-    """RMC whose augmented set follows its weights."""
+    """RMC with an augmented set that follows the weights."""
 
     Params: ClassVar[type[Params]] = RMCPlusParams
 

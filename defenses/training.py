@@ -1,4 +1,4 @@
-"""What bases that are trained share: their parameters, and the loop. A module per method says the loss of a batch."""
+"""What trained bases share: their parameters and the loop. Each method has a module, which defines its loss."""
 
 from __future__ import annotations
 
@@ -56,8 +56,12 @@ class AdversarialParams(TrainedParams):
 
 @dataclass(frozen=True)
 class Step:
-    """Where training stands: epochs done as a real number, the generator of this step's draws, and how examples are
-    crafted against the network that learns (None: nothing is)."""
+    """The position in training.
+
+    epoch  epochs done, as a real number
+    draws  the generator of this step
+    craft  how examples are crafted against the network that learns; None: by foolbox's loop
+    """
 
     epoch: float
     draws: torch.Generator
@@ -65,7 +69,7 @@ class Step:
 
 
 class TrainedBase(Base):
-    """A network trained with AdamW. A subclass says `loss`; everything random is a function of (context.seed, step)."""
+    """A network trained with AdamW. A subclass implements `loss`. All draws are functions of (context.seed, step)."""
 
     Params: ClassVar[type[Params]] = TrainedParams
 
@@ -134,7 +138,7 @@ class TrainedBase(Base):
 
 
 class ExamplesBase(TrainedBase):
-    """A network trained by the cross-entropy on examples. A subclass says `examples`; a GPU records the step."""
+    """A network trained by the cross-entropy on examples. A subclass implements `examples`; a GPU records the step."""
 
     @abstractmethod
     def examples(self, network: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:

@@ -160,7 +160,7 @@ class SoftKNN(nn.Module):
         return shares.clamp_min(1e-30).log()
 
     def _nearest(self, part: _ClassIndex, queries: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Rows (N, each) of one class; (N, 0) where it has none."""
+        """Rows (N, each) of one class; (N, 0) if it has none."""
         if not len(part.index):
             return np.empty((len(queries), 0), np.int64)
         return part.index.batch(queries, self.each)

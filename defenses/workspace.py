@@ -5,8 +5,8 @@ CPU it is called batch by batch. With a recorder (on CUDA always) it runs over t
 short last batch is filled up by rows of weight 0 and one recording serves every batch. With batch statistics
 (`batch_norm` train) such rows would count, so there each number of rows has its recording.
 
-A workspace is lent to one learner at a time; `defenses.finetune` says whose state it holds. Its tensors never move:
-whoever changes hands copies into them.
+A workspace serves one learner at a time; `defenses.finetune` knows which. Its tensors keep their place in memory:
+another learner copies its state into them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Recipe:
 class Workspace:
     """The network being adapted, Adam's moments and the step; `tensors` is all that a step changes, in a fixed order.
 
-    start: the network that adaptation begins with, left alone. recorder: how the step is repeated; None: it is called.
+    start: the network that adaptation begins with; it is not changed. recorder: repeats the step; None: it is called.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class Workspace:
         self.network.eval()
         self._optimiser = torch.optim.Adam(self.network.parameters(), lr=recipe.lr, fused=True, capturable=cuda)
         self._moments = empty_moments(self._optimiser)
-        #: PGD against the network as it is
+        #: PGD against the network with its present weights
         self.craft = Crafting(self.network, recipe.precision, recorder)
         self._network_tensors = tensors_of(self.network)
         self.tensors = [*self._network_tensors, *self._moments]
-        #: a name for each of them
+        #: the names of the tensors
         self.names = [f"network.{i}" for i in range(len(self._network_tensors))]
         self.names += [f"adam.{i}" for i in range(len(self._moments))]
         self._start = tensors_of(start)

@@ -7,7 +7,7 @@ import hashlib
 
 from markupsafe import Markup
 
-from bench.analysis.report import MARGIN, Report, in_words, short
+from bench.analysis.report import MARGIN, Report, agreement, short
 from leaderboard.page import TEMPLATES, environment
 
 
@@ -20,5 +20,5 @@ def render(report: Report) -> str:
     return (
         environment()
         .get_template("report.html")
-        .render(report=report, words=in_words(report), short=short, margin=MARGIN, style=markup, policy=policy)
+        .render(report=report, words=agreement(report), short=short, margin=MARGIN, style=markup, policy=policy)
     )

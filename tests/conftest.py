@@ -29,6 +29,9 @@ from bench.settings import Settings
 from bench.store.schema import _config
 from tests.databases import postgres_server
 
+#: the checkout
+ROOT = Path(__file__).parent.parent
+
 #: small and quick, for tests that ask how and not how well
 QUICK = {"base.epochs": 8, "defense.epochs": 1, "defense.k": 128, "defense.bank_steps": 5, "attack.steps": 5}
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from bench.cli.main import COMMANDS
-from tests.conftest import Bench
+from tests.conftest import ROOT, Bench
 
-ROOT = Path(__file__).parent.parent
 PAGES = sorted(path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md"))
 #: pages whose commands take hours, or need data sets: only looked at
 LOOKED_AT = {Path("reproduction.md")}

@@ -23,7 +23,7 @@ from bench import library
 from bench.analysis.intervals import Estimate
 from bench.store import Store
 from tests import planted
-from tests.conftest import Bench, sets
+from tests.conftest import ROOT, Bench, sets
 
 EPOCHS = {"base.epochs": 8}
 RMC = {**EPOCHS, "defense.epochs": 1, "defense.k": 128, "defense.bank_steps": 5}
@@ -360,7 +360,7 @@ def test_a_script_without_a_guard_may_use_workers(tmp_path: Path) -> None:
         f"result = bench.run('regular', 'pgd', n=4, sets={EPOCHS}, workers=2)\n"
         "print(result.status, result.n, __name__)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
     )
@@ -375,7 +375,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "bench.run\n"
         "assert not {'pandas', 'click', 'rich'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
 
 
 def test_a_suite_takes_the_arguments_of_a_run_and_no_others() -> None:

@@ -17,10 +17,9 @@ from bench.data.imagenet import synsets
 from bench.data.task import TaskFacts
 from bench.models.sources import make_network
 from bench.models.wrapped import Wrapped
-from tests.conftest import Bench
-from tests.test_cifar10_and_imagenet import write_image
+from tests.conftest import ROOT, Bench
+from tests.data.test_cifar10_and_imagenet import write_image
 
-ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 

@@ -33,7 +33,7 @@ def test_an_unknown_field_gets_the_nearest_name() -> None:
 
 
 def test_the_card_says_what_the_attacker_knows() -> None:
-    partial = ThreatModel(eps=0.3, weights="simulated", known=0.5).in_words()
+    partial = ThreatModel(eps=0.3, weights="simulated", known=0.5).card()
     assert "0.5" in partial and "simulated copy" in partial and "private" in partial
-    assert "50 more inputs" in ThreatModel(weights="adapted", delay=50).in_words()
-    assert "do not change" in ThreatModel(queries=10).in_words()
+    assert "50 more inputs" in ThreatModel(weights="adapted", delay=50).card()
+    assert "do not change" in ThreatModel(queries=10).card()

@@ -120,7 +120,7 @@ def _difference(
 
 
 def _given(shared: Sequence[str]) -> str:
-    """What a difference of runs is given: what they share, a stream where they share different things."""
+    """What the examples of both runs share; a stream if they share different things."""
     different = sorted(set(shared) - {""}, reverse=True)
     return different[0] if different else ""
 

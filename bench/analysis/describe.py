@@ -1,4 +1,4 @@
-"""A run as its readers see it: from stored facts to the object that `--json` prints and the page shows."""
+"""Describes a run for its readers: from stored facts to the object that `--json` prints and the page shows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bench.threat import ThreatModel
 
 
 def names_of(record: RunRecord) -> dict[str, Any]:
-    """What tells a run from others, from its record alone: the first columns of every table of examples."""
+    """The names and numbers that identify a run for a reader: the first columns of every table of examples."""
     spec, threat = record.spec, record.spec["threat"]
     return {
         "run": record.key,
@@ -98,14 +98,14 @@ def clean_answers(store: Store, record: RunRecord) -> dict[tuple[int, int], int]
 
 
 def clean_run_of(record: RunRecord) -> str | None:
-    """Key of the run whose answers are this one's clean answers; None where its own rows have them, or nobody."""
+    """Key of the run that holds this run's clean answers; None if its own rows hold them, or if no run does."""
     if record.spec["game"]["facts"]["answers_clean"]:
         return None
     return record.key if record.spec["attack"]["name"] == "clean" else record.clean_key
 
 
 def seconds(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, float]:
-    """Where the time went. attack counts crafting that was shared with other runs too, as if it had been done here."""
+    """Seconds of attack, defense and harness. Crafting that several runs share counts in each of them."""
     games = store.games(record.key)
     attack = sum(row.attack_s for row in rows)
     defense = sum(game.defense_s for game in games)
@@ -132,7 +132,7 @@ def ledger(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, in
 def flags(
     store: Store, record: RunRecord, rows: Sequence[Row], clean: Mapping[tuple[int, int], int]
 ) -> list[dict[str, Any]]:
-    """What a reader must know about the number, each with its figure; clean: see `clean_answers`."""
+    """Warnings that a reader of the result needs, each with its figure. clean: see `clean_answers`."""
     found = []
     broken = [row for row in rows if row.violation]
     if broken:
@@ -181,7 +181,7 @@ def threat_card(spec: dict[str, Any]) -> str:
     """The threat model and the game in words."""
     game = spec["game"]
     own = f" (protocol {game['protocol']})" if game["source"] else ""
-    return f"{ThreatModel(**spec['threat']).in_words()}; {game['card']}{own}"
+    return f"{ThreatModel(**spec['threat']).card()}; {game['card']}{own}"
 
 
 def example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def examples(store: Store, record: RunRecord) -> list[dict[str, Any]]:
 
 
 def flat_rows(store: Store, record: RunRecord) -> list[dict[str, Any]]:
-    """All examples as lines of `bench export --format csv`: the run's names before the facts, nothing nested."""
+    """All examples as lines of `bench export --format csv`: the run's names, then the facts, without nesting."""
     names = names_of(record)
     rows = []
     for facts in examples(store, record):

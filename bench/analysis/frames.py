@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 #: the facts of an example as `bench export --format csv` calls them: which column of the store each is, and its type.
-#: Int64 and boolean are pandas' own types, whose missing values are <NA>
+#: Int64 and boolean are types of pandas with <NA> for missing values
 FACTS = {
     "index": ("index", "int64"),
     "trial": ("game", "int64"),
@@ -38,7 +38,7 @@ FACTS = {
     "seconds_attack": ("attack_s", "float64"),
     "seconds_defense": ("defense_s", "float64"),
 }
-#: and the names of its run, which stand before them (see `bench.analysis.describe.names_of`)
+#: the names of the example's run, which come before the facts (see `bench.analysis.describe.names_of`)
 NAMES = {
     "run": "str",
     "status": "str",
@@ -57,7 +57,7 @@ BLOCK = 30_000
 
 
 def load_pandas() -> Any:
-    """The module pandas; `BadValue` says how to install it where it is missing."""
+    """The module pandas; if it is missing, `BadValue` says how to install it."""
     try:
         import pandas
     except ImportError:
@@ -71,7 +71,7 @@ def frame_of(store: Store, records: Sequence[RunRecord]) -> DataFrame:
     """One line per stored example of these runs, in their order: the run's names, then the facts.
 
     Columns as `bench export --format csv` has them. Whole numbers are int64; clean_answer, which a run without a clean
-    answer lacks, is Int64, believed and fooled_inside are boolean, all three with <NA>; a distance that is none is NaN.
+    answer lacks, is Int64, believed and fooled_inside are boolean, all three with <NA>; a missing distance is NaN.
     """
     pd = load_pandas()
     wanted = [column for column, _ in FACTS.values()]
@@ -90,7 +90,7 @@ def frame_of(store: Store, records: Sequence[RunRecord]) -> DataFrame:
 
 
 def _clean_answers(store: Store, records: Sequence[RunRecord], runs: Any, facts: DataFrame) -> Any:
-    """For each line, the answer of the run's paired clean run to the same example; <NA> where there is none."""
+    """For each line, the answer of the paired clean run to the same example; <NA> if there is none."""
     sources = [clean_run_of(record) for record in records]
     keys = list(dict.fromkeys(key for key in sources if key is not None))
     numbers = {key: number for number, key in enumerate(keys)}
@@ -121,5 +121,5 @@ def _typed(store: Store, keys: Sequence[str], columns: list[str], types: list[st
 
 
 def _frame(pd: Any, columns: Sequence[Sequence[Any]], types: Sequence[str]) -> DataFrame:
-    """Columns as a frame whose columns are numbered."""
+    """A frame with these columns, which get numbers as names."""
     return pd.DataFrame({i: pd.Series(v, dtype=t) for i, (v, t) in enumerate(zip(columns, types, strict=True))})

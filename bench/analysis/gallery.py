@@ -49,7 +49,7 @@ def gallery(
     x_adv = torch.stack([images[row.game, row.position] for row in chosen])
     try:
         nearest, why = _nearest(spec, x_adv, resources)
-    except Exception as error:  # so may a foreign defense
+    except Exception as error:  # a defense of a plug-in may raise anything
         nearest, why = [], f"Neighbours are not shown: {one_line(error)}"
     shown = [Shown(row, x[i].cpu(), x_adv[i], nearest[i] if nearest else {}) for i, row in enumerate(chosen)]
     return shown, why
@@ -68,7 +68,7 @@ def choose(rows: Sequence[Row], count: int) -> list[Row]:
 def _nearest(
     spec: RunSpec, x_adv: Tensor, resources: Resources
 ) -> tuple[list[dict[str, tuple[Tensor, list[int]]]], str]:
-    """The neighbours of what was served, from what the cache holds: nothing long is made in order to look at it."""
+    """The neighbours of the served images, if the cache holds the bank: a gallery does not build one."""
     if spec.is_base:
         return [], ""
     if registry.defenses[spec.defense.name].source_hash() != spec.defense.source:

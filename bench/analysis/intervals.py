@@ -16,7 +16,7 @@ BOOTSTRAPS = 10_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share with its 95 % interval. method says where the interval comes from and what it is an interval for."""
+    """A share with its 95 % interval. method: how the interval is made, and what it holds for."""
 
     value: float
     low: float
@@ -50,7 +50,7 @@ def clustered(outcomes: Sequence[Sequence[bool]]) -> Estimate:
     """Share over clusters (trials): the hull of a percentile bootstrap over clusters and of Wilson's interval.
 
     The bootstrap sees how clusters differ, but with few clusters it can come out narrower than the examples alone
-    allow, and empty where all clusters agree; Wilson's interval over examples is then the wider. Seeded: a function.
+    allow, and empty if all clusters agree; Wilson's interval over examples is then wider. The seed is fixed.
     """
     right = np.array([sum(cluster) for cluster in outcomes], dtype=float)
     sizes = np.array([len(cluster) for cluster in outcomes], dtype=float)

@@ -20,10 +20,10 @@ Outcomes = Mapping[tuple[int, int], bool]
 
 @dataclass(frozen=True)
 class Sharing:
-    """What the examples of a run have in common, so that an interval must say what it is given.
+    """What the examples of a run share, so that an interval holds only for it.
 
-    shared  what those of one game share: a `stream`, a `state`, or "" (a static defense: nothing)
-    splits  the games share the examples out; False: each plays all of them
+    shared  what the examples of one game share: a `stream`, a `state`, or "" for nothing (a static defense)
+    splits  each example belongs to one game; False: every game plays all examples
     """
 
     shared: str
@@ -67,7 +67,7 @@ def at_budget(
 
 
 def median_distance(rows: Sequence[Row], norm: Norm) -> float | None:
-    """Median distance of the images that were answered wrong (0 where x was itself); None where none was."""
+    """Median distance of the images that were answered wrong; 0 for an x that was wrong itself. None without any."""
     measured = [row.distances.get(norm, math.nan) for row in rows if row.answer != row.label]
     found = [distance for distance in measured if math.isfinite(distance)]
     return float(np.median(found)) if found else None
@@ -124,7 +124,7 @@ class Redraws:
 
 
 def redraws(right: Outcomes) -> Redraws | None:
-    """What further games over the same points say; None where there is one game, or each has points of its own."""
+    """Compares games over the same points; None for a single game, or if each game has points of its own."""
     games: dict[int, dict[int, bool]] = {}
     for (game, index), outcome in right.items():
         games.setdefault(game, {})[index] = outcome

@@ -1,4 +1,4 @@
-"""Small HTML tables for notebooks: text alone, nothing fetched, no colours of their own, so that any ground will do."""
+"""Small HTML tables for notebooks: only text, no files to fetch, no colours, so that they fit light and dark."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Difference:
 def paired(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[int] | None = None, given: str = "") -> Difference:
     """The difference b - a of two outcomes (N,) of the same examples.
 
-    clusters: the game of each; given: what they all share where they are in no games (a stream, a state), for `method`.
+    clusters: the game of each; given: what all share if they are in no games (a stream, a state), for `method`.
     Independent examples: McNemar's exact test, and the interval of Agresti and Min (Statistics in Medicine 2005), which
     adds a half to each cell. In clusters (games): the test of Durkalski et al. (Statistics in Medicine 2003), and the
     hull of that interval and of a percentile bootstrap over the clusters.

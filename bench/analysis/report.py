@@ -1,4 +1,4 @@
-"""A suite's runs beside published figures: which run stands in which cell, and whether it agrees.
+"""A suite's runs beside published figures: the run of each cell, and whether it agrees with the figure.
 
 A figure of a paper comes from other networks and mostly without its n, so it is compared with a margin: it agrees where
 our whole interval lies within the margin of it, disagrees where our whole interval lies outside, and is undecided
@@ -69,7 +69,7 @@ class Report:
 
     @property
     def missing(self) -> int:
-        """Cells of rows that hold some run which have none."""
+        """The number of cells without a run, in rows that have at least one run."""
         return sum(cell is None for _, cells in self.rows for cell in cells)
 
     def count(self, which: Verdict) -> int:
@@ -111,8 +111,8 @@ def lay_out(
 ) -> Report:
     """The table filled with described runs (see `bench.analysis.describe`) and their specs by key, oldest first.
 
-    common: what every run has that stands in it.
-    Where several runs fit a cell, the one of most examples stands there, of these the newest. Rows without any run are
+    common: what every run in the table has.
+    If several runs fit a cell, the run with most examples is taken, of these the newest. Rows without any run are
     left out.
     """
     rows = []
@@ -132,7 +132,7 @@ def lay_out(
 
 
 def conditions(specs: Sequence[Mapping[str, Any]]) -> str:
-    """What the runs of a report were made with: data, networks, radii, n and seeds; several where they differ."""
+    """The conditions of a report's runs: data, networks, radii, n and seeds; several values if they differ."""
     facts: dict[str, dict[str, None]] = {"": {}, "network": {}, "radius": {}, "n": {}, "seed": {}}
     for spec in specs:
         size = spec["dataset"]["params"].get("train_size", 0)
@@ -180,7 +180,7 @@ def _same(wanted: Any, found: Any) -> bool:
     return bool(wanted == found)
 
 
-def in_words(report: Report) -> str:
+def agreement(report: Report) -> str:
     """One line: how many figures there are, and how they compare."""
     figures = [cell for cell in report.cells if cell.paper is not None]
     cheats = sum(cell.violations > 0 for cell in report.cells)
@@ -207,7 +207,7 @@ def to_markdown(report: Report) -> str:
     for title, cells in report.rows:
         lines.append(f"| {' | '.join([_escaped(title), *(_in_markdown(cell) for cell in cells)])} |")
     source = f" Published: {_escaped(report.source)}." if report.source else ""
-    about = f"{_escaped(report.about)}. Accuracy in % (95 % interval) / published.{source} {in_words(report)}."
+    about = f"{_escaped(report.about)}. Accuracy in % (95 % interval) / published.{source} {agreement(report)}."
     return "\n".join([*lines, "", about, ""])
 
 

@@ -35,7 +35,7 @@ class Result:
     ledger           what attack and defense spent, summed over the examples
     flags            what a reader must know about the number: id, value, message
     redraws, median_distance
-                     where the run has them (`AttributeError` where not)
+                     if the run has them (else `AttributeError`)
 
     but for the accuracies, which are an `Estimate` each, and `threat`, which is in words. The facts of the examples are
     read from the database when they are first asked for, and then kept.
@@ -185,7 +185,7 @@ class Results(Sequence[Result]):
         return f"<Results: {', '.join([f'{len(self)} runs', *(f'{n} {status}' for status, n in states.items())])}>"
 
     def _repr_html_(self) -> str:
-        """A table for notebooks, of the first runs where there are many."""
+        """A table for notebooks; of the first runs if there are many."""
         rest = len(self) - SHOWN
         note = f"and {rest} more; see to_pandas()" if rest > 0 else ""
         return table_of(COLUMNS, [_line(result) for result in self[:SHOWN]], note)
@@ -200,7 +200,7 @@ def _text(estimate: Estimate | None) -> str:
 
 
 def _status(result: Result) -> str:
-    """The status, with the reason for it where there is one."""
+    """The status, with its reason if it has one."""
     return result.status + (f": {result.reason}" if result.reason else "")
 
 

@@ -1,8 +1,8 @@
-"""Worst cases: what is left of an accuracy when every example counts with the attack that broke it.
+"""Worst cases: the accuracy over several attacks, in which an example counts as right only if no attack broke it.
 
 Per example first, then the mean (Carlini et al.: On Evaluating Adversarial Robustness, 2019): the smallest of the means
-over the attacks would be too good. An attacker who knows more can also do what needs less, so the worst case of a kind
-of knowledge (a tier) is over the attacks of several tiers.
+over the attacks would be too good. An attacker who knows more can also run attacks that need less, so the worst case of
+a kind of knowledge (a tier) includes the attacks of other tiers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def breakers_of(steps: Sequence[tuple[str, Tier]], outcomes: Mapping[str, Outcom
 
 
 def shared_games(runs: Sequence[Mapping[int, int]], examples: Collection[int]) -> dict[int, int] | None:
-    """The game of each of these examples, in which it shares a state with others; None: there are not two games.
+    """The game of each of these examples, in which examples share a state; None if there are fewer than two games.
 
     runs: for every run, the game of each example by index. The run with most games decides; an example that it lacks
     gets a game of its own.

@@ -1,4 +1,4 @@
-"""An audit from its plan to its verdict. Its steps are ordinary runs, so it resumes and its rows can be looked at."""
+"""An audit, from its plan to its verdict. Its steps are ordinary runs, so it resumes, and its rows can be read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PLANTED = 20
 
 @dataclass(frozen=True)
 class Audit:
-    """What will be played: each step with its run, in the battery's order."""
+    """The plan of an audit: each step with its run, in the battery's order."""
 
     defense: str
     base: str
@@ -71,7 +71,7 @@ def prepare(
     n: int | None = None,
     sets: Mapping[str, Any] | None = None,
 ) -> Audit:
-    """Plan an audit. Raises what planning raises."""
+    """Plan an audit. Raises a `BenchError` if the request is wrong."""
     entry = registry.defenses[defense]
     cls = entry.load()
     subject = Subject(cls.kind, entry.base, cls.randomised)
@@ -106,7 +106,7 @@ def prepare(
 
 
 def _bounded(radius: float, factor: float) -> float:
-    """A radius in linf; of factor 0, one that reaches every image of the box."""
+    """A radius in linf times the factor; for factor 0, one that reaches every image of the box."""
     return min(radius * factor, 1.0) if factor else 1.0
 
 
@@ -119,14 +119,14 @@ class Player:
         self._settings = settings
         self.resources = Resources(settings)
         self.played: dict[str, Played] = {}
-        #: why a step was not played, by its name
+        #: by the name of a step: why it was not played
         self.left_out: dict[str, str] = {}
-        #: names of steps whose runs failed: the verdict lacks what they might have broken
+        #: names of the steps that failed: the verdict lacks the examples that they might have broken
         self.failed: list[str] = []
         self.runs: dict[str, str] = {}
 
     def fit(self, listener: Listener) -> str:
-        """Train and prepare what all steps need; why nothing can be played, or ""."""
+        """Train and prepare what all steps need. Returns why nothing can be played, or ""."""
         first = self.audit.planned["fgsm"]
         self._run([first], listener)
         record = self._store.find(first.spec.key)
@@ -134,11 +134,11 @@ class Player:
         return f"fgsm {record.status}: {record.reason}" if record.status == "FAILED" else ""
 
     def _run(self, planned: list[Planned], listener: Listener) -> None:
-        """Bring runs to an end; what failed before is tried again."""
+        """Play runs to their end; runs that failed before are tried again."""
         run_all(planned, self._store, self._settings, "failed", listener)
 
     def costs(self) -> dict[str, float]:
-        """Seconds that each step will roughly take on one process, and the checks of behaviour."""
+        """Estimated seconds of one process for each step, and for the checks of behaviour."""
         measured = pace(self.resources, self.audit.main)
         specs = {name: planned.spec for name, planned in self.audit.planned.items()}
         return {
@@ -147,7 +147,7 @@ class Player:
         }
 
     def play(self, listener: Listener) -> None:
-        """All steps: first those that attack every example, then the others on what is left."""
+        """Play all steps: first those that attack every example, then the others on the examples that are left."""
         first = [step for step in self.audit.steps if not step.survivors]
         self._run([self.audit.planned[step.name] for step in first], listener)
         for step in first:
@@ -163,13 +163,13 @@ class Player:
             self._take(step, spec)
 
     def _left(self, step: Step, spec: RunSpec) -> list[int]:
-        """Places in the seeded order of the examples that stand in the step's tier."""
+        """Places in the seeded order of the examples that no attack of the step's tier has broken yet."""
         verdict = tier_verdict(self._tiers(), self._outcomes(), tier_of(spec.threat), None)
         broken = {int(index) for index, name in (verdict or {"examples": {}})["examples"].items() if name is not None}
         return [place for place in range(step.n) if spec.order[place] not in broken]
 
     def _take(self, step: Step, spec: RunSpec) -> None:
-        """Read what a step's run has written."""
+        """Read the rows of a step's run."""
         record = self._store.find(spec.key)
         assert record is not None
         self.runs[step.name] = record.key
@@ -186,7 +186,7 @@ class Player:
         return {name: step.outcome for name, step in self.played.items()}
 
     def _tiers(self) -> list[tuple[str, Tier]]:
-        """Steps that count, with their tier, in the battery's order."""
+        """The steps that count for the worst case, with their tiers, in the battery's order."""
         return [(s.name, tier_of(self.audit.planned[s.name].spec.threat)) for s in self.audit.steps if s.counts]
 
     # -- the verdict ------------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ class Player:
         }
 
     def _verdict(self, tier: Tier) -> dict[str, Any] | None:
-        """The worst case of a tier, in clusters as its own steps were played."""
+        """The worst case of a tier, in the clusters in which its own steps were played."""
         tiers = self._tiers()
         here = {name: of for name, of in tiers if of in INCLUDES[tier] and name in self.played}
         own = [name for name, of in here.items() if of == tier] or list(here)
@@ -249,7 +249,7 @@ class Player:
         return described, [gain(difference, times)]
 
     def _times_the_base(self) -> float | None:
-        """What an answer takes, in answers of the base alone; None where one of the two was not played."""
+        """The time of an answer, in answers of the base alone; None if one of the two was not played."""
         medians = []
         for name in ("pgd", "base: pgd"):
             seconds = [row.defense_s for row in self.played[name].rows] if name in self.played else []
@@ -259,7 +259,7 @@ class Player:
         return medians[0] / max(medians[1], 1e-9)
 
     def _subject(self) -> DefenseSubject:
-        """The defense, and the points on which its behaviour is measured."""
+        """The defense, with the points on which its behaviour is measured."""
         main = self.audit.main
         batch = max(main.game.batch, 1)
         count = POINTS if main.kind == "static" else max(SLOW_POINTS // batch, 2) * batch
@@ -278,7 +278,7 @@ class Player:
         return found + self._direct()
 
     def _direct(self) -> list[Finding]:
-        """The checks that look at the direct attack while it works: the curve of its loss, and planted points."""
+        """The checks of the direct attack at work: the curve of its loss, and planted points."""
         spec = self.audit.main
         if not registry.defenses.load(spec.defense.name).differentiable:
             return []
@@ -294,7 +294,7 @@ class Player:
 
 
 def _trials(spec: RunSpec) -> dict[int, int]:
-    """The game of each test point (by index), where the games of a run share the points out; else one for all."""
+    """The game of each test point (by index) if each point belongs to one game; else one game for all."""
     if not spec.game.facts.splits:
         return dict.fromkeys(spec.order, 0)
     whole, rules = replace(spec, n=spec.test_size, chosen=None), rules_of(spec.game)

@@ -1,4 +1,4 @@
-"""Which attacks an audit plays, from cheap to expensive, with what budget."""
+"""The attacks that an audit plays, from cheap to expensive, and their budgets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.planning.rules import protocols_with
 
-#: how much of everything a budget has. n: examples; few: examples of what is dear against a defense that adapts
+#: sizes by budget. n: examples; few: examples of attacks that are expensive against a defense that adapts
 SIZES: dict[str, dict[str, int]] = {
     "quick": {"n": 30, "few": 10, "queries": 100, "hops": 100, "draws": 1000, "asked": 20, "rounds": 3, "square": 200,
               "steps": 20},
@@ -51,7 +51,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Subject:
-    """What the battery depends on: the defense's kind, whether it is a base alone and whether it is randomised."""
+    """The facts of a defense on which the battery depends: its kind, whether it is a base, whether it is randomised."""
 
     kind: str
     is_base: bool
@@ -59,7 +59,7 @@ class Subject:
 
 
 def battery(subject: Subject, budget: str) -> list[Step]:
-    """The steps of an audit, in the order in which an example's breaker is looked for."""
+    """The steps of an audit. The first of them that breaks an example is named as its breaker."""
     size = SIZES[budget]
     n, slow = size["n"], subject.kind != "static"
     few = size["few"] if slow else n

@@ -1,4 +1,4 @@
-"""The M checks: how a defense behaves, found by asking it and not by what it declares."""
+"""The M checks: how a defense behaves. They query the defense, and do not rely on what it declares."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from bench.norms import on_surface, random_offset
 #: draws that are compared, and batch sizes that are tried
 DRAWS = 5
 SIZES = (1, 2, 10, 100)
-#: points of the dearer checks, and of the gradient, which costs next to nothing
+#: points of the expensive checks, and of the gradient, which is cheap
 POINTS, GRADIENTS = 12, 100
-#: how deep modules are looked for in a defense's attributes
+#: how deep in a defense's attributes modules are searched for
 DEPTH = 3
 
 
@@ -47,8 +47,10 @@ def behaviour(subject: DefenseSubject) -> list[Finding]:
 
 
 def _m1(subject: DefenseSubject, plain: Tensor) -> Finding:
-    """Restored, other draws differ: randomised. Restored, the same draw differs: hidden randomness. Fresh copies with
-    the same key that answer otherwise: hidden too."""
+    """Randomness: other draws from one state give other answers, or hidden randomness does.
+
+    Hidden: the same draw gives other answers, or fresh copies with the same noise key do.
+    """
     defense = subject.fresh()
     x, company = subject.x[:POINTS], subject.company
     draws = [probe(defense, x, i, company) for i in range(DRAWS)]
@@ -125,7 +127,7 @@ def _in_order(defense: Defense, x: Tensor) -> Tensor:
 
 
 def _m6(subject: DefenseSubject, plain: Tensor) -> Finding:
-    """A permuted stream; and a fixed set of points asked for before and after queries as attackers send them."""
+    """Whether labels change in a permuted stream, and after the defense has served queries of an attacker."""
     moved = _in_order(subject.fresh(), subject.x)
     flips = (plain.argmax(1) != moved.argmax(1)).cpu()
     defense, asked = subject.fresh(), subject.x[:POINTS]
@@ -138,7 +140,7 @@ def _m6(subject: DefenseSubject, plain: Tensor) -> Finding:
 
 
 def _queries(subject: DefenseSubject) -> Tensor:
-    """Images (N, C, H, W) on the surface of the ball around the points, such as attacks that ask propose."""
+    """Images (N, C, H, W) on the surface of the ball around the points, like the queries of an attack."""
     threat, draws = subject.spec.threat, Draws(subject.spec.seed, "audit", subject.spec.indices)
     offset = random_offset(draws, tuple(subject.x.shape[1:]), threat.eps, threat.norm)
     return (subject.x + on_surface(offset, threat.eps, threat.norm).to(subject.x.device)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""What an audit will take, roughly, from what one answer and one gradient take here. Said before it starts."""
+"""Estimates the time of an audit before it starts, from the time of one answer and of one gradient here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Pace:
 
 
 def pace(resources: Resources, spec: RunSpec) -> Pace:
-    """Measured on the points of a run, after one of each to warm up."""
+    """Measure them on points of a run, each after one that warms up."""
     defense = resources.of(spec).serving(0).defense
     together = max(spec.game.batch, 1)
     x, _ = resources.of(spec).points((spec.indices * together)[: 2 * together])
@@ -64,8 +64,8 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def costs(steps: list[Step], specs: Mapping[str, RunSpec], pace: Pace) -> dict[str, float]:
-    """Seconds of one process by step. A background that several steps share is charged to the first of them."""
-    found, charged = {}, set()
+    """Seconds of one process by step. A background that several steps share counts for the first of them."""
+    seconds_of, charged = {}, set()
     for step in steps:
         spec = specs[step.name]
         game, threat = spec.game, spec.threat
@@ -77,8 +77,8 @@ def costs(steps: list[Step], specs: Mapping[str, RunSpec], pace: Pace) -> dict[s
             if (background := (game.protocol, tuple(game.params.items()), threat.delay)) not in charged:
                 seconds += others * game.games * pace.answer
                 charged.add(background)
-        found[step.name] = seconds
-    return found
+        seconds_of[step.name] = seconds
+    return seconds_of
 
 
 def _of_an_example(step: Step, spec: RunSpec, pace: Pace) -> float:

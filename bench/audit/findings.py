@@ -1,4 +1,4 @@
-"""The checks of an audit: what each measures, its threshold, and what it means where it trips. One place for all.
+"""The checks of an audit: what each one measures, its threshold, and what it means if it trips.
 
 Sources: C19 Carlini et al. 2019; A18 Athalye et al. 2018; AA the flags of AutoAttack; IoAF Pintor et al. 2022; C22
 Croce et al. 2022; GMSA Chen et al. 2022; Z22 Zimmermann et al. 2022. A threshold that no source gives says why it is
@@ -14,9 +14,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Check:
-    """One check. It trips where its value is above the threshold, below it, or at most it (`sign`).
+    """One check. It trips if its value is above the threshold, below it, or at most equal to it (`sign`).
 
-    value: what is measured, in words; meaning: one sentence for a reader who sees that it tripped.
+    value: the measured quantity, in words; meaning: one sentence that says what it means if the check trips.
     """
 
     id: str
@@ -143,15 +143,15 @@ CHECKS: dict[str, Check] = {
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """As the checks stand above, whoever found what first."""
+    """The findings in the order of `CHECKS`."""
     order = list(CHECKS)
     return sorted(findings, key=lambda one: order.index(one.id))
 
 
 def finding(id_: str, value: float, detail: str, sure: bool = True) -> Finding:
-    """What a check found: `detail` says it with its figures; the meaning is added where it trips.
+    """The finding of a check. detail: its figures in words; the meaning is added if it trips.
 
-    sure: the value differs from nothing by more than its interval; where it does not, the check does not trip.
+    sure: the interval of the value excludes zero; if it does not, the check does not trip.
     """
     check = CHECKS[id_]
     over = {"above": value > check.threshold, "below": value < check.threshold, "at most": value <= check.threshold}

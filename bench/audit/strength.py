@@ -1,4 +1,4 @@
-"""The S checks: was the attack strong enough to say anything? From the outcomes of an audit's steps, and by plants."""
+"""The S checks: was the attack strong enough? They use the outcomes of an audit's steps, and planted examples."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INSIDE = 0.99
 
 @dataclass(frozen=True)
 class Played:
-    """One step as it was played: whether each example was answered right, and the rows of facts."""
+    """A step that was played: the outcome of each example, and the rows."""
 
     outcome: Outcome
     rows: Sequence[Row]
@@ -41,13 +41,13 @@ def accuracy(outcome: Outcome) -> float:
 
 
 def shared(*outcomes: Outcome) -> list[list[bool]]:
-    """Outcomes of several steps on the examples that all of them have."""
+    """The outcomes of several steps, each as a list over the examples that all steps have."""
     keys = sorted(set.intersection(*(set(outcome) for outcome in outcomes)))
     return [[outcome[key] for key in keys] for outcome in outcomes]
 
 
 def excess(strong: Outcome, weak: Outcome, trials: Mapping[int, int] | None) -> Difference:
-    """Robust accuracy under the one above that under the other, on the examples of both.
+    """How much higher robust accuracy is under `strong` than under `weak`, on the examples of both.
 
     trials: the game of each example, of a defense whose examples share states; None: they are independent.
     """
@@ -57,10 +57,10 @@ def excess(strong: Outcome, weak: Outcome, trials: Mapping[int, int] | None) -> 
 
 
 def comparisons(played: Mapping[str, Played], base: str, trials: Mapping[int, int] | None = None) -> list[Finding]:
-    """The checks that hold steps against each other. A check whose steps are not there is left out.
+    """The checks that compare steps with each other. A check is left out if its steps were not played.
 
-    One that compares two attacks trips only where the paired interval of the difference excludes nothing. Where it
-    holds several pairs, the one that excludes it most clearly speaks. trials: as for `excess`.
+    A check that compares two attacks trips only if the paired interval of the difference lies above 0. Of a check with
+    several pairs, the pair counts whose interval lies highest. trials: as for `excess`.
     """
     found = []
 
@@ -102,14 +102,14 @@ def comparisons(played: Mapping[str, Played], base: str, trials: Mapping[int, in
     return found
 
 
-#: steps that follow no gradient of what answers, and steps that do
+#: steps that follow no gradient of the deployed defense, and steps that do
 WITHOUT = ("gray-box", "transfer", "square", "random-search", "hopskipjump-linf")
 WITH = ("pgd-skip", "pgd-skip, twice the work", "autoattack-skip", "gmsa-avg", "gmsa-min", "fpa", "eot:pgd-skip",
         "bpda:pgd-skip")  # fmt: skip
 
 
 def _black_box(played: Mapping[str, Played], trials: Mapping[int, int] | None) -> Finding | None:
-    """Each attack without knowledge against the worst case over those with it, on the examples of both."""
+    """Each attack that follows no gradient, against the worst case over those that do, on the examples of both."""
     knowing = [played[name].outcome for name in WITH if name in played]
     blind = {name: played[name].outcome for name in WITHOUT if name in played}
     if not knowing or not blind:
@@ -149,7 +149,7 @@ def gain(difference: Difference, times: float | None) -> Finding:
 def settled(trace: Trace, count: int, name: str) -> Finding | None:
     """S6 from the record of one call: losses (the negative margin) by step, cumulative best, scaled to [0, 1].
 
-    None where the attack never asked about all of its examples at once.
+    None if the attack never asked about all of its examples at once.
     """
     rows = [margin for margin, who in zip(trace.margins, trace.rows, strict=True) if who is None]
     if not rows:

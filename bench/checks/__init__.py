@@ -19,10 +19,10 @@ from bench.settings import Settings
 
 __all__ = ["ATTACK_CHECKS", "DEFENSE_CHECKS", "Result", "check_file", "run_checks"]
 
-#: points that the checks serve; more where a batch is large, fewer where an attack meets a defense that answers slowly
+#: points that the checks serve; more for large batches, fewer for attacks on a defense that answers slowly
 POINTS = 12
 FEW_POINTS = 5
-#: queries per point that an attack by query is given: the contract needs no success
+#: queries per point for attacks that query: the contract does not ask for success
 QUERIES = 10
 
 
@@ -34,7 +34,7 @@ def check_file(file: Path, name: str, cache: Path, dataset: str = "digits", base
     cache  a folder for what is trained, such as pytest's tmp_path
     base   the network under a defense, or that an attack attacks
 
-    `BrokenPlugin` where the file does not load.
+    `BrokenPlugin` if the file does not load.
     """
     toml = file.parent.parent / "bench.toml"
     plugins.load_all(toml, (str(file),))
@@ -73,5 +73,5 @@ def _result(check: Check, subject: object) -> Result:
         return Result(name, False, one_line(error))
     except BenchError:
         raise
-    except Exception as error:  # foreign code under test: whatever it raises is the finding
+    except Exception as error:  # of the plug-in under test: any exception is its finding
         return Result(name, False, f"raised {type(error).__name__}: {one_line(error)}")

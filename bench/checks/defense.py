@@ -28,7 +28,7 @@ class DefenseSubject:
         self.classes = resources.task(spec.dataset).facts.num_classes
 
     def fresh(self) -> Defense:
-        """A copy that has served nothing."""
+        """A copy that has not served anything."""
         return self.resources.of(self.spec).fitted().fork(self.spec.noise_key(0))
 
     @property
@@ -42,7 +42,7 @@ class DefenseSubject:
 
 
 def check_declares_its_kind(subject: DefenseSubject) -> str:
-    """`kind` is one of three, and a batch defense says its size."""
+    """`kind` is one of three, and a batch defense has a batch size."""
     defense = subject.fresh()
     demand(
         defense.kind in ("static", "online", "batch"), f"kind is {defense.kind!r}; it must be static, online or batch"
@@ -126,7 +126,7 @@ def check_a_snapshot_survives_the_disk(subject: DefenseSubject) -> str:
     half = _half(subject)
     defense.predict(subject.x[:half])
     state = defense.snapshot()
-    key = secrets.token_hex(32)  # of this check alone, whoever checks beside it
+    key = secrets.token_hex(32)  # a key of its own, since another check may run at the same time
     subject.resources.cache.put_state(key, state)
     stored = subject.resources.cache.get_state(key)
     subject.resources.cache.drop("states", key)
@@ -141,7 +141,7 @@ def check_a_snapshot_survives_the_disk(subject: DefenseSubject) -> str:
 
 
 def check_forks_are_independent(subject: DefenseSubject) -> str:
-    """A fork's answers leave the original alone, and the other way round; both start in the same state."""
+    """A fork's answers do not change the original, nor the original's the fork; both start in the same state."""
     defense = subject.fresh()
     before = copy.deepcopy(defense.snapshot())
     fork = defense.fork()

@@ -20,7 +20,7 @@ class Result:
 
 
 class Violated(Exception):
-    """A check does not hold; the message says what was seen."""
+    """A check does not hold; the message says what was observed."""
 
 
 Check = Callable[..., str]

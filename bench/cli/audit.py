@@ -54,8 +54,8 @@ def audit(
 ) -> int:
     """Attack a defense with all that is here, from cheap to expensive, and check the attacks and the defense.
 
-    Its steps are ordinary runs: an audit that was interrupted goes on where it stopped, and what failed is tried again.
-    Exit code 1 if a step failed: the verdict lacks what that attack might have broken.
+    Its steps are ordinary runs: an interrupted audit goes on where it stopped, and failed steps are tried again.
+    Exit code 1 if a step failed: the verdict then lacks the examples that this attack might have broken.
 
     \b
     bench audit rmc --budget quick

@@ -33,11 +33,11 @@ ACTIONS = ("size", "prune")
 def cache(
     action: str, dry_run: bool, older_than: float | None, kind: str, as_json: bool, db: str | None, config: str | None
 ) -> int:
-    """Say how much lies beside the database, by kind; or remove what nothing needs any more.
+    """Show how much space the files beside the database take, by kind; or remove files that are not needed.
 
     `prune` removes what killed processes left half written, states that no interrupted run goes on from, and images
-    that no run of the database refers to. Trained bases, banks and crafted images are dear to make again: they go only
-    with --kind. While a run is being played, only what dead processes left goes.
+    that no run of the database refers to. Trained bases, banks and crafted images take long to make again: they are
+    removed only with --kind. While a run is being played, only files that dead processes left are removed.
 
     \b
     bench cache
@@ -60,7 +60,7 @@ def cache(
 
 
 def _size(root: Path, shared: str, as_json: bool) -> int:
-    from bench.store.prune import KINDS, TEMPORARY, describe_bytes, nearest_folder, survey
+    from bench.store.prune import KINDS, TEMPORARY, nearest_folder, size_text, survey
 
     sizes = survey(root)
     total = sum(size.bytes for size in sizes.values())
@@ -70,14 +70,13 @@ def _size(root: Path, shared: str, as_json: bool) -> int:
         click.echo(json.dumps({"root": str(root), "shared": shared, "kinds": kinds, "bytes": total, "free": free}))
         return 0
     if not sizes:
-        click.echo(f"{root}: nothing {'' if root.exists() else '(it is not there)'}; {describe_bytes(free)} free")
+        click.echo(f"{root}: nothing {'' if root.exists() else '(it is not there)'}; {size_text(free)} free")
         return 0
     from bench.cli.tables import print_table
 
     about = {**KINDS, TEMPORARY: "half written: bench cache prune removes those of dead processes"}
     rows = [[kind, *_amounts(size), about.get(kind, "")] for kind, size in _largest_first(sizes)]
-    title = f"{root}: {describe_bytes(total)}; {describe_bytes(free)} free"
-    print_table(title, ("kind", "number", "size", "what"), rows)
+    print_table(f"{root}: {size_text(total)}; {size_text(free)} free", ("kind", "number", "size", "what"), rows)
     if shared:
         click.echo(f"Other databases may have files there: {shared}.")
     return 0
@@ -85,7 +84,7 @@ def _size(root: Path, shared: str, as_json: bool) -> int:
 
 def _prune(root: Path, shared: str, url: str, kind: str, older_s: float, dry_run: bool, as_json: bool) -> int:
     from bench.store import Store
-    from bench.store.prune import KINDS, TEMPORARY, Size, describe_bytes, prune, survey
+    from bench.store.prune import KINDS, TEMPORARY, Size, prune, size_text, survey
 
     known = {*KINDS, TEMPORARY, *survey(root)}
     if kind and kind not in known:
@@ -100,7 +99,7 @@ def _prune(root: Path, shared: str, url: str, kind: str, older_s: float, dry_run
     for name, size in _largest_first(sizes):
         number, amount = _amounts(size)
         click.echo(f"{name}: {number} {verb}, {amount}")
-    click.echo(f"{root}: {len(done.removed)} {verb}, {describe_bytes(freed)} {'would be ' if dry_run else ''}freed")
+    click.echo(f"{root}: {len(done.removed)} {verb}, {size_text(freed)} {'would be ' if dry_run else ''}freed")
     for note in done.notes:
         click.echo(f"  {note}")
     for path, reason in done.failed:
@@ -123,9 +122,9 @@ def _as_json(
 
 
 def _amounts(size: Size) -> tuple[str, str]:
-    from bench.store.prune import describe_bytes
+    from bench.store.prune import size_text
 
-    return str(size.count), describe_bytes(size.bytes)
+    return str(size.count), size_text(size.bytes)
 
 
 def _largest_first(sizes: dict[str, Size]) -> list[tuple[str, Size]]:

@@ -1,7 +1,7 @@
-"""Shell completion: which names there are, told fast.
+"""Shell completion of names.
 
-No file of a user is imported for it: what a plug-in file registers is read from its text, so that a broken one, or one
-that imports much, is no matter. Names that are made while it runs are not found.
+It is fast because it imports no plug-in file: it reads the names that a file registers from its source. So a broken
+file, or one that imports much, does not matter. Names that the file computes are not found.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def completion(shell: str) -> int:
 
 
 def _items(known: dict[str, str], incomplete: str) -> list[CompletionItem]:
-    """What begins with what was typed; scripts part values at commas and blanks, so none may hold such."""
+    """The names that begin with the typed text, without those that hold commas or blanks, where scripts split."""
     from click.shell_completion import CompletionItem
 
     plain = {name: text for name, text in known.items() if not any(c.isspace() or c == "," for c in name)}
@@ -119,7 +119,7 @@ def _config_file(ctx: click.Context) -> Path | None:
 
     try:
         return find(ctx.params.get("config"))
-    except BadValue:  # a --config that is not there: the command will say so
+    except BadValue:  # the command itself will report that the file of --config does not exist
         return None
 
 
@@ -131,7 +131,7 @@ def _files(ctx: click.Context) -> list[Path]:
 
 
 def _registered_in(path: Path, kind: str) -> dict[str, str]:
-    """Names of a kind that the text of a file registers, with their summaries; none of a file that is no Python."""
+    """Names of a kind that the source of a file registers, with their summaries; {} if the file is no Python."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
@@ -156,7 +156,7 @@ def _called(node: ast.Call) -> str:
 
 
 def _suites(ctx: click.Context, kind: str) -> dict[str, str]:
-    """Suites of the configuration in use, with their summaries; those of the defaults where it cannot be read."""
+    """The suites of the configuration in use, with their summaries; those of the defaults if it cannot be read."""
     from bench.config import DEFAULTS, merge, read_toml
 
     values = read_toml(DEFAULTS)

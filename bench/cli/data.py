@@ -19,7 +19,7 @@ from bench.execution.session import open_session
 @plugin_option
 @config_option
 def data(name: str | None, as_json: bool, data_dir: str | None, plugins: tuple[str, ...], config: str | None) -> int:
-    """Fetch and verify a dataset; without NAME, say of each known one what is there (in a named folder)."""
+    """Fetch and verify a dataset. Without NAME: list all datasets, and which of their files exist."""
     open_session(config, plugins)
     from bench import registry
     from bench.data.files import data_dir as data_folder
@@ -40,7 +40,7 @@ def data(name: str | None, as_json: bool, data_dir: str | None, plugins: tuple[s
             if name is not None:
                 raise
             lines, there = [one_line(error)], False
-        except Exception as error:  # somebody's own, which may lack anything of a dataset
+        except Exception as error:  # of a plug-in, which may lack any part of a dataset
             if entry.origin == "built-in":
                 raise
             reason = f"{entry.name} from {entry.origin} cannot be looked for: {type(error).__name__}: {one_line(error)}"
@@ -73,7 +73,7 @@ def train(
     plugins: tuple[str, ...],
     config: str | None,
 ) -> int:
-    """Train a base, or take it from the cache, and say how accurate it is on the whole test set."""
+    """Train a base, or take it from the cache, and print its accuracy on the whole test set."""
     session = open_session(config, plugins)
     import torch
 

@@ -1,4 +1,4 @@
-"""`bench doctor`: whether runs can work here, and what to do where they cannot."""
+"""`bench doctor`: whether runs can work here, and what to do if they cannot."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bench.cli.options import using_options
 @click.command()
 @using_options
 def doctor(as_json: bool, db: str | None, data_dir: str | None, plugins: tuple[str, ...], config: str | None) -> int:
-    """Look at packages, device, data, database, files, configuration and plug-ins, and say what to do.
+    """Examine packages, device, data, database, files, configuration and plug-ins, and say what to do.
 
-    Nothing is made or changed by looking. Exit code 0 where a run on digits would work, 1 where it would not.
+    It creates and changes nothing. Exit code 0 if a run on digits would work, 1 if it would not.
     """
     from bench.doctor.examine import examine
 

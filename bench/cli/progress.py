@@ -46,7 +46,7 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
         self._open = {spec.key: rows_of(spec) for spec in specs}
         self._asked, self._ended, self._played = len(self._open), 0, 0
         self._tallies: dict[str, Tally] = {}
-        #: the lines of the runs with news, the latest last; a run that waits for what others make has none yet
+        #: the lines of runs with news, the latest last; a run that waits for a base or a bank has no line yet
         self._lines: dict[str, TaskID] = {}
         self._whole = Progress(
             TextColumn("{task.description}"),
@@ -72,7 +72,7 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
         self._live = Live(console=console, get_renderable=self.screen, refresh_per_second=5)
 
     def screen(self) -> Group:
-        """What stands on the terminal now."""
+        """The present content of the terminal."""
         return Group(self._whole, self._runs)
 
     def __enter__(self) -> BarListener:
@@ -141,5 +141,5 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
 
 
 def _part(ratio: int) -> Column:
-    """A column that takes its share of what the others leave, and cuts off what does not fit."""
+    """A column that takes its share of the free width, and cuts off what does not fit."""
     return Column(ratio=ratio, no_wrap=True, overflow="ellipsis")

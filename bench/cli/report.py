@@ -90,7 +90,7 @@ def _as_json(cell: Cell) -> dict[str, Any]:
 
 
 def _as_text(made: Report) -> str:
-    from bench.analysis.report import in_words, short
+    from bench.analysis.report import agreement, short
     from bench.cli.tables import hanging, table_text
 
     rows, before = [], ""
@@ -103,4 +103,4 @@ def _as_text(made: Report) -> str:
         before = cell.row
     columns = ("", "column", "n", "ours %", "at budget", "paper", "diff", "verdict")
     table = table_text(made.source or made.suite, columns, rows, names=("", "column"))
-    return table + "".join(f"{hanging(line, 0)}\n" for line in (made.about, in_words(made)))
+    return table + "".join(f"{hanging(line, 0)}\n" for line in (made.about, agreement(made)))

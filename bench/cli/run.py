@@ -102,7 +102,7 @@ def run(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Play attacks against defenses and keep the score.
+    """Play attacks against defenses and store the results.
 
     The runs are the cross product of what is given; runs that the database has are not played again, and a run that
     was interrupted goes on where it stopped.

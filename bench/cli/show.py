@@ -83,7 +83,7 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
 
 
 def _uncut(shown: dict[str, Any]) -> dict[str, str]:
-    """For attacks of minimal norm: `robust %` is at the budget, the image as the attack left it stands beside it."""
+    """For attacks of minimal norm: `robust %` is at the radius; this is the figure for images of any distance."""
     if "uncut_accuracy" not in shown:
         return {}
     from bench.cli.tables import share
@@ -126,12 +126,12 @@ def _print_neighbours(neighbours: dict[str, list[int]] | None, label: int) -> No
 
 
 def _label(name: str) -> str:
-    """A fact's name for people; short enough for a sha256 beside it in 80 columns."""
+    """The name of a fact for people; short, so that a sha256 fits beside it in 80 columns."""
     return "adapting steps" if name == "adaptation_steps" else name.replace("_", " ")
 
 
 def _text(value: Any) -> str:
-    """A fact's value for people: nothing is `-`, numbers have six digits; --json has all of them."""
+    """The value of a fact for people: `-` for a missing value, six digits of a number; --json has all digits."""
     if value in (None, "", {}):
         return "-"
     if isinstance(value, dict):

@@ -25,7 +25,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 def table_text(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], names: Sequence[str] = ()) -> str:
     """A table as wide as the terminal; names from plug-ins and the database are text, never markup.
 
-    names: columns that hold names. Where the table is too wide these are broken, after a hyphen or a colon, and the
+    names: columns that hold names. If the table is too wide, these are broken after a hyphen or a colon, and the
     others, with numbers, stay whole; without any, cells are broken between words, the longest column first.
     """
     console = Console(soft_wrap=False)
@@ -74,9 +74,9 @@ def _broken(name: str, width: int) -> str:
 
 
 def hanging(text: str, indent: int) -> str:
-    """A line for a terminal, broken between words where it is too long, with `indent` spaces before what follows.
+    """A line for a terminal, broken between words if it is too long, with `indent` spaces before the further lines.
 
-    In a pipe it stays one line, for who searches it, unless COLUMNS says how wide it may be.
+    In a pipe it stays one line, so that it can be searched, unless COLUMNS gives a width.
     """
     columns = os.environ.get("COLUMNS", "")
     if len(text) <= indent or not (columns.isdigit() or sys.stdout.isatty()):

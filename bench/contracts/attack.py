@@ -1,4 +1,4 @@
-"""The contract of an attack: it proposes images and nothing else."""
+"""The contract of an attack: it proposes images, and the harness does the rest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.data.task import TaskFacts
 
 
-#: the protocol of attacks that name none
+#: the protocol of attacks that do not name one
 DEFAULT_PROTOCOL = "stream"
 
 
@@ -39,35 +39,35 @@ class Effort:
 
 
 class Attack(ABC):
-    """Proposes images and nothing else: the harness clips nothing, judges everything, and counts.
+    """Proposes images. The harness does not clip them; it judges them and counts what the attack spends.
 
-    An attack holds nothing between calls; what an attacker remembers lives in the oracle.
+    An attack keeps nothing between calls. What the attacker remembers is in the oracle.
     """
 
     Params: ClassVar[type[Params]] = Params
     #: fields of the threat model that define the attack, further ones that a request may set, and the default
-    #: protocol; what `register_attack` says beats them
+    #: protocol; arguments of `register_attack` take precedence
     preset: ClassVar[Mapping[str, Any]] = {}
     free: ClassVar[tuple[str, ...]] = ()
     protocol: ClassVar[str] = DEFAULT_PROTOCOL
     #: `budget`: stays within the threat's eps; `minimal`: seeks the smallest perturbation in its own norm
     kind: ClassVar[Literal["budget", "minimal"]] = "budget"
-    #: its own norm, and all norms that it can be run in (none named: its own)
+    #: its own norm, and all norms that it can run in (empty: its own)
     norm: ClassVar[Norm] = "linf"
     norms: ClassVar[tuple[Norm, ...]] = ()
-    #: examples per call, aligned to the example index; None: all of the game at once
+    #: examples per call, in blocks of the seeded order; None: all examples of the game in one call
     block: ClassVar[int | None] = BLOCK
     #: it differentiates the network that the oracle grants
     needs_gradients: ClassVar[bool] = True
     recipe_family: ClassVar[str] = ""
-    #: values of its parameters with which `bench check` tries it: few steps, since a runtime defense answers slowly
+    #: parameter values for `bench check`, which needs few steps: a runtime defense answers slowly
     quick: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, params: Any = None) -> None:
         self.params: Any = params if params is not None else self.Params()
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
-        """Why this attack cannot run here, or None."""
+        """Why this attack cannot run here; None if it can."""
         norms = self.norms or (self.norm,)
         if threat.norm not in norms:
             return f"it has no {threat.norm} form (it has: {', '.join(norms)})"
@@ -76,7 +76,7 @@ class Attack(ABC):
         return None
 
     def effort(self, threat: ThreatModel) -> Effort:
-        """What it takes for one example, so that an audit can say beforehand how long it will be."""
+        """What the attack takes for one example, so that an audit can estimate its time beforehand."""
         return Effort(passes=1.0 if threat.weights != "none" else 0.0, probes=threat.queries)
 
     @abstractmethod

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from bench.models.network import Network
 
 
-#: the kind of artefact from which an interrupted training goes on; its key is the base's
+#: the kind of artefact from which interrupted training goes on; its key is that of the base
 CHECKPOINTS = "training"
 
 
 class Base(StaticDefense):
-    """A train-time defense: it yields a classifier theta_0. A subclass says `train`.
+    """A train-time defense: it gives a classifier theta_0. A subclass implements `train`.
 
     `network` has `features(x) -> (N, D)` and `forward(x) -> (N, K)` (see `bench.models.network`).
     """
@@ -40,14 +40,14 @@ class Base(StaticDefense):
         return build_network(self.params, facts, seed, self.completed)
 
     def completed(self, network: Network, facts: TaskFacts) -> Network:
-        """The network as this method needs it; with further layers, where it adds some."""
+        """The network with the layers that this method adds, if it adds any."""
         return network
 
     @abstractmethod
     def train(self, task: Task, network: nn.Module, context: Context) -> None:
         """Train `network` in place on the task's training set, with every draw from `context.seed`.
 
-        Long training stores where it stands (`defenses.checkpoints`) and ends at `context.deadline`.
+        Long training stores its progress (`defenses.checkpoints`) and stops at `context.deadline`.
         """
 
     def fit(self, task: Task, base: Defense | None, context: Context) -> None:

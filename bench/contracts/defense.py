@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["static", "online", "batch"]
 
-#: Batched work runs in blocks of this many rows, padded to it: logits differ by 5e-6 with the company otherwise.
+#: Batched work runs in blocks of this many rows, padded with zeros: in other sizes logits differ by up to 5e-6.
 BLOCK = 100
 #: ... and of this many on a GPU, which the work of 100 rows leaves half idle; two blocks are the 1024 neighbours of RMC
 GPU_BLOCK = 512
@@ -41,12 +41,12 @@ GPU_BLOCK = 512
 
 @dataclass(frozen=True)
 class Context:
-    """What `fit` gets besides the task and the base.
+    """The arguments of `fit` besides the task and the base.
 
     seed       of everything random in fitting
     noise_key  of the randomness while serving, until a fork changes it
     device     where tensors live
-    cache      content-addressed files; what is expensive and shared goes there
+    cache      content-addressed files, for expensive things that several runs share
     base_key   identifies the trained base; part of the key of whatever is made from it
     report     is called with one line of progress
     deadline   when the command has to end; long work stores what it has and stops then
@@ -84,8 +84,8 @@ class Defense(ABC):
 
     @classmethod
     def validate(cls, params: Any, facts: TaskFacts) -> None:
-        """Raise `BadValue` where the parameters cannot work on this task (before anything is trained)."""
-        return  # nothing to refuse is the common case
+        """Raise `BadValue` if the parameters cannot work on this task. Called before anything is trained."""
+        return  # most defenses accept all parameters
 
     def pieces(self, task: Task, base: Defense | None, context: Context) -> list[str]:
         """Independent parts of `fit` that are missing in the cache; `prepare` makes each, in any process."""
@@ -128,13 +128,17 @@ class Defense(ABC):
         return self.noise_key if draw is None else seed_of(self.noise_key, "draw", draw)
 
     def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]]]:
-        """For a defense that retrieves: per point of x (N, C, H, W), by the name of what is searched (D, D'), how many
-        of its neighbours now carry each label. Kept with every example; the state stays as it was. Else nothing: []."""
+        """How many of the neighbours of each point of x (N, C, H, W) now carry each label, by the searched set (D, D').
+
+        For defenses that retrieve neighbours; others return []. Stored with every example. The state stays as it was.
+        """
         return []
 
     def neighbour_images(self, x: Tensor, count: int) -> list[dict[str, tuple[Tensor, list[int]]]]:
-        """As `neighbour_labels`, for people who look: the `count` nearest, nearest first, as images (count, C, H, W) in
-        [0, 1] with their labels. Else nothing: []."""
+        """The `count` nearest neighbours, nearest first, as images (count, C, H, W) in [0, 1] with their labels.
+
+        For pictures; as `neighbour_labels` otherwise.
+        """
         return []
 
     @abstractmethod
@@ -145,12 +149,12 @@ class Defense(ABC):
     def proxy_for(self, x: Tensor, draw: int | None = None) -> nn.Module:
         """As `proxy`, of the network that answers x (B, C, H, W) if it came next: after what x itself changes.
 
-        draw: as in `probe`. The state stays as it was. An attack that looks for a fixed point of the adaptation asks.
+        draw: as in `probe`. The state stays as it was. For attacks that look for a fixed point of the adaptation.
         """
 
 
 class StaticDefense(Defense):
-    """The answer depends on the point alone. A subclass says `answer`; the rest follows."""
+    """The answer depends on the point alone. A subclass implements `answer`."""
 
     kind: ClassVar[Kind] = "static"
     #: `answer` gets blocks of one fixed size, the last one filled up with zeros: the number of points changes no bit.
@@ -200,7 +204,7 @@ class _Stateful(Defense):
 
 
 class OnlineDefense(_Stateful):
-    """State carries from point to point; each point is served alone. A subclass says `answer_one`."""
+    """The state carries over from point to point; each point is served alone. A subclass implements `answer_one`."""
 
     kind: ClassVar[Kind] = "online"
 
@@ -216,7 +220,7 @@ class OnlineDefense(_Stateful):
 
 
 class BatchDefense(_Stateful):
-    """Answers depend on the batch of `batch_size` points. A subclass says `answer_batch`."""
+    """Answers depend on the batch of `batch_size` points. A subclass implements `answer_batch`."""
 
     kind: ClassVar[Kind] = "batch"
 

@@ -1,10 +1,10 @@
 """Datasets, one module each; `register_dataset` adds more. A dataset class has
 
 - `Params` (a subclass of `TaskParams`), `summary`, and `downloads`: whether `check(None)` fetches what is missing,
-- `facts(params, data_dir) -> TaskFacts`, cheap, raises `DataError` where a file is missing or damaged,
+- `facts(params, data_dir) -> TaskFacts`, cheap, raises `DataError` if a file is missing or damaged,
 - `load(params, data_dir) -> Task`,
 - `check(data_dir) -> list[str]`, one line per file that was verified,
-- `files(data_dir) -> list[Path]`, the files that it needs there, or in the user's cache for None; it reads nothing.
+- `files(data_dir) -> list[Path]`, what must lie there, or in the user's own cache for None; nothing is read or fetched.
 """
 
 BUILT_IN = {

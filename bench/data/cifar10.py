@@ -1,9 +1,8 @@
 """`cifar10`: the original Python batches, 50,000 + 10,000 images of 3 x 32 x 32.
 
 Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009. The batches are pickles: each is verified
-against its published md5, then read by an unpickler that can build nothing but arrays. They are read from `--data-dir`
-or BENCH_DATA (`DIR/cifar-10-batches-py/*`; nothing is written there). Without either, pooch downloads them into the
-user's cache.
+against its published md5, then read by an unpickler that builds only arrays. Read from `--data-dir` or
+BENCH_DATA (`DIR/cifar-10-batches-py/*`, never written to), else downloaded by pooch into the user's cache.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Cifar10:
     @staticmethod
     def facts(params: TaskParams, data_dir: Path | None) -> TaskFacts:
         Cifar10.check(data_dir)
-        return task_facts("cifar10", params, 10, SHAPE, (TRAIN_SIZE, TEST_SIZE), ORIGINAL)
+        return task_facts("cifar10", params, 10, SHAPE, TRAIN_SIZE, TEST_SIZE, ORIGINAL)
 
     @staticmethod
     def load(params: TaskParams, data_dir: Path | None) -> Task:
@@ -76,5 +75,5 @@ def read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         and images.dtype == np.uint8
         and images.shape == (len(labels), 3072)
     ):
-        raise DataError(f"{path} is no batch of CIFAR-10: it lacks the images and labels of one; fetch it again.")
+        raise DataError(f"{path} is no batch of CIFAR-10: it has not the data and labels of one; fetch it again.")
     return images.reshape(-1, *SHAPE), np.array(labels, np.int64)

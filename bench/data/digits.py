@@ -1,7 +1,7 @@
 """`digits`: scikit-learn's 1797 real handwritten 8 x 8 digits, the embedded default; needs no download.
 
-1297 are for training and 500 for testing, split by a fixed order. A pixel n/16 is stored as the integer 15n with scale
-240, so that the stored copies of adversarial images can be finer than the original 17 levels.
+1297 to train and 500 to test, split by a fixed order. The original pixels are n/16; they are stored as 15n of 240, so
+that adversarial copies have a finer grid than the images themselves.
 
 Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
 """
@@ -30,7 +30,7 @@ class Digits:
 
     @staticmethod
     def facts(params: TaskParams, data_dir: Path | None) -> TaskFacts:
-        return task_facts("digits", params, 10, (1, 8, 8), (TRAIN_SIZE, TEST_SIZE), _original())
+        return task_facts("digits", params, 10, (1, 8, 8), TRAIN_SIZE, TEST_SIZE, _original())
 
     @staticmethod
     def load(params: TaskParams, data_dir: Path | None) -> Task:

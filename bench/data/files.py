@@ -1,4 +1,4 @@
-"""Data files: in a folder that the user names (it is only read), else in the user's cache, filled by downloads."""
+"""Where data files come from: a folder that the user names (read-only), else the user's cache, filled by download."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.errors import DataError
 
 
 def data_dir(given: str | None) -> Path | None:
-    """The folder named by `--data-dir` or BENCH_DATA, or None where neither names one."""
+    """The folder named by `--data-dir` or BENCH_DATA; None if neither names one."""
     text = given or os.environ.get("BENCH_DATA") or None
     if text is None:
         return None
@@ -38,30 +38,30 @@ def verify(path: Path, md5: str) -> None:
             f"{path} is missing; put the original file there, or leave out --data-dir and BENCH_DATA to download it."
         )
     stat = path.stat()
-    actual = _md5(str(path), stat.st_size, stat.st_mtime_ns)
-    if actual != md5:
+    found = _md5(str(path), stat.st_size, stat.st_mtime_ns)
+    if found != md5:
         raise DataError(
-            f"{path} has the md5 {actual}, but {md5} is published: it is truncated or damaged, so fetch it again."
+            f"{path} has the md5 {found}, but {md5} is published: it is truncated or damaged, so fetch it again."
         )
 
 
 def locate_in_archive(
     folder_name: str, archive: str, md5: str, mirrors: Sequence[str], files: Mapping[str, str], folder: Path | None
 ) -> list[Path]:
-    """Verified paths of the `files` (name: md5) of a dataset that is published as an archive of one folder."""
+    """Verified paths of the files (name: md5) of a dataset that is published as one archive of `folder_name`."""
     root = folder
     if root is None:
         root = unpacked(folder_name)
-        for name, published in files.items():  # a file that a killed process left unfinished is unpacked again
+        for name, known in files.items():  # a member that a killed extraction left unfinished is unpacked again
             path = root / folder_name / name
-            if path.is_file() and _md5(str(path), path.stat().st_size, path.stat().st_mtime_ns) != published:
+            if path.is_file() and _md5(str(path), path.stat().st_size, path.stat().st_mtime_ns) != known:
                 path.unlink()
         if not all((root / folder_name / name).is_file() for name in files):
             root = _download(folder_name, archive, md5, mirrors, [f"{folder_name}/{name}" for name in files])
     paths = []
-    for name, published in files.items():
+    for name, known in files.items():
         path = root / folder_name / name
-        verify(path, published)
+        verify(path, known)
         paths.append(path)
     return paths
 
@@ -83,23 +83,23 @@ def cache_dir() -> Path:
 
 
 def unpacked(folder_name: str) -> Path:
-    """Where a downloaded archive of `folder_name` is unpacked, in the user's own cache."""
+    """The folder in the user's cache where a downloaded archive of `folder_name` is unpacked."""
     return cache_dir() / folder_name
 
 
 def _download(dataset: str, name: str, md5: str, mirrors: Sequence[str], unpacked: Sequence[str] | None = None) -> Path:
-    """The downloaded file, or for an archive the folder with its `unpacked` members."""
+    """The downloaded file; of an archive, the folder with its `unpacked` members."""
     import pooch
     import requests
 
     target = cache_dir() / dataset
-    pooch.get_logger().setLevel("WARNING")  # a failure is told by the `DataError` alone
+    pooch.get_logger().setLevel("WARNING")  # a failure is one line, ours
     unpack = pooch.Untar(members=list(unpacked), extract_dir=".") if unpacked else None
     problems = []
     for mirror in mirrors:
         try:
-            file = pooch.retrieve(mirror + name, known_hash=f"md5:{md5}", fname=name, path=target, processor=unpack)
-            return target if unpacked else Path(file)
+            found = pooch.retrieve(mirror + name, known_hash=f"md5:{md5}", fname=name, path=target, processor=unpack)
+            return target if unpacked else Path(found)
         except (OSError, ValueError, requests.RequestException) as error:
             problems.append(f"{mirror}: {type(error).__name__}")
     wanted = f"{dataset}/ with its files" if unpacked else f"{dataset}/{name}"

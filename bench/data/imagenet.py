@@ -1,12 +1,12 @@
 """`imagenet`: folders of JPEG files per class, `imagenet/{train,val}/<synset>/*`, any subset of the classes.
 
-Images are decoded when they are indexed and are never all in memory: the short side is resized to 256 (bilinear), then
-the centre of 224 x 224 is cut out. Labels number the classes of the task in the order of their names. A task with some
-classes of ImageNet-1k knows their numbers among the thousand, so that a network for all of them can be restricted to
-its classes.
+Images are decoded when they are asked for and never held all in memory: the short side is resized to 256 (bilinear),
+then the centre of 224 x 224 is cut out. Labels count the classes of the task in the order of their names. A task of
+some classes of ImageNet-1k knows which of the thousand they are, so that a network for all of them can be asked about
+these alone.
 
 The images cannot be downloaded freely: name a folder that holds them with `--data-dir` or BENCH_DATA. The content hash
-of a task covers the names and sizes of the files, not their bytes (140 GB).
+of a task is over the names and sizes of the files, not over their bytes (there are 140 GB of them).
 
 Source: Deng et al., ImageNet: A Large-Scale Hierarchical Image Database, CVPR 2009; the synsets of ILSVRC 2012.
 """
@@ -14,7 +14,6 @@ Source: Deng et al., ImageNet: A Large-Scale Hierarchical Image Database, CVPR 2
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,17 +23,17 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 
 from bench.data.files import cache_dir
-from bench.data.task import Task, TaskFacts, TaskParams, select, task_facts
+from bench.data.task import Task, TaskFacts, TaskParams, content_hash, select
 from bench.errors import BadValue, DataError, UnknownName
 
 SIDE, SHORT_SIDE = 224, 256
 SUFFIXES = (".jpeg", ".jpg", ".png")
-#: the largest number of images of a split that `bench data imagenet` decodes, evenly spaced
+#: images that `bench data imagenet` decodes at most, evenly spaced
 DECODED_BY_CHECK = 5000
 
 
 class ImageNetParams(TaskParams):
-    """classes: names of class folders, separated by commas; empty: all."""
+    """classes: names of class folders, with commas; empty: all that there are."""
 
     classes: str = ""
 
@@ -83,7 +82,7 @@ class ImageNet:
 
 
 class _Listing:
-    """The class folders of a task, and (path, label) of their images, in the order of their names."""
+    """The class folders that are used, and (path, label) of their images, in the order of their names."""
 
     def __init__(self, classes: tuple[str, ...], splits: dict[str, list[tuple[Path, int]]], digest: str) -> None:
         self.classes = classes
@@ -137,11 +136,16 @@ def _listing(root: Path, classes: str) -> _Listing:
 
 
 def _facts(params: ImageNetParams, listing: _Listing) -> TaskFacts:
+    chosen = select("imagenet", params, len(listing.train))
     places = {name: place for place, name in enumerate(synsets())}
     known = all(name in places for name in listing.classes) and len(listing.classes) < len(places)
-    counts = (len(listing.train), len(listing.val))
-    return replace(
-        task_facts("imagenet", params, len(listing.classes), (3, SIDE, SIDE), counts, listing.digest),
+    return TaskFacts(
+        name="imagenet",
+        num_classes=len(listing.classes),
+        image_shape=(3, SIDE, SIDE),
+        train_size=len(chosen.train),
+        test_size=len(listing.val) if chosen.test is None else len(chosen.test),
+        content=content_hash(listing.digest, params),
         outputs=tuple(places[name] for name in listing.classes) if known else (),
         all_classes=len(places),
     )
@@ -159,7 +163,7 @@ def _images(files: list[tuple[Path, int]], rows: NDArray[np.int64]) -> tuple[Jpe
 
 
 class JpegFiles:
-    """Images (N, 3, 224, 224) uint8 that are decoded when they are indexed."""
+    """Images (N, 3, 224, 224) uint8 that are decoded when they are asked for."""
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
@@ -179,7 +183,7 @@ class JpegFiles:
 
 
 def decode(path: Path) -> NDArray[np.uint8]:
-    """The centre of an image file: (3, 224, 224) uint8; `DataError` where it cannot be decoded."""
+    """The centre of an image file: (3, 224, 224) uint8; `DataError` if it does not decode."""
     from PIL import Image, UnidentifiedImageError
 
     try:

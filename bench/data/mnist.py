@@ -1,7 +1,7 @@
 """`mnist`: the four original gzipped idx files (LeCun, Cortes, Burges), verified against the published md5.
 
-They are read from `--data-dir` or BENCH_DATA (`DIR/mnist/*.gz`; nothing is written there). Without either, pooch
-downloads them into the user's cache.
+Read from `--data-dir` or BENCH_DATA (`DIR/mnist/*.gz`, never written to), else downloaded by pooch into the user's
+cache.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Mnist:
     @staticmethod
     def facts(params: TaskParams, data_dir: Path | None) -> TaskFacts:
         Mnist.check(data_dir)
-        return task_facts("mnist", params, 10, (1, 28, 28), (TRAIN_SIZE, TEST_SIZE), ORIGINAL)
+        return task_facts("mnist", params, 10, (1, 28, 28), TRAIN_SIZE, TEST_SIZE, ORIGINAL)
 
     @staticmethod
     def load(params: TaskParams, data_dir: Path | None) -> Task:

@@ -1,4 +1,4 @@
-"""Pickles of plain arrays, read by an unpickler that can build nothing else. Verify the file's checksum first."""
+"""Pickles of plain arrays, read by an unpickler that makes only those. Verify the file's checksum first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.errors import DataError
 
-#: the functions and classes that build an array, under the names of old and new versions of numpy
+#: what an array is rebuilt from, under the names of old and new versions of numpy
 _ALLOWED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
@@ -21,7 +21,7 @@ _ALLOWED = {
 
 
 class _Arrays(pickle.Unpickler):
-    """Builds dicts, lists, bytes, numbers and numpy arrays; anything else is refused, and nothing is imported."""
+    """Builds dicts, lists, bytes, numbers and numpy arrays. It refuses everything else, and imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -30,7 +30,7 @@ class _Arrays(pickle.Unpickler):
 
 
 def read_arrays(path: Path) -> Any:
-    """The value in a pickle of Python 2 (strings come as bytes); `DataError` where it holds more than plain values."""
+    """The value in a pickle of Python 2 (strings come as bytes); `DataError` if it holds more than plain values."""
     try:
         return _Arrays(io.BytesIO(path.read_bytes()), encoding="bytes").load()
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:

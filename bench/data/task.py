@@ -20,8 +20,8 @@ class TaskParams(Params):
     """Parameters that every dataset has.
 
     train_size  how many training points to use: the first of a fixed order (0: all)
-    split       which points are attacked: `test`, or `validation`: a fixed sixth of the training set, which is then
-                left out of training; it serves to choose recipes without a look at the test set
+    split       which points are attacked: `test`, or `validation`, a fixed sixth of the training set that is then
+                left out of training, for choosing recipes without a look at the test set
     """
 
     train_size: int = Field(default=0, ge=0)
@@ -30,12 +30,10 @@ class TaskParams(Params):
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What planning needs to know of a task. It is cheap to compute.
+    """What planning needs to know of a task; cheap to find out.
 
-    train_size, test_size  the numbers of points that `TaskParams` select
-    content                a hash of these points' images and labels
-    outputs, all_classes   for a task with some of the classes of a larger one: the number of each of its classes
-                           there, and how many classes the larger one has
+    train_size and test_size count points after `TaskParams` are applied; content is a hash of all that they hold.
+    A task of some classes of a larger one says which of its `all_classes` they are: `outputs`, one per class.
     """
 
     name: str
@@ -49,7 +47,7 @@ class TaskFacts:
 
 
 class Images(Protocol):
-    """Stored images: an array, or files that are read when they are indexed."""
+    """Stored images: an array, or files that are read when they are asked for."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,14 +85,14 @@ def to_pixels(images: NDArray[np.uint8], scale: int, device: torch.device | str 
 
 
 def fixed_order(name: str, count: int) -> NDArray[np.int64]:
-    """A permutation of `count` points: the same on every machine and in every version."""
+    """A permutation of `count` points that is the same everywhere and for ever."""
     seed = int.from_bytes(hashlib.sha256(f"order of {name}".encode()).digest()[:8], "big")
     return np.random.Generator(np.random.PCG64(seed)).permutation(count)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows of the dataset that a task uses: `train` for training, `test` (of the split `source`) to attack."""
+    """Which points of the original files a task uses: for training, and for attacking (from `source`)."""
 
     train: NDArray[np.int64]
     test: NDArray[np.int64] | None
@@ -102,7 +100,7 @@ class Selection:
 
 
 def select(name: str, params: TaskParams, train_count: int) -> Selection:
-    """The rows that `params` select out of `train_count` training points; `test` is None for all test points."""
+    """The points that `params` choose out of `train_count` training points; `test` None means all test points."""
     order = fixed_order(name, train_count)
     held_out = train_count // 6
     pool = order[held_out:] if params.split == "validation" else order
@@ -119,23 +117,26 @@ def select(name: str, params: TaskParams, train_count: int) -> Selection:
 
 
 def content_hash(original: str, params: TaskParams) -> str:
-    """Hash of a task's content: of the hash of its original files, and of the parameters that select from them."""
+    """Hash of a task's content: that of its original files and of what `params` choose from them."""
     return hashlib.sha256(f"{original} {params.model_dump_json()}".encode()).hexdigest()
 
 
 def task_facts(
-    name: str, params: TaskParams, classes: int, shape: tuple[int, ...], counts: tuple[int, int], original: str
+    name: str,
+    params: TaskParams,
+    classes: int,
+    image_shape: tuple[int, int, int],
+    train_count: int,
+    test_count: int,
+    original: str,
 ) -> TaskFacts:
-    """The facts of the task that `params` choose out of a dataset.
+    """The facts of the task that `params` choose out of this many original training and test points.
 
-    shape is (C, H, W); counts are those of all training and test points; original is a hash of the dataset's files.
+    original: a hash of the original files.
     """
-    chosen = select(name, params, counts[0])
-    test_size = counts[1] if chosen.test is None else len(chosen.test)
-    channels, height, width = shape
-    return TaskFacts(
-        name, classes, (channels, height, width), len(chosen.train), test_size, content_hash(original, params)
-    )
+    chosen = select(name, params, train_count)
+    test_size = test_count if chosen.test is None else len(chosen.test)
+    return TaskFacts(name, classes, image_shape, len(chosen.train), test_size, content_hash(original, params))
 
 
 def build_task(
@@ -147,10 +148,10 @@ def build_task(
     train: tuple[NDArray[np.uint8], NDArray[np.int64]],
     test: tuple[NDArray[np.uint8], NDArray[np.int64]],
 ) -> Task:
-    """The task that `params` choose out of the (images, labels) of a dataset's two splits."""
+    """The task that `params` choose out of the original (images, labels) of both splits."""
     chosen = select(name, params, len(train[1]))
     source = test if chosen.source == "test" else train
     test_images = source[0] if chosen.test is None else source[0][chosen.test]
     test_labels = source[1] if chosen.test is None else source[1][chosen.test]
-    facts = task_facts(name, params, classes, train[0].shape[1:], (len(train[1]), len(test[1])), original)
+    facts = task_facts(name, params, classes, train[0].shape[1:], len(train[1]), len(test[1]), original)
     return Task(facts, scale, train[0][chosen.train], train[1][chosen.train], test_images, test_labels)

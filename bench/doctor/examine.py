@@ -1,6 +1,6 @@
-"""What `bench doctor` looks at: whether runs can work here, and what to do where they cannot.
+"""What `bench doctor` examines: whether runs can work here, and what to do if they cannot.
 
-Nothing is made, downloaded or changed by looking.
+It creates, downloads and changes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Level = Literal["ok", "note", "problem"]
 
 #: free bytes below which runs are in danger, and below which it is worth a note
 FULL, NEARLY_FULL = 100 << 20, 1 << 30
-#: what an extra is for; extras that are not named here are for who works on the harness itself
+#: what an extra is for; other extras are for those who develop the harness
 EXTRAS = {
     "parquet": "bench export --format parquet",
     "postgres": "a database on a PostgreSQL server",
@@ -44,14 +44,14 @@ class Finding:
 
 @dataclass
 class Patient:
-    """What is looked at: the options as they were given, and the configuration in use once it has been read."""
+    """What is examined: the given options, and the configuration in use once it has been read."""
 
     config_file: Path | None
     plugins: tuple[str, ...]
     db: str | None
     data_dir: str | None
     config: Config
-    #: whether `config` is what a run would use; the defaults stand in for one that cannot be read
+    #: whether a run would use `config`; if the configuration cannot be read, the defaults are examined
     readable: bool = False
 
     @property
@@ -82,7 +82,7 @@ def examine(config: str | None, plugins: tuple[str, ...], db: str | None, data_d
 
 
 def _looked(what: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """What a look finds; a look that raises has found a problem, and the others go on."""
+    """The findings of one part. If it raises, that is a problem, and the other parts go on."""
     found: list[Finding] = []
     try:
         found.extend(look())
@@ -187,14 +187,14 @@ def _data(patient: Patient) -> Iterator[Finding]:
     for entry in registry.datasets:
         try:
             yield _dataset(entry.name, entry.load(), folder)
-        except Exception as error:  # somebody's own, which may lack anything of a dataset
+        except Exception as error:  # of a plug-in, which may lack any part of a dataset
             if entry.origin == "built-in":
                 raise
             yield Finding("note", f"dataset {entry.name}", f"cannot be looked for: {one_line(error)}")
 
 
 def _dataset(name: str, dataset: Any, folder: Path | None) -> Finding:
-    """Whether the files of a dataset lie where they would be read; they are not read."""
+    """Whether the files of a dataset exist; they are not read."""
     what, files = f"dataset {name}", dataset.files(folder)
     if not files:
         return Finding("ok", what, "embedded")
@@ -241,7 +241,7 @@ def _some(keys: tuple[str, ...]) -> str:
 
 def _files(patient: Patient) -> Iterator[Finding]:
     from bench.store import files_of
-    from bench.store.prune import describe_bytes, nearest_folder, survey
+    from bench.store.prune import nearest_folder, size_text, survey
 
     root = files_of(patient.url)
     if stuck := _not_writable(root):
@@ -250,20 +250,20 @@ def _files(patient: Patient) -> Iterator[Finding]:
         return
     free = shutil.disk_usage(nearest_folder(root)).free
     total = sum(kind.bytes for kind in survey(root).values())
-    there = f"{describe_bytes(total)} in {root}" if root.exists() else f"{root} is not there yet"
+    there = f"{size_text(total)} in {root}" if root.exists() else f"{root} is not there yet"
     level: Level = "problem" if free < FULL else "note" if free < NEARLY_FULL else "ok"
     todo = "" if level == "ok" else "free some space; bench cache says what lies there, bench cache prune removes some"
-    yield Finding(level, "files", f"{there}; {describe_bytes(free)} free", todo)
+    yield Finding(level, "files", f"{there}; {size_text(free)} free", todo)
 
 
 def _not_writable(path: Path) -> Path | None:
-    """What stands in the way of writing a file or a folder at `path`; None where nothing does."""
+    """What prevents writing a file or a folder at `path`; None if nothing does."""
     from bench.store.prune import nearest_folder
 
     nearest = nearest_folder(path)
     if nearest != path.absolute() and not nearest.is_dir():
         return nearest
-    places = [nearest, nearest.parent] if nearest.is_file() else [nearest]  # beside a database lies its log
+    places = [nearest, nearest.parent] if nearest.is_file() else [nearest]  # SQLite writes its log beside the database
     return next((place for place in places if not os.access(place, os.W_OK)), None)
 
 

@@ -79,7 +79,7 @@ def shaping() -> dict[str, Version]:
 
 
 def tested() -> dict[str, Version]:
-    """The version of each package that the tests ran with; none outside a checkout, where that is not known."""
+    """The version of each package that the tests ran with; {} outside a checkout."""
     file = ROOT / "constraints.txt"
     if not file.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Blocks: a list cut into pieces of one size, aligned to its start, so that a piece does not depend on who asks."""
+"""Blocks: a list cut into pieces of one size, from its start on, so that a piece is the same for every caller."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import groupby
 
 @dataclass(frozen=True)
 class Blocks:
-    """`items` cut into blocks of `size`; the last may be shorter. size None: all of it is one block."""
+    """`items` cut into blocks of `size`; the last may be shorter. size None: one block holds all."""
 
     items: Sequence[int]
     size: int | None
@@ -29,7 +29,7 @@ class Blocks:
         return self.size or max(len(self.items), 1)
 
     def find(self, items: Sequence[int]) -> list[tuple[int, list[int]]]:
-        """Where these items are: runs of (block, offsets inside it), in the order of `items`."""
+        """The positions of these items: runs of (block, offsets in the block), in the order of `items`."""
         where = {item: spot for spot, item in enumerate(self.items)}
         spots = [where[item] for item in items]
         runs = groupby(spots, key=lambda spot: spot // self._size)

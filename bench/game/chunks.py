@@ -1,4 +1,4 @@
-"""Rows that are committed together, with the images that they speak of and the state after them."""
+"""Chunks: rows that are committed together, with their images and the state after them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.rows import Row
 
 @dataclass
 class Chunk:
-    """Rows that are committed together, with the images they speak of and the state after them.
+    """Rows that are committed together, with their images and the state after them.
 
     images  proposals (rows, C, H, W) in the order of the rows
     digest  of the deployed defense's state after the last row; stored before the rows are committed
@@ -30,7 +30,7 @@ class Chunk:
 class ChunkMaker:
     """Collects rows and cuts them into chunks.
 
-    A chunk is due once `size` rows wait or `checkpoint_s` has passed. Where the state is stored with it (`stores`), it
+    A chunk is due when `size` rows wait or `checkpoint_s` has passed. If the state is stored with it (`stores`), it
     also waits until the state is worth storing again. Once the time limit has passed, every row is due.
     """
 

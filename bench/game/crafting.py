@@ -1,4 +1,4 @@
-"""What an attack proposed, with what it cost: crafted in one call, measured, and judged by nobody yet."""
+"""Images that an attack proposed in one call, with what it spent and what it believed. The judge comes later."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def _known(value: Tensor) -> bool | None:
 
 
 class Crafts(Protocol):
-    """Where the proposed images of a game come from."""
+    """The source of the proposed images of a game."""
 
     def at(self, places: list[int]) -> Crafted:
         """Images for the points at these places of the seeded order."""
 
 
 def craft(attack: Attack, oracle: GameOracle, x: Tensor, y: Tensor, spec: RunSpec, indices: Sequence[int]) -> Crafted:
-    """Let the attack propose images for x (N, C, H, W) with labels y (N,); measures, judges nothing."""
+    """Let the attack propose images for x (N, C, H, W) with labels y (N,), and measure what it spends."""
     oracle.begin(x, y, indices)
     draws = Draws(spec.seed, "attack", indices)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The judge: the only one who decides success. It measures the distance itself, and sees the served answer only."""
+"""The judge alone decides whether a proposal may be served. It measures the distances itself."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ BOX = 1e-6
 
 @dataclass(frozen=True)
 class Ruling:
-    """What may be served for one example.
+    """What the judge decides for one example.
 
     distance   of the proposed image to x, by norm, in pixel units (l0: pixels changed in any channel); NaN where the
                image is not finite
-    violation  why the clean x is served in its place, or "" where the proposal stands
+    violation  why the clean x is served instead of the proposal; "" if the proposal is served
     """
 
     distance: dict[Norm, float]
@@ -28,9 +28,9 @@ class Ruling:
 
 
 def as_images(x: Tensor, proposed: object) -> Tensor:
-    """What an attack returned for x (N, C, H, W), as it would be served: float32, detached.
+    """The images that an attack returned for x (N, C, H, W), as they would be served: float32, detached.
 
-    Raises `BadImage` where it is no float tensor of x's shape: then there is nothing to serve.
+    Raises `BadImage` if they are no float tensor of x's shape.
     """
     if not isinstance(proposed, Tensor) or not proposed.is_floating_point():
         raise BadImage(f"The attack returned {type(proposed).__name__}; it must return a float tensor of images.")

@@ -1,4 +1,4 @@
-"""A match: one game of a run, bound to all that it needs. Protocols see a match and nothing else."""
+"""A match: one game of a run, bound to everything that it needs. Protocols see only the match."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 class Group:
     """Examples that are answered together, with what was proposed for them and what the judge lets pass.
 
-    first    position of the first of them in the game
+    first    position of the first example in the game
     indices  dataset indices; x (B, C, H, W) in [0, 1] and y (B,) their images and labels
-    served   the proposals, and the clean image in the place of each violation (B, C, H, W)
+    served   the proposals; instead of each violation, the clean image (B, C, H, W)
     """
 
     first: int
@@ -47,7 +47,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Answers:
-    """Labels that were answered to a group, and what an answer took of it on average."""
+    """The labels that a group was answered with, and the mean steps and seconds of an answer."""
 
     labels: list[int]
     steps: int
@@ -57,8 +57,8 @@ class Answers:
 class Match:
     """One game of a run.
 
-    spec, number  the run, and which of its games this is
-    meter         where the seconds go
+    spec, number  the run, and the number of this game in it
+    meter         the seconds of attack and defense
     """
 
     def __init__(self, run: RunResources, number: int, given: Crafts | None, states: Cache | None) -> None:
@@ -69,7 +69,7 @@ class Match:
         self.number = number
         self.meter = Meter()
 
-    # -- who plays --------------------------------------------------------------------------------------------------
+    # -- the parts --------------------------------------------------------------------------------------------------
 
     @property
     def threat(self) -> ThreatModel:
@@ -105,7 +105,7 @@ class Match:
     def oracle(
         self, observed: Tensor | None = None, company: Tensor | None = None, deployed: bool = True
     ) -> GameOracle:
-        """The attacker's door.
+        """The oracle, through which the attacker reaches the defense.
 
         observed  background points that the attacker saw, (M, C, H, W)
         company   the rest of the batch in which a `batch` defense answers a query, (B-1, C, H, W)
@@ -121,17 +121,17 @@ class Match:
         return self._run.points(indices)
 
     def crafts(self, order: Sequence[int], oracle: Callable[[], GameOracle], late: bool = False) -> Crafts:
-        """Where the proposed images of this game come from.
+        """The source of the proposed images of this game.
 
         order   the places of the seeded order that blocks are cut from
-        oracle  makes the attacker's door; called where the attack crafts in this game
-        late    the attack crafts when its images are asked for, and only those: against the defense as it is then.
+        oracle  makes the oracle; called if the attack crafts in this game
+        late    the attack crafts images at the moment when they are needed: against the defense as it is then.
                 Else it crafts whole blocks.
         """
         return self._given or _Crafts(self, self._run, Blocks(order, self.attack.block), oracle, late)
 
     def group(self, first: int, places: list[int], crafted: Crafted) -> Group:
-        """The examples at these places, which the defense answers together; the judge measures what was proposed."""
+        """The examples at these places of the seeded order, which the defense answers together, as the judge rules."""
         indices = [self.spec.order[place] for place in places]
         x, y = self.points(indices)
         rulings = rule(x, crafted.images, self.threat, bounded=not self.spec.minimal)
@@ -160,14 +160,14 @@ class Match:
         return Answers(labels, (self.serving.defense.adaptation_steps - steps) // count, spent / count)
 
     def neighbours(self, x: Tensor) -> list[dict[str, list[int]] | None]:
-        """The labels of the neighbours of each point of x (B, C, H, W), counted, where the defense retrieves any."""
+        """Counts of the labels of each point's neighbours, for x (B, C, H, W), if the defense retrieves any."""
         seconds = self.serving.seconds
         labels = self.serving.neighbour_labels(x)
         self.meter.defense_s += self.serving.seconds - seconds
         return labels
 
     def serve_background(self, x: Tensor) -> None:
-        """Serve inputs of other users, x (M, C, H, W); from the longest stored prefix of them."""
+        """Serve inputs of other users, x (M, C, H, W), starting from the longest stored prefix."""
         seconds = self.serving.seconds
         self.serving.catch_up(x, lambda done: self.report(f"background {done}/{len(x)}"))
         self.meter.defense_s += self.serving.seconds - seconds
@@ -176,7 +176,7 @@ class Match:
     # -- rows -------------------------------------------------------------------------------------------------------
 
     def resumed(self, resume: Resume) -> int:
-        """Take up the stored state of a stream; the position to go on from: 0 where the state is gone."""
+        """Restore the stored state of a stream, and return the position to go on from; 0 if the state is gone."""
         return resume.rows if resume.rows and self.serving.resume(resume.digest, resume.served) else 0
 
     def chunks(self, stores: bool) -> ChunkMaker:
@@ -194,7 +194,7 @@ class Match:
     ) -> Iterator[tuple[Row, Tensor]]:
         """The rows of a group from position `after` on, each with its proposed image (C, H, W).
 
-        clean: the answers to the clean images from the same state, where the protocol asks for them.
+        clean: the answers to the clean images from the same state, if the protocol has them.
         """
         crafted = group.crafted
         for i in range(max(after - group.first, 0), len(group.indices)):

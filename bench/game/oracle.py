@@ -44,7 +44,7 @@ class Ledger:
 class Trace:
     """What the recording network saw in the current call, one entry per forward.
 
-    rows      which example each input was closest to, or None where they are the examples in order
+    rows      the example that each input is closest to; None if the inputs are the examples in their order
     margins   logit of y minus the largest other logit, (B,); below 0 the attacked network is fooled
     distances distance of the input to its x in the threat's norm, (B,) float32; the judge measures its own in float64
     """
@@ -70,15 +70,15 @@ class GameOracle(Oracle):
 
     threat    what is granted
     info      name, kind, differentiable, randomised: a value, not the defense
-    deployed  the defense as it serves now; None in `replay`, where the attacker must do without
+    deployed  the defense as it serves now; None in `replay`, where nothing is deployed yet
     trained   theta_0
-    surrogate the attacker's own network, where the threat model grants one
+    surrogate the attacker's own network, if the threat model grants one
     fresh     makes a defense that has served nothing, with a given noise key
     observed  background points that the attacker saw, (M, C, H, W)
     company   the rest of the batch in which a `batch` defense answers a query, (B-1, C, H, W)
     key       the attacker's own randomness
     report    is called with one line of progress, by attacks that take long
-    hurry     is called with every answer that an attack gets; raises `OutOfTime` where the command has to end
+    hurry     is called before every answer to the attack; raises `OutOfTime` when the command has to end
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class GameOracle(Oracle):
         self._x = torch.empty(0)
         self._y = torch.empty(0, dtype=torch.int64)
         self._indices: list[int] = []
-        #: which examples of the call the attack is busy with; None: all
+        #: the examples of the call that the attack works on now; None: all
         self._focus: Tensor | None = None
         #: what the attack is handed for the granted network: see `granting`
         self._stand_in: nn.Module | None = None
@@ -275,9 +275,9 @@ class GameOracle(Oracle):
             counter.index_add_(0, rows, torch.ones_like(rows))
 
     def _attribute(self, x: Tensor) -> Tensor:
-        """Which example each input (B, ...) belongs to: in order where the count fits, else the nearest, (B,).
+        """The example that each input (B, ...) belongs to, (B,): in order if the count fits, else the nearest.
 
-        Of those that the attack is busy with, where it says so. Nearest in the threat's norm: in another, an image at
+        Only examples count that the attack works on now. Nearest in the threat's norm: in another norm, an image at
         the edge of its ball can be nearer to another example.
         """
         rows = torch.arange(len(self._x)) if self._focus is None else self._focus
@@ -289,7 +289,7 @@ class GameOracle(Oracle):
 
 
 class CountedCopy(Simulation):
-    """A copy of the defense whose answers are counted in the oracle's ledger."""
+    """A copy of the defense; the oracle counts its answers."""
 
     def __init__(self, oracle: GameOracle, defense: Defense) -> None:
         self._oracle = oracle

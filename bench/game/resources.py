@@ -1,4 +1,4 @@
-"""What a process needs to play games: tasks, bases, fitted defenses and crafted images, each made once and kept."""
+"""The resources of a process that plays games: tasks, bases, fitted defenses, crafted images; made once and kept."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEPT = 2
 
 
 class Resources:
-    """Loads and makes, on first use, what the games of a process need."""
+    """Loads or makes on first use what the games of a process need."""
 
     def __init__(self, settings: Settings, report: Callable[[str], None] = lambda line: None) -> None:
         self.settings = settings
@@ -43,7 +43,7 @@ class Resources:
         self._kept: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
     def report(self, line: str) -> None:
-        """One line of progress. Whoever reports may be stopped here once the time limit is long past."""
+        """Report one line of progress. Raises `OutOfTime` when the time limit is long past."""
         self.settings.deadline.check()
         self._report(line)
 
@@ -52,7 +52,7 @@ class Resources:
         return RunResources(self, spec)
 
     def match(self, spec: RunSpec, game: int, given: Crafts | None = None, states: Cache | None = None) -> Match:
-        """One game of a run, bound to all that it needs.
+        """One game of a run, bound to everything that it needs.
 
         given   images that were crafted before; None: the attack crafts them
         states  where the states of its defense are kept; None: in the cache of all games
@@ -74,7 +74,7 @@ class Resources:
         return digest([key, self._environment])
 
     def keep(self, kind: str, key: str, make: Callable[[], Thing]) -> Thing:
-        """What `make` returned for this key, as long as it is among the last ones used."""
+        """The thing for this key: `make` makes it, and it is kept as long as it is among the last ones used."""
         if (kind, key) not in self._kept:
             self._kept[kind, key] = make()
             same_kind = [name for name in self._kept if name[0] == kind]
@@ -107,7 +107,7 @@ class RunResources:
         return self.task.test_points(indices, self.resources.device)
 
     def declined(self) -> str | None:
-        """Why the attack cannot run against the defense, or None."""
+        """Why the attack cannot run against the defense; None if it can."""
         reason = self.attack.declines(self.spec.threat, self.task.facts, info_of(self.spec))
         return reason or no_surrogate(self.spec) or no_company(self.spec)
 
@@ -130,13 +130,13 @@ class RunResources:
         return self.resources.keep("base", spec.base_key, fit)
 
     def surrogate(self) -> nn.Module | None:
-        """The attacker's own network, where the threat model grants one."""
+        """The attacker's own network, if the threat model grants one."""
         if self.spec.surrogate is None:
             return None
         return self.resources.of(self.spec.attacked_base).base().network
 
     def missing_pieces(self) -> list[str]:
-        """Parts of the defense's preparation that any process could make now."""
+        """The missing parts of the defense's preparation, each of which any process can make."""
         if self.spec.is_base:
             return []
         return self._unfitted().pieces(self.task, self.base(), self._context(self.spec.seed))
@@ -146,7 +146,7 @@ class RunResources:
         self._unfitted().prepare(self.task, self.base(), self._context(self.spec.seed), piece)
 
     def fitted(self) -> Defense:
-        """The fitted defense that has served nothing. Fork it; never serve it."""
+        """The fitted defense before it has served anything. Fork it; do not let it serve."""
         if self.spec.is_base:
             return self.base()
 
@@ -197,7 +197,7 @@ class RunResources:
         info: DefenseInfo | None = None,
         states: Cache | None = None,
     ) -> GameOracle:
-        """The attacker's door in one game; `serving` is None where there is no deployed defense yet."""
+        """The oracle of one game. serving: the deployed defense; None if there is none yet."""
         spec = self.spec
 
         def catch_up(copy: Defense, seen: Tensor) -> Defense:
@@ -236,13 +236,13 @@ class RunResources:
         return len(Blocks(self.spec.places, self.attack.block))
 
     def crafted_on_base(self, block: int) -> Crafted:
-        """One block of images that are crafted on the base alone; from the cache, where it has them."""
+        """One block of images that are crafted on the base alone: from the cache, or crafted now."""
         path = self.resources.cache.path("crafts", self._craft_name(block))
         if not path.exists():
             self.resources.report(f"crafting block {block + 1} of {self.base_block_count()}")
             indices = [self.spec.order[place] for place in self.base_blocks()[block]]
             x, y = self.points(indices)
-            base = DefenseInfo(self.spec.base.name, "static", True, False)  # all that these images may depend on
+            base = DefenseInfo(self.spec.base.name, "static", True, False)  # the images depend on the base alone
             made = craft(self.attack, self.oracle(0, None, info=base), x, y, self.spec, indices)
             write_atomic(path, dump_tensors(made.tensors(), {}))
         tensors, _ = parse_tensors(path.read_bytes())

@@ -1,7 +1,7 @@
 """A defense in use: it serves inputs in order and knows the digest of all that led to its state.
 
-The digest is a chain over (what was fitted, noise key, every served input). A state stored under it can be taken up by
-whoever comes to the same point of the same stream: a resumed game, another cell with the same background, or an
+The digest is a chain over (the fitted defense, noise key, every served input). A state stored under it can be used by
+all who reach the same point of the same stream: a resumed game, another cell with the same background, or an
 attacker's simulated copy.
 """
 
@@ -19,9 +19,9 @@ from bench.contracts import Defense, checked_logits, probe
 from bench.deadline import NEVER, Deadline, OutOfTime
 from bench.rows import Cost, image_hash
 
-#: most of the time that may go into storing states on the way: a state that took 1 s waits for 50 s of answers ...
+#: the largest share of the time that may go into storing states: after one that took 1 s come 50 s of answers ...
 STORING_SHARE = 0.02
-#: ... and one that took less than this waits for nothing, in seconds
+#: ... but a state that took less than this, in seconds, may be stored again at once
 CHEAP_S = 0.1
 
 
@@ -80,15 +80,15 @@ class Serving:
         return checked_logits(logits, len(x), self.classes, type(self.defense).__name__)
 
     def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]] | None]:
-        """What the defense says of the neighbours of each point of x (N, C, H, W) as it is now; None where nothing."""
+        """The label counts of the neighbours of each point of x (N, C, H, W) now; None if the defense has none."""
         start = time.perf_counter()
-        found = list(self.defense.neighbour_labels(x))
+        labels = list(self.defense.neighbour_labels(x))
         self.seconds += time.perf_counter() - start
-        return [*found] if len(found) == len(x) else [None] * len(x)
+        return [*labels] if len(labels) == len(x) else [None] * len(x)
 
     def catch_up(self, x: Tensor, report: Callable[[int], None] = lambda done: None) -> None:
         """Serve the background x (N, C, H, W), starting from the longest stored prefix of it."""
-        if self.defense.kind == "static":  # nothing that it serves changes an answer
+        if self.defense.kind == "static":  # its answers do not depend on what it served
             self.served += len(x)
             return
         step, links = self._step, self._links(x)
@@ -111,7 +111,7 @@ class Serving:
             self._store_instead(passed)
 
     def _store_instead(self, passed: str) -> str:
-        """Store the state here and remove the one that was stored at `passed` ("": none); what was there stays."""
+        """Store the state; remove the one stored at `passed`, if any. A state that existed before is not removed."""
         fresh = not self.cache.has("states", self.digest)
         self.store()
         if passed:
@@ -124,7 +124,7 @@ class Serving:
         return self.defense.batch_size if self.defense.kind == "batch" else 1
 
     def _links(self, x: Tensor) -> list[str]:
-        """The digests after each batch of x (each point of an online defense): how a stream is cut is part of it."""
+        """The digests after each batch of x (each point of an online defense). They depend on how the stream is cut."""
         links, step = [self.digest], self._step
         for start in range(0, len(x), step):
             images = " ".join(image_hash(image) for image in x[start : start + step])
@@ -141,7 +141,7 @@ class Serving:
         return self.digest
 
     def resume(self, digest: str, served: int) -> bool:
-        """Take up the stored state of a game; False where it is gone and the game must start again."""
+        """Restore the stored state of a game. False if it is gone, and the game must start again."""
         if self.defense.kind != "static" and not self._adopt(digest):
             return False
         self.digest, self.served = digest, served

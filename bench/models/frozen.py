@@ -1,4 +1,4 @@
-"""Networks that nobody trains any more."""
+"""Networks that are not trained any more."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 
 def frozen_copy(network: AnyNetwork) -> AnyNetwork:
-    """A copy of the network that nobody else holds, in evaluation mode, its weights without gradients."""
+    """An independent copy of the network, in evaluation mode, with weights that take no gradients."""
     return freeze(copy.deepcopy(network))
 
 

@@ -1,4 +1,4 @@
-"""What a network must offer: its features, and its logits as a function of them."""
+"""The interface of a network: its features, and its logits as a function of them."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def network_name(model: str, dataset: str) -> str:
 
 
 def network_source(model: str, weights: str) -> tuple[str, int, str]:
-    """Name, version and source hash of a network as used: its code, and the content of its weights file."""
+    """Name, version and source hash of a network: of its code, and of the content of its weights file."""
     library, _, name = model.partition(":")
     if library in _LIBRARIES and name:
         label, number, code = model, 1, f"{library} {_version(library)} {source.module_hash('bench.models.wrapped')}"
@@ -104,7 +104,7 @@ def make_network(model: str, weights: str, facts: TaskFacts) -> Network:
     if partial and not fits(made, weights):  # perhaps weights for the task's own classes alone
         whole, (made, mean, std) = made, _made(model, facts.num_classes, facts.image_shape)
         partial = not fits(made, weights)
-        made = whole if partial else made  # if neither fits: say how it differs from a network for all classes
+        made = whole if partial else made  # neither fits: the error compares it with a network for all classes
     if weights:
         load_weights(made, weights, model)
     network = made if isinstance(made, Network) else Wrapped(made, mean, std)
@@ -131,7 +131,7 @@ def _called(make: Callable[[], Any], model: str) -> nn.Module:
 
     try:
         module = make()
-    except Exception as error:  # foreign code: whatever it raises says that there is no such network
+    except Exception as error:  # of another package: any exception means that there is no such network
         raise BadValue(f"base.model {model!r} cannot be made: {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise BadValue(f"base.model {model!r} made a {type(module).__name__}; it must return a torch module.")
@@ -141,7 +141,7 @@ def _called(make: Callable[[], Any], model: str) -> nn.Module:
 def _import(library: str) -> Any:
     try:
         return importlib.import_module(library)
-    except Exception as error:  # beside a torch that it was not built for, torchvision raises RuntimeError
+    except Exception as error:  # torchvision raises RuntimeError with a torch that it was not built for
         raise BadValue(
             f"base.model names a network of {library}, which does not import here ({one_line(error)}); install the "
             f"extra 'imagenet', or give a FILE.py:FUNCTION of your own."
@@ -172,7 +172,7 @@ def _function(model: str) -> Callable[..., Any]:
     if name not in sys.modules:
         try:
             source.run_file(name, path)
-        except (Exception, SystemExit) as error:  # a foreign file may raise anything while it is imported
+        except (Exception, SystemExit) as error:  # a user's file may raise anything while it is imported
             raise BadValue(
                 f"base.model {model!r} does not import: {type(error).__name__}: {one_line(error)}"
             ) from error

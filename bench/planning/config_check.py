@@ -1,4 +1,4 @@
-"""The open sections of bench.toml, which hold values by name: every name and key in them must mean something."""
+"""Checks the sections of bench.toml that hold values by name: every name and every key in them must be known."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def game_keys() -> set[str]:
     """The keys of [game]: `protocol`, and those of every protocol that loads."""
     keys = {"protocol"}
     for entry in registry.protocols:
-        with suppress(BrokenPlugin):  # it is told where it is asked for
+        with suppress(BrokenPlugin):  # reported when the plug-in is used
             keys |= set(entry.load().Params.model_fields)
     return keys
 
 
 def check_sections(config: Config) -> None:
-    """Raise `UnknownName` for a name or a key that nothing knows, with the nearest one; `BadValue` for a non-table."""
+    """Raise `UnknownName`, with the nearest name, for an unknown name or key; `BadValue` for what is no table."""
     _check_plugins("", config.base, config.defense, config.attack)
     _check_keys("game", config.game, game_keys())
     families = {_family(entry) for entry in (*registry.defenses, *registry.attacks)}
@@ -64,7 +64,7 @@ def _check_plugins(prefix: str, base: dict[str, Any], defense: dict[str, Any], a
             try:
                 known = names[name].section_fields()
             except BrokenPlugin:
-                continue  # it is told where it is asked for; here nothing can be said of its keys
+                continue  # reported when the plug-in is used; its keys are not known here
             more = ["seed"] if section == "base" else []
             _check_keys(f"{prefix}{section}.{name}", _table(f"{prefix}{section}", name, keys), [*known, *more])
 
@@ -77,7 +77,7 @@ def _family(entry: registry.Entry) -> str:
 
 
 def _recipe_keys(family: str) -> set[str] | None:
-    """Parameters of everything in a recipe family; None where something of it does not load."""
+    """The parameters of all plug-ins of a recipe family; None if one of them does not load."""
     known: set[str] = set()
     for entry in (*registry.defenses, *registry.attacks):
         try:
@@ -89,7 +89,7 @@ def _recipe_keys(family: str) -> set[str] | None:
 
 
 def _own(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The parts of a recipe that are for one dataset."""
+    """The tables of a recipe that hold its values for one dataset."""
     return [(name, value) for name, value in values.items() if isinstance(value, dict)]
 
 

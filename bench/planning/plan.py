@@ -1,4 +1,4 @@
-"""From a request to run specs: the cross product, with every parameter resolved. Nothing is run or written here."""
+"""Plans runs: from a request to run specs, one for each combination, with every parameter resolved. Writes nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.errors import BadValue, BenchError, BrokenPlugin, UnknownName, one_li
 from bench.models.sources import network_name, network_source
 from bench.planning.config_check import check_sections, game_keys
 from bench.planning.preflight import check_protocol, check_sizes
-from bench.planning.rules import game_of, in_words, paired_clean
+from bench.planning.rules import game_of, paired_clean, with_card
 from bench.planning.spec import GameSpec, Part, RunSpec
 from bench.threat import ThreatModel, convert, parse_number
 from bench.values import Params
@@ -57,14 +57,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of the request, and the `clean` run that gives its clean accuracy (None: it has its own)."""
+    """A run of the request, and the `clean` run that gives its clean accuracy; None if the run itself gives it."""
 
     spec: RunSpec
     clean: RunSpec | None
 
 
 def suite_requests(name: str, suites: Mapping[str, Suite], over: Request) -> list[Request]:
-    """The cells of a suite, with what the command line says over them."""
+    """The cells of a suite, with the request `over` laid over each."""
     requests = _cells_of(name, suites, ())
     if not requests:
         raise BadValue(f"The suite {name!r} has no runs, only a table; see: bench report --help")
@@ -91,7 +91,7 @@ def _request_of(cell: SuiteOver, crossed: Mapping[str, Any] | None = None) -> Re
 
 
 def _laid_over(request: Request, over: Request) -> Request:
-    """The request, with what `over` says in its place; the sets of both are merged."""
+    """The request with the values of `over` in place of its own; the sets of both are merged."""
     return Request(
         defenses=over.defenses or request.defenses,
         attacks=over.attacks or request.attacks,
@@ -107,12 +107,12 @@ def _laid_over(request: Request, over: Request) -> Request:
 
 
 def _combinations(cross: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """Every choice of one value per key, in the order of the lists."""
+    """All combinations of one value for each key, in the order of the lists."""
     return [dict(zip(cross, values, strict=True)) for values in itertools.product(*cross.values())]
 
 
 def plan(requests: list[Request], config: Config, facts_of: FactsOf) -> list[Planned]:
-    """The runs of all requests in order, each once. Raises a `BenchError` for anything wrong."""
+    """The runs of all requests in order, each once. Raises a `BenchError` if a request is wrong."""
     check_sections(config)
     keys = _Keys()
     planned: dict[str, Planned] = {}
@@ -129,12 +129,12 @@ def plan(requests: list[Request], config: Config, facts_of: FactsOf) -> list[Pla
 
 
 class _Keys:
-    """Which dotted keys the cells declare, and which of the given ones were used."""
+    """The dotted keys that the cells declare, and those whose value is fixed."""
 
     def __init__(self) -> None:
         self.declared: set[str] = set()
         self.fixed: dict[str, set[str]] = {}
-        #: some attack stays within a radius that the request may set
+        #: whether some attack stays within a radius that the request may set
         self.bounded = False
 
     def declare(self, prefix: str, names: Any) -> None:
@@ -212,7 +212,7 @@ class _Resolver:
         )
         check_sizes(spec)
         check_protocol(spec, attack_cls)
-        return in_words(spec)
+        return with_card(spec)
 
     def _base(self, name: str, facts: TaskFacts) -> tuple[Part, int, Part]:
         entry = registry.defenses[name]
@@ -228,9 +228,9 @@ class _Resolver:
         return Part(name, entry.version, entry.source_hash(), params.model_dump()), seed, network
 
     def _surrogate(self, base: Part, network: Part, threat: ThreatModel, facts: TaskFacts) -> Part:
-        """The network of the attacker's surrogate of a base, whose own network is `network`."""
+        """The network of the attacker's surrogate; `network` is that of the base."""
         if threat.surrogate == "same" or "model" not in base.params or base.params.get("weights"):
-            return network  # or there is none: see `no_surrogate`
+            return network  # impossible surrogates are refused later: see `no_surrogate`
         name = network_name(threat.surrogate, facts.name)
         if threat.surrogate == "other" and name == network.name:
             name = network_name("auto", facts.name)
@@ -240,13 +240,13 @@ class _Resolver:
         return _network_part(params, facts)
 
     def _with_radius(self, params: Any, dataset: str) -> Any:
-        """Parameters whose `eps` 0 means the task's default radius: of who crafts copies while training or serving."""
+        """The parameters; an `eps` of 0, the radius of copies made while training or serving, becomes the default."""
         if getattr(params, "eps", None) != 0:
             return params
         return params.model_copy(update={"eps": self._radius(dataset, "linf")})
 
     def _layer(self, section: str, name: str, dataset: str) -> dict[str, Any]:
-        """Values by key from bench.toml, its dataset part and --set, later over earlier."""
+        """Values by key, from bench.toml, from its table for the dataset, and from --set; later ones win."""
         by_dataset = self.config.dataset.get(dataset, {})
         if section == "dataset":
             own = {k: v for k, v in by_dataset.items() if not isinstance(v, dict)}
@@ -260,7 +260,7 @@ class _Resolver:
         return own
 
     def _params(self, section: str, cls: Any, name: str, dataset: str, extra: tuple[str, ...] = ()) -> Any:
-        """The parameters of a plug-in, all layers applied."""
+        """The parameters of a plug-in, from all layers."""
         model = cls.Params
         known = set(model.model_fields)
         self.keys.declare(section, known)
@@ -338,12 +338,12 @@ class _Resolver:
         if rules.facts.splits:
             params[key] = min(params[key], max(n, 1))
         elif cls.kind == "static" and not cls.randomised:
-            params[key] = 1  # the order changes nothing: further games would be the same rows again
+            params[key] = 1  # the order does not matter to a static defense: further games would have the same rows
         return game_of(protocol, params, batch)
 
 
 def _game_params(model: type[Params], values: dict[str, Any]) -> dict[str, Any]:
-    """Values of a protocol's keys, as a command line or a TOML file has them."""
+    """A protocol's parameters, from values of a command line or a TOML file."""
     values = {name: _number(model, "game", name, value) for name, value in values.items()}
     try:
         return model(**values).model_dump()
@@ -360,7 +360,7 @@ def _clean_part() -> Part:
 
 
 def _network_part(params: Any, facts: TaskFacts) -> Part:
-    """The network of a base as a part of a run; one from a user's file or with given weights is built once, to see."""
+    """The network of a base as a part of a run. One from a user's file or with weights is built once, as a test."""
     model, weights = getattr(params, "model", "auto"), getattr(params, "weights", "")
     part = Part(*network_source(network_name(model, facts.name), weights))
     if weights or ":" in model:
@@ -370,23 +370,23 @@ def _network_part(params: Any, facts: TaskFacts) -> Part:
 
 @lru_cache(maxsize=32)
 def _built(model: str, weights: str, source: str, facts: TaskFacts) -> None:
-    """Build a network, so that what is wrong with it or with its weights is said before anything is run."""
+    """Build a network, so that an error in it or in its weights is reported before anything runs."""
     build_network(SimpleNamespace(model=model, weights=weights), facts, 0)
 
 
 def _validated(name: str, cls: type[Defense], params: Any, facts: TaskFacts) -> int:
-    """The batch size (0 but for `batch` defenses) of a defense whose parameters it accepts."""
+    """The batch size of a defense, 0 unless it is a `batch` defense; raises if the defense refuses its parameters."""
     try:
         cls.validate(params, facts)
         return cls(params).batch_size if cls.kind == "batch" else 0
     except BenchError:
         raise
-    except Exception as error:  # foreign code: whatever it raises says that it cannot be planned with
+    except Exception as error:  # of a plug-in: any exception means that the run cannot be planned
         raise BrokenPlugin(f"{name!r} cannot be made: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _number(model: Any, section: str, key: str, value: Any) -> Any:
-    """Fractions such as "8/255" for float parameters; everything else as it is."""
+    """A number for a float parameter that is given as a fraction such as "8/255"; other values unchanged."""
     known = model.model_fields.get(key)
     if known is not None and known.annotation is float and isinstance(value, str):
         return parse_number(f"{section}.{key}", value)

@@ -1,4 +1,4 @@
-"""What cannot be played: said of a run before anything is trained or written."""
+"""Refuses runs that cannot be played, before anything is trained or written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.planning.spec import RunSpec
 
 
 def check_sizes(spec: RunSpec) -> None:
-    """Raise `BadValue` where the test set is too small for the run, or its seed too large for a table."""
+    """Raise `BadValue` if the test set is too small for the run, or if the seed does not fit into the database."""
     if not 0 <= spec.seed < 2**63:
         raise BadValue(f"seed is {spec.seed}; give a whole number from 0 to {2**63 - 1}.")
     if not 1 <= spec.n <= spec.test_size:
@@ -19,7 +19,7 @@ def check_sizes(spec: RunSpec) -> None:
 
 
 def check_protocol(spec: RunSpec, attack: type[Attack]) -> None:
-    """Raise `BadValue` where the threat model asks for what the protocol has not."""
+    """Raise `BadValue` if the threat model needs something that the protocol does not have."""
     threat, protocol = spec.threat, spec.game.protocol
     if not spec.game.facts.background and (threat.delay or threat.known < 1):
         raise BadValue(
@@ -31,7 +31,7 @@ def check_protocol(spec: RunSpec, attack: type[Attack]) -> None:
 
 
 def no_company(spec: RunSpec) -> str | None:
-    """Why the attacker of a run cannot ask a defense that answers batches; None where it can."""
+    """Why the attacker cannot query a defense that answers batches; None if it can."""
     threat = spec.threat
     if spec.kind == "batch" and threat.queries and (threat.queries_served or not spec.game.facts.background):
         return (
@@ -42,7 +42,7 @@ def no_company(spec: RunSpec) -> str | None:
 
 
 def no_surrogate(spec: RunSpec) -> str | None:
-    """Why the attacker of a run cannot have the surrogate that its threat model grants; None where it can."""
+    """Why the attacker cannot have the surrogate that its threat model grants; None if it can."""
     if spec.surrogate is None:
         return None
     if spec.base.params.get("weights"):

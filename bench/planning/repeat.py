@@ -1,4 +1,4 @@
-"""The command that plays a run again, from what is stored of it."""
+"""The command that plays a stored run again."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Budget = tuple[tuple[str, ...], str]
 def command_of(
     spec: RunSpec, config: Config, facts: Callable[[str, TaskParams], TaskFacts], options: Sequence[str] = ()
 ) -> tuple[str, str]:
-    """The shortest command that gives this very run under a configuration, and a note where it does not.
+    """The shortest command that gives exactly this run under a configuration; or a note that says why there is none.
 
     What the configuration gives by itself is left out. The command is planned again and its key compared.
-    options: words that stand behind every command: what this configuration, plug-ins and data were found with.
+    options: words to append to each command, such as --config, --plugin and --data-dir of this call.
     """
     if spec.chosen is not None:
         return "", "This run attacked what others had left, as a step of an audit; repeat the audit: bench audit"
@@ -34,7 +34,7 @@ def command_of(
     request = Request(*names, n=spec.n, seeds=(spec.seed,))
     bounded = spec.attack_kind != "minimal" and spec.attack.name != "clean"
     budget: Budget = ((repr(spec.threat.eps),), spec.threat.norm) if bounded else ((), "")
-    # a dataset may have no radius of its own, so the first plan has all of them
+    # a dataset may have no default radius, so the first plan sets all radii
     radii = {f"{name}.eps": part["eps"] for name in SECTIONS if "eps" in (part := getattr(spec, name).params)}
     if spec.is_base:
         radii.pop("defense.eps", None)
@@ -62,12 +62,12 @@ def command_of(
 
 
 def _as_typed(sets: dict[str, Any]) -> dict[str, Any]:
-    """Values as the command line has them: what is planned is what is printed."""
+    """Values as text for the command line, so that the printed command is the planned one."""
     return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in sets.items()}
 
 
 def _key(request: Request, config: Config, facts: Callable[[str, TaskParams], TaskFacts]) -> str:
-    """The key of the run that a request gives; "" where it cannot be planned."""
+    """The key of the run that a request gives; "" if it cannot be planned."""
     try:
         return plan([request], config, facts)[0].spec.key
     except BenchError:
@@ -75,7 +75,7 @@ def _key(request: Request, config: Config, facts: Callable[[str, TaskParams], Ta
 
 
 def _differences(spec: RunSpec, plain: RunSpec) -> dict[str, Any]:
-    """Dotted keys in which a run differs from what the configuration gives."""
+    """The dotted keys in which a run differs from the configuration's values."""
     found: dict[str, Any] = {}
     for section in SECTIONS:
         if section == "defense" and spec.is_base:

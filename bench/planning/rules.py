@@ -1,6 +1,6 @@
-"""What planning asks of a protocol: its keys, how many games and rows it has, what it says in words, what it refuses.
+"""The part of a protocol that planning needs: its keys, its games and rows, its description, and what it refuses.
 
-How a game is played is the other half of a protocol: see `bench.game.protocols.protocol`.
+The other part of a protocol plays the games: see `bench.game.protocols.protocol`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Rules(ABC):
 
     Params: ClassVar[type[Params]]
     facts: ClassVar[GameFacts]
-    #: values of its keys with which a check of a plug-in is quick
+    #: values of its keys with which the check of a plug-in takes little time
     quick: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, params: Any = None) -> None:
@@ -35,22 +35,22 @@ class Rules(ABC):
 
     @abstractmethod
     def card(self, spec: RunSpec) -> str:
-        """The game in one sentence without a stop, for a reader who sees only this number."""
+        """The game in one sentence, without a full stop."""
 
     def tag(self, spec: RunSpec) -> str:
-        """The game in a few words, enough to tell the rows of a table apart; "" where there is nothing to tell."""
+        """The game in a few words that distinguish the rows of a table; "" if nothing has to be distinguished."""
         return spec.game.protocol
 
     def refuses(self, spec: RunSpec, attack: type[Attack]) -> str | None:
-        """Why the request for this run is wrong (what, what was given, what to do), or None."""
+        """Why this run cannot be played (what, what was given, what to do), or None."""
         return None
 
     def others_served(self, spec: RunSpec) -> int:
-        """Inputs of other users that one game serves, besides the examples that are attacked."""
+        """The number of inputs of other users that one game serves, besides the attacked examples."""
         return 0
 
     def clean_game(self, spec: RunSpec) -> GameSpec | None:
-        """How the paired run of the attack `clean` is played; None where the rows hold the clean answers."""
+        """The game of the paired run of the attack `clean`; None if the rows hold the clean answers."""
         return None if self.facts.answers_clean else spec.game
 
 
@@ -60,14 +60,14 @@ def rules_of(game: GameSpec) -> Any:
     return cls(cls.Params(**game.params))
 
 
-def in_words(spec: RunSpec) -> RunSpec:
-    """The run with its game told in words."""
+def with_card(spec: RunSpec) -> RunSpec:
+    """The run, with the card and the tag of its game."""
     rules = rules_of(spec.game)
     return replace(spec, game=replace(spec.game, card=rules.card(spec), tag=rules.tag(spec)))
 
 
 def game_of(protocol: str, params: dict[str, Any], batch: int = 0) -> GameSpec:
-    """The game of a registered protocol with these values of its keys; `in_words` tells it."""
+    """The game of a registered protocol with these values of its keys, still without card and tag: see `with_card`."""
     entry = registry.protocols[protocol]
     source = "" if entry.origin == registry.BUILT_IN else entry.source_hash()
     return GameSpec(protocol, params, entry.load().facts, batch, source)
@@ -87,10 +87,10 @@ def rows_of(spec: RunSpec) -> int:
 
 
 def paired_clean(spec: RunSpec, clean: Any) -> RunSpec | None:
-    """The run of the attack `clean` (a `Part`) that gives this run's clean accuracy; None where it has its own."""
+    """The run of the attack `clean` (a `Part`) that gives the clean accuracy; None if the run itself gives it."""
     game = rules_of(spec.game).clean_game(spec)
     if game is None or spec.attack.name == clean.name:
         return None
     threat = type(spec.threat)(eps=0.0, weights="none")
     pair = replace(spec, attack=clean, attack_kind="budget", threat=threat, game=game, surrogate=None, chosen=None)
-    return in_words(pair)
+    return with_card(pair)

@@ -42,14 +42,14 @@ def placeless(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class GameFacts:
-    """What a protocol declares of its games.
+    """What a protocol declares about its games.
 
     It is stored with a run: the protocol may be a plug-in that is not there when the rows are read.
 
-    games_key      the key of [game] that says how many games a run has
+    games_key      the key of [game] that holds the number of games of a run
     shared         what the examples of one game have in common, so that an interval holds for it alone: a `stream`
                    that the state is carried along, or one `state`
-    splits         the games share the examples out; False: every game plays all of them
+    splits         each example belongs to one game; False: every game plays all examples
     answers_clean  its rows hold the answer to the clean image too; False: a paired run of the attack `clean` has it
     background     other users' inputs are served before the attacker crafts, so that `threat.known` and `threat.delay`
                    have a meaning
@@ -110,9 +110,9 @@ class RunSpec:
     game: GameSpec
     n: int
     seed: int
-    #: the network of the attacker's surrogate, where the threat model grants one
+    #: the network of the attacker's surrogate, if the threat model grants one
     surrogate: Part | None = None
-    #: places of the seeded order, all below n, that are attacked, such as those that earlier attacks left; None: all n
+    #: the places of the seeded order, below n, that are attacked, such as those left by earlier attacks; None: all n
     chosen: tuple[int, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class RunSpec:
 
     @cached_property
     def fit_key(self) -> str:
-        """Key of the fitted defense: what it is when it has served nothing."""
+        """Key of the fitted defense, before it has served anything."""
         return digest(["fit", placeless(asdict(self.defense)), self.base_key, self.seed])
 
     @cached_property
@@ -162,7 +162,7 @@ class RunSpec:
 
     @cached_property
     def attacked_base(self) -> RunSpec:
-        """A run whose base is the network that the attacker is handed: this one, or that of its surrogate.
+        """A run whose base is the network that the attacker gets: this run, or one with the surrogate as its base.
 
         A surrogate is trained with the base's recipe from another seed.
         """

@@ -16,7 +16,7 @@ from bench.store.tables import GameRow, ImageRow, RunRow
 
 @dataclass(frozen=True)
 class Needs:
-    """What a database needs of its folder.
+    """The files of its folder that a database needs.
 
     images   names of the files that rows refer to
     resumes  digests of the states from which unfinished games resume
@@ -29,7 +29,7 @@ class Needs:
 
 
 def needs(session: Session) -> Needs:
-    """What the database needs of its folder now."""
+    """The files of its folder that the database needs now."""
     images = frozenset(session.scalars(select(ImageRow.file).distinct()))
     running = session.scalars(select(RunRow).where(RunRow.status == "RUNNING").order_by(RunRow.created)).all()
     held = tuple(run.key for run in running if is_held(run))

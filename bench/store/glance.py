@@ -1,4 +1,4 @@
-"""A glance at a database changes nothing: no file is made, and an old schema stays as it is."""
+"""Looks at a database without changing it: creates no file, and does not migrate an old schema."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Glance:
 
 
 def glance_at(url: str) -> Glance:
-    """Look at the database behind a URL or a path; `StoreError` where it is not ours or cannot be reached."""
+    """Look at the database behind a URL or a path; `StoreError` if it is not ours or cannot be reached."""
     parsed = parse_url(url)
     file = file_of(parsed)
     if file is not None and not file.exists():

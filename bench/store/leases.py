@@ -1,6 +1,6 @@
-"""Leases: which process may write a run, how it says that it is alive, and who may take over from a dead one.
+"""Leases: which process may write a run, how it shows that it is alive, and how another takes over a dead one's run.
 
-The lease of a run stands in its own columns: host, pid, process start and heartbeat. A holder on this host is looked
+The lease of a run is in columns of its own: host, pid, process start and heartbeat. A holder on this host is looked
 up among the processes; one on another host is dead after `LEASE_S` without a heartbeat. Every write of a run begins
 with `hold`, in the same transaction, so a process that has lost the lease writes nothing.
 """
@@ -75,7 +75,7 @@ def is_held(run: RunRecord | RunRow) -> bool:
 
 
 def refusal(run: RunRecord, rerun: str) -> Claim | None:
-    """Why a stored run cannot be claimed: HELD or FINISHED. None where it can (`rerun`: missing, failed or all)."""
+    """Why a stored run cannot be claimed: HELD or FINISHED. None if it can (`rerun`: missing, failed or all)."""
     if run.status == "RUNNING":
         return Claim.HELD if is_held(run) else None
     again = rerun == "all" or (rerun == "failed" and run.status == "FAILED")
@@ -83,7 +83,7 @@ def refusal(run: RunRecord, rerun: str) -> Claim | None:
 
 
 def check_environment(run: RunRecord, provenance: dict[str, Any]) -> None:
-    """Raise `StoreError` where the rows of an unfinished run were made with other versions or on another device."""
+    """Raise `StoreError` if the rows of an unfinished run were made with other versions or on another device."""
     old, new = run.provenance.get("environment", {}), provenance["environment"]
     changed = [name for name in new if old.get(name) != new[name]]
     if changed:
@@ -95,7 +95,7 @@ def check_environment(run: RunRecord, provenance: dict[str, Any]) -> None:
 
 
 def begin(session: Session, holder: Holder, spec: RunSpec, clean_key: str | None, provenance: dict[str, Any]) -> None:
-    """Insert a new run with its lease; the commit raises `IntegrityError` where another process was faster."""
+    """Insert a new run with its lease; the commit raises `IntegrityError` if another process was faster."""
     now = time.time()
     session.add(
         RunRow(

@@ -1,13 +1,9 @@
-"""The files beside a database: their sizes, and the removal of those that nothing needs.
+"""The files beside a database: their sizes, and the removal of files that are not needed.
 
-What `prune` removes depends on the kind of a file:
-
-- images: only those that no row refers to, and only where no other database can refer to them,
-- states: cheap to make again; removed unless an interrupted run resumes from them or other databases use the folder,
-- bases, banks, crafted images and all other kinds: expensive to make again; removed only when their kind is named,
-- temporary files: removed once the process that wrote them is dead.
-
-While a run of the database is being played, only temporary files are removed.
+Images are removed if no row refers to them, and if no other database can. Everything else can be made again. States
+take little time: they are removed unless an interrupted run goes on from them, or other databases use the folder.
+Bases, banks and crafted images take long: they are removed only if their kind is named. While a run of the database is
+being played, only half-written files of dead processes are removed.
 """
 
 from __future__ import annotations
@@ -27,20 +23,20 @@ from filelock import FileLock, Timeout
 from bench.errors import BadValue
 from bench.store import Needs, Store
 
-#: the kinds of artefacts, and what each is for; a plug-in may store further kinds
+#: the kinds of artefacts
 KINDS = {
-    "images": "images that attacks proposed; rows and bench verify refer to them",
-    "states": "states of serving defenses; interrupted runs and shared backgrounds resume from them",
-    "crafts": "images crafted on a base, shared by all defenses over it",
+    "images": "proposed images, which rows and bench verify need",
+    "states": "states of defenses, from which interrupted runs and other cells go on",
+    "crafts": "images crafted on a base, for every defense over it",
     "bases": "trained networks",
-    "training": "checkpoints from which interrupted training resumes",
+    "training": "checkpoints of interrupted training",
     "banks": "augmented sets with their indices",
     "pieces": "parts of banks that are not complete yet",
     "outputs": "outputs of a network on a whole bank",
 }
-#: the kind of half-written files and folders
+#: the kind of half-written files
 TEMPORARY = "temporary"
-#: a file that another machine or database may be using counts as unused after so many seconds without a write
+#: seconds without a write after which another machine or database is taken not to use a file any more
 QUIET_S = 3600.0
 
 _ARTEFACT = re.compile(r"[0-9a-f]{64}(-[0-9a-z]+)?")
@@ -244,7 +240,7 @@ def nearest_folder(path: Path) -> Path:
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
-def describe_bytes(size: int) -> str:
+def size_text(size: int) -> str:
     """A number of bytes as text with a unit: 3.2 MB."""
     if size < 1000:
         return f"{size} bytes"

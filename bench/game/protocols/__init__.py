@@ -1,9 +1,9 @@
 """The protocols: how a game is played, one class each. `register_protocol` adds more.
 
-Nothing is imported here, so that listing what exists stays cheap; the base class is `bench.game.protocols.protocol`.
+Nothing is imported here, so that listing the names stays fast. The base class is in `bench.game.protocols.protocol`.
 """
 
-#: by name: where it is, and what it does
+#: by name: its class, and a summary
 BUILT_IN = {
     "stream": ("bench.game.protocols.stream:Stream", "every point is attacked and served in order"),
     "probe": ("bench.game.protocols.probe:Probe", "victims are answered from one state, after a background"),

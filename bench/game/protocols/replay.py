@@ -33,9 +33,9 @@ class Replay(Stream):
         return None
 
     def clean_game(self, spec: RunSpec) -> GameSpec:
-        """Clean images need no crafting, so their sequence is a stream."""
+        """Clean images are not crafted, so their sequence is a stream."""
         return game_of("stream", spec.game.params, spec.game.batch)
 
     def crafts(self, match: Match, places: list[int]) -> Crafts:
-        """Blocks are cut from the sequence as it will be served, and nothing is deployed yet."""
+        """Blocks are cut from the sequence in the order in which it will be served. Nothing is deployed yet."""
         return match.crafts(places, lambda: match.oracle(deployed=False))

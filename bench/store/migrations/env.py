@@ -1,4 +1,4 @@
-"""Alembic's entry point: it runs the migrations on the connection that `bench.store.schema` gives it."""
+"""Alembic's entry: runs the migrations on the connection that `bench.store.schema` hands over."""
 
 from alembic import context
 

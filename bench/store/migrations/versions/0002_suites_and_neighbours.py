@@ -1,4 +1,4 @@
-"""The runs of a suite; the labels of an example's neighbours; the delay of every background answer."""
+"""Which runs a suite holds; labels of an example's neighbours; the delay of every answer to a background."""
 
 import sqlalchemy as sa
 from alembic import op

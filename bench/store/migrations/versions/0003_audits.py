@@ -1,4 +1,4 @@
-"""Verdicts of audits, with the keys of their runs."""
+"""Verdicts of audits, with the runs that they rest on."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,7 +1,6 @@
-"""The game in a run's spec becomes what its protocol declares; the threat model loses `targeted`.
+"""The game of a run, as its protocol describes it: its keys, its declarations, its words. Removes `threat.targeted`.
 
-A game has its protocol's own parameters, the facts that the protocol declares, and its description as a sentence and as
-a tag. The keys of runs stay as they are: they identify the stored runs, and are not computed from the new specs.
+The keys of runs stay as they are: they only name a run, and are not computed again.
 """
 
 from typing import Any

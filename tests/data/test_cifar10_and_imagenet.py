@@ -22,8 +22,8 @@ from bench.data.imagenet import ImageNet, ImageNetParams, JpegFiles, decode, syn
 from bench.data.pickles import read_arrays
 from bench.data.task import TaskParams
 from bench.errors import BadValue, DataError, UnknownName
-from tests.conftest import Bench
-from tests.test_data import Quiet
+from tests.conftest import ROOT, Bench
+from tests.data.test_data import Quiet
 
 CLASSES = ("n01440764", "n02102040", "n03000684")
 
@@ -294,7 +294,7 @@ def test_a_runtime_defense_on_folders_of_images(image_dir: Path, bench: Bench) -
 def test_the_real_classes_and_weights_give_the_measured_accuracy(imagenet_dir: Path, bench: Bench) -> None:
     """SqueezeNet 1.1 on 60 of the validation images, among the ten classes: 94 % on all 400."""
     weights = imagenet_dir / "imagenet" / "weights" / "squeezenet1_1.safetensors"
-    example = Path(__file__).parent.parent / "examples" / "squeezenet.py"
+    example = ROOT / "examples" / "squeezenet.py"
     done = bench(
         "run", "--defense", "regular", "--attack", "clean", "--dataset", "imagenet", "-n", "60", "--json",
         "--workers", "1", "--data-dir", imagenet_dir,

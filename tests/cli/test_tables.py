@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from bench.cli.tables import hanging, print_results, table_text
-from tests.conftest import QUICK, Bench, sets
+from tests.conftest import QUICK, ROOT, Bench, sets
 
-ROOT = Path(__file__).parent.parent
 QUICKLY = [part for key, value in QUICK.items() for part in ("--set", f"{key}={value}")]
 
 

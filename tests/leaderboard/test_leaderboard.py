@@ -42,8 +42,8 @@ from leaderboard.ranking import AnsweredRun, ranked, standings_of
 from leaderboard.run_page import RunDetails
 from leaderboard.site import runs_with_page, write_site
 from leaderboard.tables import Column, Format
+from tests.audit.test_audit import ROW
 from tests.conftest import QUICK, Bench, sets, spec_of
-from tests.test_audit import ROW
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202eevil"
 NOW = datetime(2026, 1, 1)

@@ -10,8 +10,7 @@ from bench.config import tomllib
 from bench.errors import BadValue, BenchError, UnknownName
 from bench.planning.facts import facts_of
 from bench.planning.plan import Request, plan, suite_requests
-
-ROOT = Path(__file__).parent.parent
+from tests.conftest import ROOT
 
 
 def planned(*defenses: str, attacks: tuple[str, ...] = ("pgd",), toml: str = "", **request: Any) -> list[Any]:

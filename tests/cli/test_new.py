@@ -16,9 +16,8 @@ from bench import config, plugins
 from bench.checks import check_file
 from bench.errors import BrokenPlugin
 from bench.scaffold import class_name
-from tests.conftest import Bench
+from tests.conftest import ROOT, Bench
 
-ROOT = Path(__file__).parent.parent
 SHORT = ("-n", 5, "--workers", 1, "--set", "base.epochs=5", "--json")
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -26,8 +25,8 @@ from bench.errors import StoreError, UnknownName
 from bench.rows import Cost, Meter, Resume
 from bench.store import Claim, LeaseLost, Needs, Store, glance_at, schema
 from bench.store.tables import Table
-from tests.conftest import spec_of
-from tests.test_metrics import ROW
+from tests.analysis.test_metrics import ROW
+from tests.conftest import ROOT, spec_of
 
 PROVENANCE: dict[str, Any] = {"environment": {"torch": "1", "device": "cpu"}}
 #: takes the run whose spec is on standard input, commits its first chunk, says so, and waits to be killed
@@ -36,7 +35,7 @@ import json, sys, time
 from bench.planning.spec import RunSpec
 from bench.rows import Meter, Resume
 from bench.store import Store
-from tests.test_store import PROVENANCE, rows
+from tests.store.test_store import PROVENANCE, rows
 spec, store = RunSpec.from_dict(json.load(sys.stdin)), Store.open(sys.argv[1])
 print(store.claim(spec, None, PROVENANCE, "missing").value)
 store.commit(spec.key, rows(0, 2), "f" * 64, Resume(2, 2, "a"), Meter(), 0.0)
@@ -125,7 +124,7 @@ def test_a_run_of_a_killed_process_is_taken_over_with_its_rows(store: Store, db_
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert process.stdin is not None and process.stdout is not None
     try:

@@ -22,7 +22,7 @@ from leaderboard.run_page import RunDetails
 from leaderboard.site import write_site
 from leaderboard.tables import Column
 from tests.conftest import needed
-from tests.test_leaderboard import HOSTILE, NOW, hostile_pages, line
+from tests.leaderboard.test_leaderboard import HOSTILE, NOW, hostile_pages, line
 
 
 @pytest.fixture(scope="module")

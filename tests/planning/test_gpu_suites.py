@@ -15,7 +15,7 @@ from bench.errors import BadValue, UnknownName
 from bench.planning.plan import Request, plan, suite_requests
 from tests.conftest import Bench
 
-ALL = ["table2", "table3", "table5a", "table5b", "slides"]
+ALL = ["table2", "table3", "table5a", "table5b", "slides", "recipe"]
 NOTHING = Request((), ())
 #: what a plan needs to know of CIFAR-10, whose images may not be here
 CIFAR10 = TaskFacts("cifar10", 10, (3, 32, 32), 50_000, 10_000, "0")

@@ -19,9 +19,9 @@ from bench.errors import StoreError
 from bench.game.resources import Resources
 from bench.rows import Meter, Resume
 from bench.store import Claim, Store
-from bench.store.prune import describe_bytes
+from bench.store.prune import size_text
 from tests.conftest import QUICK, Bench, sets, spec_of
-from tests.test_store import PROVENANCE, pretend, rows
+from tests.store.test_store import PROVENANCE, pretend, rows
 
 #: no process has this number
 NOBODY = 2**22 + 1
@@ -272,7 +272,7 @@ def test_sizes_are_told_by_kind_and_nothing_is_made(bench: Bench, place: Place, 
 def test_bytes_in_words() -> None:
     given = (0, 999, 1000, 99_949, 99_950, 999_499, 999_500, 10**9, 5 * 10**15)
     words = ["0 bytes", "999 bytes", "1.0 kB", "99.9 kB", "100 kB", "999 kB", "1.0 MB", "1.0 GB", "5000 TB"]
-    assert [describe_bytes(number) for number in given] == words
+    assert [size_text(number) for number in given] == words
 
 
 def test_finished_runs_hold_after_pruning(bench: Bench, place: Place, resources: Resources) -> None:

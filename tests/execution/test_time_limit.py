@@ -14,7 +14,7 @@ import pytest
 from bench.deadline import GRACE_S, NEVER, Deadline, OutOfTime, in_units, parse_duration
 from bench.errors import BadValue
 from tests.conftest import Bench, sets
-from tests.test_determinism import QUICKLY, Place
+from tests.execution.test_determinism import QUICKLY, Place
 
 #: a defense that adapts, under an attack on its base and one on its state; the base is trained in each folder anew
 CELL = ["--defense", "rmc", "--attack", "pgd", "--attack", "pgd-skip", "-n", "40", *QUICKLY,

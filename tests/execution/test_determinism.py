@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import QUICK, sets
+from tests.conftest import QUICK, ROOT, sets
 
 QUICKLY = [part for key, value in QUICK.items() for part in ("--set", f"{key}={value}")]
 PROBE = ["--defense", "rmc-plus", "--attack", "pgd-skip-partial", "-n", "48",
@@ -158,7 +158,7 @@ def test_a_worker_that_dies_fails_its_run_and_no_other(
         "    def declines(self, threat, facts, info):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
         "register_attack('dying', Dying)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     place = Place(tmp_path / "place", cache_root)
     attacks = ["--attack", "dying", "--attack", "clean", "--plugin", str(plugin)]
     process = place.start("--defense", "regular", *attacks, "-n", "4", "--workers", "2", *sets(base__epochs=8))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench import config
-from bench.analysis.report import MARGIN, Cell, in_words, lay_out, matches, short, table_of, to_markdown, verdict
+from bench.analysis.report import MARGIN, Cell, agreement, lay_out, matches, short, table_of, to_markdown, verdict
 from bench.config import SuiteTable
 from bench.errors import BadValue, UnknownName
 from leaderboard.report import render
@@ -103,7 +103,7 @@ def test_the_run_of_most_examples_stands_in_a_cell_and_of_these_the_newest() -> 
     # of an attack of minimal norm the uncut figure is set beside the paper's, the one at the budget is shown
     assert minimal is not None and (minimal.value, minimal.at_budget, minimal.paper) == (20.0, 90.0, 20.0)
     assert minimal.verdict == "undecided"
-    assert in_words(made) == "2 published figures: 1 agree, 0 disagree, 1 undecided (margin 5 points); 2 cells not run"
+    assert agreement(made) == "2 published figures: 1 agree, 0 disagree, 1 undecided (margin 5 points); 2 cells not run"
     text = to_markdown(made)
     assert "| half | 50.0 (49-51) / 50 agrees | - |" in text and "A \\| paper" in text
     assert "mnist; network mnist-cnn; radius linf 0.0314; n 10; seed 0" in text
@@ -134,7 +134,7 @@ def test_an_attack_that_broke_the_rules_is_held_against_no_figure() -> None:
     results = [result("a", 1000, 0.5, violations=40)]
     made = lay_out("mine", TABLE, results, {"a": spec(game__p=50)})
     (cell,) = made.cells
-    assert cell.verdict == "" and made.count("agrees") == 0 and "1 broke the threat model" in in_words(made)
+    assert cell.verdict == "" and made.count("agrees") == 0 and "1 broke the threat model" in agreement(made)
     assert "| half | 50.0 (49-51) V1 / 50 | - |" in to_markdown(made)
 
 

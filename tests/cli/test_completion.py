@@ -12,9 +12,7 @@ from click.shell_completion import ShellComplete
 
 from bench.cli.complete import SHELLS
 from bench.cli.main import COMMANDS, cli
-from tests.conftest import Bench, needed
-
-ROOT = Path(__file__).parent.parent
+from tests.conftest import ROOT, Bench, needed
 
 
 def complete(*words: str) -> list[str]:

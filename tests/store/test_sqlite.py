@@ -9,7 +9,7 @@ import pytest
 
 from bench.errors import StoreError
 from bench.store import Claim, Store
-from tests.test_store import claim, key
+from tests.store.test_store import claim, key
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from bench.doctor import packages as installation
 from bench.rows import Meter, Resume
 from bench.store import Store, glance_at
 from tests.conftest import Bench, spec_of
-from tests.test_store import PROVENANCE, pretend, rows
+from tests.store.test_store import PROVENANCE, pretend, rows
 
 
 @dataclass
