@@ -1,7 +1,7 @@
 """Randomness as a function: every draw comes from (key, purpose, count), never from a live generator.
 
-So the random source of a state is a count, a resumed game draws what an uninterrupted one drew, and the draws of an
-example do not depend on its company.
+So a state needs only a count to continue its draws, a resumed game draws what an uninterrupted one draws, and the draws
+of an example do not depend on the other examples of its batch.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor
 
 
 def seed_of(*parts: object) -> int:
-    """A 63-bit seed that is a function of `parts` (their `str`), and of nothing else."""
+    """A 63-bit seed that depends only on the `str` of `parts`."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(*parts: object) -> torch.Generator:
-    """A CPU generator seeded with `seed_of(*parts)`; draw on the CPU and move, so that devices agree."""
+    """A CPU generator seeded with `seed_of(*parts)`. Draw on the CPU and move the result, so that all devices agree."""
     return torch.Generator().manual_seed(seed_of(*parts))
 
 
 class Draws:
-    """One generator per example, a function of (seed, purpose, example index); each moves on as it is drawn from.
+    """One generator per example, seeded by (seed, purpose, example index); each draw advances it.
 
     indices: the N dataset indices of the examples, in the order of the batch that they are drawn for.
     """
@@ -55,9 +55,9 @@ class Draws:
         return torch.stack([torch.randn(tuple(shape), generator=self[i]) for i in range(len(self))])
 
     def sub(self, purpose: object) -> Draws:
-        """The same examples with draws of their own for `purpose` (a restart, a round), at their start."""
+        """New generators of the same examples, for `purpose` (a restart, a round)."""
         return Draws(self.seed, f"{self.purpose}/{purpose}", self.indices)
 
     def of(self, rows: Sequence[int]) -> Draws:
-        """The draws of some examples of the batch, at their start."""
+        """New generators of some examples of the batch, given by their rows in it."""
         return Draws(self.seed, self.purpose, [self.indices[row] for row in rows])

@@ -45,7 +45,7 @@ _PART = re.compile(r"[0-9a-f]{64}(-[0-9a-z]+)?\.part(-(?P<pid>\d+))?")
 
 @dataclass(frozen=True)
 class Artefact:
-    """A file or a folder of a kind; modified is a time as `time.time` gives it."""
+    """A file or a folder of one kind. modified: the time of its last write, in seconds as of `time.time`."""
 
     kind: str
     path: Path
@@ -55,7 +55,7 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Size:
-    """How many artefacts there are of a kind, and how large they are together."""
+    """The number of artefacts of a kind, and their bytes in total."""
 
     count: int = 0
     bytes: int = 0
@@ -64,15 +64,15 @@ class Size:
     def of(artefacts: Iterable[Artefact]) -> dict[str, Size]:
         """Sizes by kind."""
         sizes: dict[str, Size] = {}
-        for one in artefacts:
-            known = sizes.get(one.kind, Size())
-            sizes[one.kind] = Size(known.count + 1, known.bytes + one.bytes)
+        for artefact in artefacts:
+            before = sizes.get(artefact.kind, Size())
+            sizes[artefact.kind] = Size(before.count + 1, before.bytes + artefact.bytes)
         return sizes
 
 
 @dataclass
 class Pruned:
-    """What was removed (or would be), what could not be removed and why, and what a reader should know of the rest."""
+    """What was removed, or would be in a dry run; what could not be removed and why; and why other files stay."""
 
     removed: list[Artefact] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
@@ -80,19 +80,20 @@ class Pruned:
 
 
 def artefacts(root: Path) -> Iterator[Artefact]:
-    """All that lies in the folder of a database, half-written files as `TEMPORARY`; locks are empty and left out."""
+    """All artefacts in the folder of a database, half-written ones as `TEMPORARY`. Locks are empty and left out."""
     if not root.is_dir():
         return
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         for path in sorted(folder.iterdir()):
-            if path.is_symlink():  # nobody here makes links: it is the user's
+            if path.is_symlink():  # this program makes no links, so the user made it
                 continue
-            half = _PART.fullmatch(path.name) is not None
-            if half or _ARTEFACT.fullmatch(path.name):
+            half_written = _PART.fullmatch(path.name) is not None
+            if half_written or _ARTEFACT.fullmatch(path.name):
+                kind = TEMPORARY if half_written else folder.name
                 try:
-                    yield Artefact(TEMPORARY if half else folder.name, path, _bytes(path), path.stat().st_mtime)
+                    yield Artefact(kind, path, _bytes(path), path.stat().st_mtime)
                 except FileNotFoundError:
-                    continue  # renamed or removed meanwhile, by who made it
+                    continue  # its process has renamed or removed it since
 
 
 def _bytes(path: Path) -> int:
@@ -103,108 +104,122 @@ def _bytes(path: Path) -> int:
 
 
 def survey(root: Path) -> dict[str, Size]:
-    """How much lies in the folder of a database, by kind."""
+    """The sizes of the artefacts in the folder of a database, by kind."""
     return Size.of(artefacts(root))
 
 
 def prune(
     root: Path, store: Store | None, shared: str, kind: str = "", older_than_s: float = 0.0, dry_run: bool = False
 ) -> Pruned:
-    """Remove what nothing needs: see the module.
+    """Remove what nothing needs; the head of this module says what that is.
 
-    store   None where there is no database, so that nothing says which images are needed
+    store   None where there is no database, so that nobody knows which images are needed
     shared  why other databases may have files in the folder (see `shares_files`); ""
-    kind    only this kind, and all of it but images that rows refer to; "": what costs little to make again
+    kind    remove only this kind, also where it is expensive to make again; "": all that is cheap to make again
 
-    `BadValue` where images are asked for that other databases may refer to.
+    `BadValue` where `kind` is images and other databases may refer to them.
     """
     if kind == "images" and shared:
         raise BadValue(f"Images cannot be pruned: other databases may refer to those in {root} ({shared}).")
-    done, before = Pruned(), time.time() - older_than_s
-    there = list(artefacts(root))  # before the question: what a run writes from now on is not in this list
+    pruned, now = Pruned(), time.time()
+    listed = list(artefacts(root))  # before `needs`: files that runs write from now on are not in this list
     needs = Needs() if store is None else store.needs()
-    linked = sorted({one.path.parent for one in there if one.path.parent.is_symlink()})
-    old = [one for one in there if one.modified <= before and one.path.parent not in linked]
-    done.notes += [f"{folder} is a link, and left alone" for folder in linked]
+    links = sorted({artefact.path.parent for artefact in listed if artefact.path.parent.is_symlink()})
+    old = [one for one in listed if one.modified <= now - older_than_s and one.path.parent not in links]
+    for artefact in old:
+        if kind in ("", artefact.kind) and artefact.kind != "images" and _is_unneeded(artefact, needs, shared, kind):
+            _remove(artefact, pruned, dry_run)
+    with_images = kind in ("", "images") and not needs.played
+    pruned.notes += _notes(links, needs, shared, kind)
+    if with_images and not shared and store is None:
+        pruned.notes.append("images stay: there is no database that says which ones are needed")
+    elif with_images and not shared and store is not None:
+        _prune_images([one for one in old if one.kind == "images"], store, pruned, dry_run)
+    return pruned
+
+
+def _notes(links: list[Path], needs: Needs, shared: str, kind: str) -> list[str]:
+    """What the user should know about files that stay."""
+    notes = [f"{folder} is a link, and is left alone" for folder in links]
     if needs.played:
-        done.notes.append(f"runs are being played ({len(needs.played)}): only what dead processes left is removed")
-    for one in old:
-        if kind in ("", one.kind) and one.kind != "images" and _useless(one, needs, shared, kind):
-            _remove(one, done, dry_run)
+        notes.append(f"runs are being played ({len(needs.played)}): only files of dead processes are removed")
     if shared and kind == "":
-        done.notes.append(f"states stay: runs of other databases may go on from them ({shared}); see --kind states")
+        notes.append(f"states stay: runs of other databases may resume from them ({shared}); see --kind states")
     elif needs.resumes and kind == "":
-        done.notes.append(
-            f"states stay from which interrupted runs go on ({len(needs.resumes)}); --kind states removes them too"
+        notes.append(
+            f"states stay from which interrupted runs resume ({len(needs.resumes)}); --kind states removes them too"
         )
-    if kind not in ("", "images") or needs.played:
-        return done
-    if shared:
-        done.notes.append(f"images stay: other databases may refer to them ({shared})")
-    elif store is None:
-        done.notes.append("images stay: there is no database that could say which are needed")
-    else:
-        with nullcontext() if dry_run else store.standstill():
-            needs = store.needs()  # no run can begin any more
-            for one in old:
-                if one.kind == "images" and not needs.played and one.path.name not in needs.images:
-                    _remove(one, done, dry_run)
-    return done
+    if shared and kind == "" and not needs.played:
+        notes.append(f"images stay: other databases may refer to them ({shared})")
+    return notes
 
 
-def _useless(one: Artefact, needs: Needs, shared: str, kind: str) -> bool:
-    """Whether something that is no image may go; `kind` is what was asked for by name."""
-    quiet = time.time() - one.modified >= QUIET_S
-    if one.kind == TEMPORARY:  # of a process on another machine only time tells
-        return (quiet or not (shared or needs.played)) and _is_abandoned(one)
-    if needs.played or (shared and not (quiet and kind == one.kind)):
+def _prune_images(images: list[Artefact], store: Store, pruned: Pruned, dry_run: bool) -> None:
+    """Remove the images that no row refers to, while no run can begin or commit."""
+    with nullcontext() if dry_run else store.standstill():
+        needs = store.needs()  # again: a run may have begun since the first time
+        for image in images:
+            if not needs.played and image.path.name not in needs.images:
+                _remove(image, pruned, dry_run)
+
+
+def _is_unneeded(artefact: Artefact, needs: Needs, shared: str, kind: str) -> bool:
+    """Whether an artefact that is no image may be removed; `kind` is the kind that the user named."""
+    quiet = time.time() - artefact.modified >= QUIET_S
+    if artefact.kind == TEMPORARY:  # a process on another machine cannot be looked up: only time tells
+        return (quiet or not (shared or needs.played)) and _is_abandoned(artefact)
+    if needs.played or (shared and not (quiet and kind == artefact.kind)):
         return False
-    if one.kind == "states":
-        return kind == "states" or one.path.name not in needs.resumes
-    return kind == one.kind
+    if artefact.kind == "states":
+        return kind == "states" or artefact.path.name not in needs.resumes
+    return kind == artefact.kind
 
 
 def _is_abandoned(part: Artefact) -> bool:
-    """Whether nobody writes a half-written artefact any more: a file by its process, a folder by its lock."""
+    """Whether no process writes a half-written artefact any more: a file has a pid in its name, a folder a lock."""
     match = _PART.fullmatch(part.path.name)
     assert match is not None
     if match["pid"] is None:
         lock = _lock_of(part.path)
-        return not lock.exists() or not _is_held(lock)
+        return not lock.exists() or not _is_locked(lock)
     try:
         began = psutil.Process(int(match["pid"])).create_time()
     except psutil.NoSuchProcess:
         return True
-    except psutil.AccessDenied:  # it is there, and somebody else's
+    except psutil.AccessDenied:  # the process runs and belongs to another user
         return False
-    return began > part.modified  # its number went to another process since
+    return began > part.modified  # a later process was given the same pid
 
 
 def _lock_of(path: Path) -> Path:
     return path.with_name(f"{path.name.partition('.part')[0]}.lock")
 
 
-def _is_held(lock: Path) -> bool:
+def _is_locked(lock: Path) -> bool:
     try:
         with FileLock(lock, timeout=0):
             return False
-    except (Timeout, PermissionError):  # somebody's, here or under another name
+    except (Timeout, PermissionError):  # a process holds it, or the file belongs to another user
         return True
 
 
-def _remove(one: Artefact, done: Pruned, dry_run: bool) -> None:
+def _remove(artefact: Artefact, pruned: Pruned, dry_run: bool) -> None:
+    """Remove an artefact, and note in `pruned` what became of it."""
     try:
-        if not dry_run and not _removed(one.path):
-            done.failed.append((one.path, "somebody makes it just now"))
+        if not dry_run and not _delete(artefact.path):
+            pruned.failed.append((artefact.path, "another process is making it now"))
             return
     except OSError as error:
-        done.failed.append((one.path, error.strerror or str(error)))
+        pruned.failed.append((artefact.path, error.strerror or str(error)))
         return
-    done.removed.append(one)
+    pruned.removed.append(artefact)
 
 
-def _removed(path: Path) -> bool:
-    """Remove a file, or a folder under its lock and at one stroke; False where somebody holds the lock."""
+def _delete(path: Path) -> bool:
+    """Delete a file, or a folder under its lock; False where another process holds the lock.
+
+    The folder is renamed first, so that no process sees half of it under its own name.
+    """
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return True
@@ -212,7 +227,7 @@ def _removed(path: Path) -> bool:
         with FileLock(_lock_of(path), timeout=0):
             part = path if path.name.endswith(".part") else path.with_name(f"{path.name}.part")
             if part != path:
-                shutil.rmtree(part, ignore_errors=True)  # what a killed builder left beside it
+                shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed while it made the folder
                 path.replace(part)
             shutil.rmtree(part)
     except Timeout:
@@ -221,12 +236,12 @@ def _removed(path: Path) -> bool:
 
 
 def nearest_folder(path: Path) -> Path:
-    """The path, or the nearest of its parents that is there."""
+    """The path, or its nearest parent that exists."""
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 def size_text(size: int) -> str:
-    """Bytes as people read them: 3.2 MB."""
+    """A number of bytes as text with a unit: 3.2 MB."""
     if size < 1000:
         return f"{size} bytes"
     amount, units = size / 1000, ["kB", "MB", "GB", "TB"]

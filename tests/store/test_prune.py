@@ -161,7 +161,9 @@ def test_what_somebody_makes_just_now_is_left_and_told(bench: Bench, place: Plac
     bank = place.put("banks", name("a"))
     with FileLock(f"{bank}.lock"):
         done = bench("cache", "prune", "--kind", "banks", "--db", "bench.db")
-    assert done.code == 1 and bank.exists() and "somebody makes it just now" in done.err and "0 removed" in done.out
+    assert (
+        done.code == 1 and bank.exists() and "another process is making it now" in done.err and "0 removed" in done.out
+    )
 
 
 def test_files_that_other_databases_may_need_stay(bench: Bench, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -370,10 +370,10 @@ def test_a_database_of_an_older_version_is_brought_up_to_date_with_its_rows(db_u
         }
         for table, known in values.items():
             columns = [column for column in inspect(connection).get_columns(table) if not column["nullable"]]
-            row = {c["name"]: 0 if isinstance(c["type"], (Integer, Float)) else "" for c in columns} | known
-            names = ", ".join(f'"{name}"' for name in row)
-            places = ", ".join(f":{name}" for name in row)
-            connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), row)
+            line = {c["name"]: 0 if isinstance(c["type"], (Integer, Float)) else "" for c in columns} | known
+            names = ", ".join(f'"{name}"' for name in line)
+            places = ", ".join(f":{name}" for name in line)
+            connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), line)
         connection.commit()
     engine.dispose()
     store = Store.open(db_url, create=False)
