@@ -73,8 +73,8 @@ FULL = Scale("resnet18", bank=100_000, k=1024, epochs=5, train=50_000, victims=4
 TINY = Scale("resnet20", bank=600, k=160, epochs=2, train=256, victims=4, rounds=1, queries=5)
 
 
-class Bench:
-    """The device, the scale, and what has failed."""
+class Card:
+    """The device, the scale of the measurements, and the checks that failed."""
 
     def __init__(self, device: torch.device, scale: Scale) -> None:
         self.device = device
@@ -182,58 +182,58 @@ def moved_apart(a: nn.Module, b: nn.Module, start: nn.Module) -> float:
     return float((flat(a) - flat(b)).norm() / (flat(b) - flat(start)).norm())
 
 
-def parity(bench: Bench) -> None:
+def parity(card: Card) -> None:
     """In float64 the two are the same function; in less, as near as another order of summation is, or near enough."""
     count = 7 * BATCH + 45  # a short last batch too
-    network, (x, y) = bench.network(), bench.points(count)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(1)).to(bench.device)
-    probe, _ = bench.points(256, seed=9)
+    network, (x, y) = card.network(), card.points(count)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(1)).to(card.device)
+    probe, _ = card.points(256, seed=9)
 
     def recorded(precision: str, start: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
-        learner = Learner(start, bench.recipe(precision), SHAPE)
+        learner = Learner(start, card.recipe(precision), SHAPE)
         learner.fit(images, y, images[:1], y[:1], torch.Generator().manual_seed(1))
         return learner.network, learner.logits(probe.to(images.dtype))
 
-    if bench.scale is TINY or bench.device.type == "cuda":
+    if card.scale is TINY or card.device.type == "cuda":
         exact = copy.deepcopy(network).double()
         own, _ = recorded("float32", exact, x.double())
         far = moved_apart(own, plain_epoch(exact, x.double(), y, order), exact)
-        bench.check(far <= 1e-6, f"float64: recorded against a plain loop, one epoch: apart by {far:.2g} of the way "
+        card.check(far <= 1e-6, f"float64: recorded against a plain loop, one epoch: apart by {far:.2g} of the way "
                     f"(at most 1e-06)")  # fmt: skip
     expected = plain_epoch(network, x, y, order)
     other = plain_epoch(network.to(memory_format=torch.channels_last), x, y, order)
     floor = moved_apart(other, expected, network)
     with torch.no_grad():
         labels = expected(probe).argmax(1)
-    bench.say(f"     float32: two plain loops in other memory layouts are apart by {floor:.2g} of the way")
+    card.say(f"     float32: two plain loops in other memory layouts are apart by {floor:.2g} of the way")
     for precision, bound in (("float32", max(2 * floor, 1e-3)), ("tf32", 0.3), ("bfloat16", 0.6)):
         own, logits = recorded(precision, network, x)
         far, same = moved_apart(own, expected, network), float((logits.argmax(1) == labels).float().mean())
-        bench.check(far <= bound and same >= 0.98, f"{precision}: recorded against a plain loop in float32, one epoch: "
+        card.check(far <= bound and same >= 0.98, f"{precision}: recorded against a plain loop in float32, one epoch: "
                     f"apart by {far:.2g} of the way (at most {bound:.2g}), labels agree {same:.1%}")  # fmt: skip
 
 
-def neighbours_agree(bench: Bench) -> None:
-    scale = bench.scale
-    features = bench.rng.random((scale.bank, 512), dtype=np.float32)
+def neighbours_agree(card: Card) -> None:
+    scale = card.scale
+    features = card.rng.random((scale.bank, 512), dtype=np.float32)
     features[scale.bank // 2 :] = features[: scale.bank - scale.bank // 2]  # every row twice: ties
     flat = Neighbours(features)
-    device = DeviceNeighbours(flat, bench.device)
-    fresh = bench.rng.random((scale.queries, 512), dtype=np.float32)
-    tied = features[bench.rng.integers(0, scale.bank, scale.queries)]
+    device = DeviceNeighbours(flat, card.device)
+    fresh = card.rng.random((scale.queries, 512), dtype=np.float32)
+    tied = features[card.rng.integers(0, scale.bank, scale.queries)]
     for name, queries in (("random", fresh), ("tied", tied)):
         same = sum(bool(np.array_equal(flat.search(q, scale.k).ids, device.search(q, scale.k).ids)) for q in queries)
-        bench.check(same == len(queries), f"neighbours on the device equal faiss's: {same} of {len(queries)} {name} "
+        card.check(same == len(queries), f"neighbours on the device equal faiss's: {same} of {len(queries)} {name} "
                     f"queries over {scale.bank} x 512, K {scale.k}")  # fmt: skip
-    here, there = (bench.seconds(lambda s=s: s.search(fresh[0], scale.k)) for s in (device, flat))
-    bench.say(f"     a neighbour query: {1000 * here:.2f} ms on the device, {1000 * there:.1f} ms by faiss on one core")
+    here, there = (card.seconds(lambda s=s: s.search(fresh[0], scale.k)) for s in (device, flat))
+    card.say(f"     a neighbour query: {1000 * here:.2f} ms on the device, {1000 * there:.1f} ms by faiss on one core")
 
 
-def probes_agree(bench: Bench) -> None:
+def probes_agree(card: Card) -> None:
     """Side by side as one by one, up to what one by one differs from itself where sums have no fixed order."""
-    params = RMCParams(k=bench.scale.k, epochs=1, patience=1, lr=3e-4, precision="float32")
-    rmc = bench.rmc(RMC, params, bench.network())
-    x, _ = bench.points(6)
+    params = RMCParams(k=card.scale.k, epochs=1, patience=1, lr=3e-4, precision="float32")
+    rmc = card.rmc(RMC, params, card.network())
+    x, _ = card.points(6)
 
     def one_by_one() -> Tensor:
         return torch.cat([rmc.probe(x[i : i + 1]) for i in range(len(x))])
@@ -246,7 +246,7 @@ def probes_agree(bench: Bench) -> None:
     floor, far = (float((alone - other).abs().max()) / spread for other in (again, together))
     same = bool((alone.argmax(1) == together.argmax(1)).all())
     bound = max(3 * floor, 2e-3)
-    bench.check(
+    card.check(
         same and far <= bound,
         f"6 victims in 3 lanes against one by one: labels {'equal' if same else 'DIFFER'}, logits differ by {far:.2g} "
         f"of their spread (one by one twice: {floor:.2g}; at most {bound:.2g})",
@@ -256,35 +256,35 @@ def probes_agree(bench: Bench) -> None:
 # -- b: where the time goes -----------------------------------------------------------------------------------------
 
 
-def epochs(bench: Bench) -> None:
-    x, y = bench.points(8 * BATCH)
-    for name, build in BUILDS.items() if bench.scale is FULL else [("resnet20", resnet20)]:
-        network = bench.network(build)
-        order = torch.arange(len(x), device=bench.device)
+def epochs(card: Card) -> None:
+    x, y = card.points(8 * BATCH)
+    for name, build in BUILDS.items() if card.scale is FULL else [("resnet20", resnet20)]:
+        network = card.network(build)
+        order = torch.arange(len(x), device=card.device)
 
         def loop(n: nn.Module = network, o: Tensor = order) -> object:
             return plain_epoch(n, x, y, o)
 
-        bench.say(f"     {name}: plain loop, float32   {1000 * bench.seconds(loop):.1f} ms an epoch of 8 steps")
+        card.say(f"     {name}: plain loop, float32   {1000 * card.seconds(loop):.1f} ms an epoch of 8 steps")
         for precision in ("float32", "tf32", "bfloat16"):
-            learner = Learner(network, bench.recipe(precision), SHAPE)
+            learner = Learner(network, card.recipe(precision), SHAPE)
             generator = torch.Generator().manual_seed(1)
 
             def epoch(one: Learner = learner, draws: torch.Generator = generator) -> object:
                 return one.fit(x, y, x[:1], y[:1], draws)
 
-            taken = 1000 * bench.seconds(epoch)
-            bench.say(f"     {name}: recorded, {precision:<9}   {taken:.1f} ms an epoch of 8 steps")
+            taken = 1000 * card.seconds(epoch)
+            card.say(f"     {name}: recorded, {precision:<9}   {taken:.1f} ms an epoch of 8 steps")
             target = {"bfloat16": 20.0, "tf32": 45.0}.get(precision)
-            if name == "resnet18" and target and bench.device.type == "cuda":
-                bench.check(taken <= target, f"an epoch in {precision}: {taken:.1f} ms (at most {target:g})")
+            if name == "resnet18" and target and card.device.type == "cuda":
+                card.check(taken <= target, f"an epoch in {precision}: {taken:.1f} ms (at most {target:g})")
 
 
-def reference_answer(bench: Bench, network: nn.Module, images: Tensor, labels: Tensor, features: Tensor) -> float:
+def reference_answer(card: Card, network: nn.Module, images: Tensor, labels: Tensor, features: Tensor) -> float:
     """Seconds of one answer by straightforward code: a loop over distances, a DataLoader, two fits in TF32."""
     from torch.utils.data import DataLoader, TensorDataset
 
-    scale, mine = bench.scale, copy.deepcopy(network).requires_grad_(True)
+    scale, mine = card.scale, copy.deepcopy(network).requires_grad_(True)
     optimiser = torch.optim.Adam(mine.parameters(), lr=3e-4)
 
     def fit(rows: Tensor) -> None:
@@ -293,12 +293,12 @@ def reference_answer(bench: Bench, network: nn.Module, images: Tensor, labels: T
         for _ in range(scale.epochs):
             for a, b in loader:
                 optimiser.zero_grad()
-                cross_entropy(mine(a.to(bench.device)), b.to(bench.device)).backward()
+                cross_entropy(mine(a.to(card.device)), b.to(card.device)).backward()
                 optimiser.step()
         mine.eval()
 
     def answer() -> None:
-        x, _ = bench.points(1, seed=3)
+        x, _ = card.points(1, seed=3)
         with torch.no_grad():
             query = network.features(x).cpu()[0]  # type: ignore[operator]
         distances = [float(((row - query) ** 2).sum()) for row in features]
@@ -311,72 +311,72 @@ def reference_answer(bench: Bench, network: nn.Module, images: Tensor, labels: T
     before, cudnn.allow_tf32 = cudnn.allow_tf32, True
     try:
         answer()
-        bench.wait()
+        card.wait()
         start = time.perf_counter()
         answer()
-        bench.wait()
+        card.wait()
         return time.perf_counter() - start
     finally:
         cudnn.allow_tf32 = before
 
 
-def answers(bench: Bench) -> None:
-    scale, network = bench.scale, bench.network()
-    x, _ = bench.points(1)
+def answers(card: Card) -> None:
+    scale, network = card.scale, card.network()
+    x, _ = card.points(1)
     count = min(scale.bank, 20_000)  # the bank of the public code
-    images, labels = bench.points(count, seed=2)
+    images, labels = card.points(count, seed=2)
     with torch.no_grad():
         width = network.features(images[:1]).shape[1]
-    features = torch.from_numpy(bench.rng.random((count, width), dtype=np.float32))
-    theirs = reference_answer(bench, network, images.cpu(), labels.cpu(), features)
-    bench.say(f"     reference answer, bank {count}, TF32   {1000 * theirs:.0f} ms")
+    features = torch.from_numpy(card.rng.random((count, width), dtype=np.float32))
+    theirs = reference_answer(card, network, images.cpu(), labels.cpu(), features)
+    card.say(f"     reference answer, bank {count}, TF32   {1000 * theirs:.0f} ms")
     for precision in ("float32", "tf32", "bfloat16"):
         params = RMCParams(k=scale.k, epochs=scale.epochs, patience=scale.epochs, lr=3e-4, precision=precision)
-        rmc = bench.rmc(RMC, params, network)
-        ours = bench.seconds(lambda one=rmc: one.predict(x))
-        bench.say(f"     RMC answer, bank {scale.bank}, {precision}   {1000 * ours:.0f} ms, {theirs / ours:.1f} times "
+        rmc = card.rmc(RMC, params, network)
+        ours = card.seconds(lambda one=rmc: one.predict(x))
+        card.say(f"     RMC answer, bank {scale.bank}, {precision}   {1000 * ours:.0f} ms, {theirs / ours:.1f} times "
                   f"faster than the reference")  # fmt: skip
-        if precision == "bfloat16" and bench.device.type == "cuda":
-            bench.check(ours <= 0.25, f"an RMC answer: {1000 * ours:.0f} ms (at most 250)")
-            bench.check(theirs / ours >= 4, f"{theirs / ours:.1f} times faster than the reference (at least 4)")
+        if precision == "bfloat16" and card.device.type == "cuda":
+            card.check(ours <= 0.25, f"an RMC answer: {1000 * ours:.0f} ms (at most 250)")
+            card.check(theirs / ours >= 4, f"{theirs / ours:.1f} times faster than the reference (at least 4)")
 
 
 # -- c: the rest ----------------------------------------------------------------------------------------------------
 
 
-def lanes(bench: Bench) -> None:
-    scale = bench.scale
+def lanes(card: Card) -> None:
+    scale = card.scale
     params = RMCParams(k=scale.k, epochs=scale.epochs, patience=scale.epochs, precision="bfloat16")
-    rmc = bench.rmc(RMC, params, bench.network())
-    x, _ = bench.points(scale.victims)
+    rmc = card.rmc(RMC, params, card.network())
+    x, _ = card.points(scale.victims)
     alone = 0.0
     for count in (1, 2, 4, 8):
         rmc._lanes = lambda points, most=count: rmc._learner.lanes(min(points, most))
         rmc.probe(x[: 2 * count])
-        bench.wait()
+        card.wait()
         start = time.perf_counter()
         rmc.probe(x)
-        bench.wait()
+        card.wait()
         taken = time.perf_counter() - start
         alone = alone or taken
-        bench.say(f"     {scale.victims} victims by probe in {count} lanes: {taken:.2f} s, {alone / taken:.2f} times "
+        card.say(f"     {scale.victims} victims by probe in {count} lanes: {taken:.2f} s, {alone / taken:.2f} times "
                   f"one by one")  # fmt: skip
 
 
-def plus(bench: Bench) -> None:
-    scale = bench.scale
+def plus(card: Card) -> None:
+    scale = card.scale
     params = RMCPlusParams(
         k=scale.k, epochs=scale.epochs, patience=scale.epochs, precision="bfloat16", eps=8 / 255, delta=1.0
     )
-    rmc, (x, _) = bench.rmc(RMCPlus, params, bench.network()), bench.points(1)
-    taken = bench.seconds(lambda: rmc.predict(x))
-    bench.say(f"     RMC+ answer, delta 1, 20 steps   {1000 * taken:.0f} ms")
-    if bench.device.type == "cuda":
-        bench.check(taken <= 0.4, f"an RMC+ answer: {1000 * taken:.0f} ms (at most 400)")
+    rmc, (x, _) = card.rmc(RMCPlus, params, card.network()), card.points(1)
+    taken = card.seconds(lambda: rmc.predict(x))
+    card.say(f"     RMC+ answer, delta 1, 20 steps   {1000 * taken:.0f} ms")
+    if card.device.type == "cuda":
+        card.check(taken <= 0.4, f"an RMC+ answer: {1000 * taken:.0f} ms (at most 400)")
 
 
-def training(bench: Bench) -> None:
-    scale = bench.scale
+def training(card: Card) -> None:
+    scale = card.scale
     with tempfile.TemporaryDirectory() as folder:
         for name, count, more in (
             ("regular", scale.train, {}),
@@ -388,22 +388,22 @@ def training(bench: Bench) -> None:
             stamps: list[float] = []
 
             def report(line: str, into: list[float] = stamps) -> None:
-                bench.wait()
+                card.wait()
                 into.append(time.perf_counter())
 
-            context = Context(0, 0, bench.device, Cache(Path(folder)), f"{name}0", report)
-            network = bench.network().requires_grad_(True)
-            base.train(bench.task(count), network, context)
+            context = Context(0, 0, card.device, Cache(Path(folder)), f"{name}0", report)
+            network = card.network().requires_grad_(True)
+            base.train(card.task(count), network, context)
             taken = stamps[-1] - stamps[-2]
-            bench.say(f"     {name}: an epoch of {count} images, bfloat16   {taken:.2f} s")
-            if name == "regular" and bench.device.type == "cuda":
-                bench.check(taken <= 2.5, f"an epoch of {count}: {taken:.2f} s (at most 2.5)")
+            card.say(f"     {name}: an epoch of {count} images, bfloat16   {taken:.2f} s")
+            if name == "regular" and card.device.type == "cuda":
+                card.check(taken <= 2.5, f"an epoch of {count}: {taken:.2f} s (at most 2.5)")
 
 
-def augmented_set(bench: Bench) -> None:
-    scale, steps = bench.scale, 10
-    count = scale.train // 5 if bench.scale is FULL else 100
-    task, network = bench.task(count), bench.network()
+def augmented_set(card: Card) -> None:
+    scale, steps = card.scale, 10
+    count = scale.train // 5 if card.scale is FULL else 100
+    task, network = card.task(count), card.network()
 
     class Given:
         """A base whose network is at hand."""
@@ -413,28 +413,28 @@ def augmented_set(bench: Bench) -> None:
 
     for precision in ("float32", "bfloat16"):
         with tempfile.TemporaryDirectory() as folder:
-            context = Context(0, 0, bench.device, Cache(Path(folder)), "0")
+            context = Context(0, 0, card.device, Cache(Path(folder)), "0")
             recipe = BankRecipe((steps,), eps=8 / 255, precision=precision)  # type: ignore[arg-type]
             builder = BankBuilder(recipe, task, Given(), context)  # type: ignore[arg-type]
             builder._copies(np.arange(min(count, 1000)), 0)
-            bench.wait()
+            card.wait()
             start = time.perf_counter()
             builder._copies(np.arange(count), 0)
-            bench.wait()
+            card.wait()
             rate = count * steps / (time.perf_counter() - start)
-        bench.say(f"     augmented set in {precision}: {rate:,.0f} image-steps a second")
-        if precision == "bfloat16" and bench.device.type == "cuda":
-            bench.check(rate >= 60_000, f"{rate:,.0f} image-steps a second (at least 60,000)")
+        card.say(f"     augmented set in {precision}: {rate:,.0f} image-steps a second")
+        if precision == "bfloat16" and card.device.type == "cuda":
+            card.check(rate >= 60_000, f"{rate:,.0f} image-steps a second (at least 60,000)")
 
 
-def played(bench: Bench) -> None:
+def played(card: Card) -> None:
     """A run from command to rows, on the embedded digits: its rows on the device against a CPU's, and its share."""
     import bench as library
 
     with tempfile.TemporaryDirectory() as folder:
         sets = {"defense.k": 128, "defense.epochs": 1, "base.epochs": 4, "defense.bank_steps": 5}
         labels = {}
-        for device in dict.fromkeys(("cpu", bench.device.type)):
+        for device in dict.fromkeys(("cpu", card.device.type)):
             result = library.run(
                 "rmc", "pgd", n=12, sets=sets, db=f"sqlite:///{folder}/{device}.db", device=device, workers=1
             )
@@ -443,12 +443,12 @@ def played(bench: Bench) -> None:
             labels[device] = [
                 (row["index"], row["attacked_answer"]) for row in result.to_pandas().to_dict("records")
             ] if library_has_pandas() else result.robust_accuracy.value  # fmt: skip
-            if device == bench.device.type:
+            if device == card.device.type:
                 spent = result.seconds
                 share = 100 * spent["harness"] / spent["total"]
-                bench.say(f"     a run of RMC on digits: harness {share:.1f} % of {spent['total']:.2f} s played")
+                card.say(f"     a run of RMC on digits: harness {share:.1f} % of {spent['total']:.2f} s played")
         first, *others = labels.values()
-        bench.check(all(other == first for other in others), "a small run gives the CPU's answers")
+        card.check(all(other == first for other in others), "a small run gives the CPU's answers")
 
 
 def library_has_pandas() -> bool:
@@ -457,7 +457,7 @@ def library_has_pandas() -> bool:
     return find_spec("pandas") is not None
 
 
-PARTS: dict[str, tuple[Callable[[Bench], None], ...]] = {
+PARTS: dict[str, tuple[Callable[[Card], None], ...]] = {
     "a": (parity, neighbours_agree, probes_agree),
     "b": (epochs, answers),
     "c": (lanes, plus, training, augmented_set, played),
@@ -475,18 +475,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     one_thread()
     plugins.load_all()
-    bench = Bench(torch.device(options.device), TINY if options.tiny else FULL)
+    card = Card(torch.device(options.device), TINY if options.tiny else FULL)
     name = torch.cuda.get_device_name(0) if options.device == "cuda" else "CPU"
-    bench.say(f"{name}, torch {torch.__version__}, numpy {np.__version__}, Python {sys.version.split()[0]}")
+    card.say(f"{name}, torch {torch.__version__}, numpy {np.__version__}, Python {sys.version.split()[0]}")
     start = time.perf_counter()
     for letter in options.only.split(","):
         for work in PARTS[letter.strip()]:
-            with bench.part(f"{letter}: {work.__name__}"):
-                work(bench)
+            with card.part(f"{letter}: {work.__name__}"):
+                work(card)
     if options.device == "cuda":
-        bench.say(f"     peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
-    bench.say(f"{time.perf_counter() - start:.0f} s; {len(bench.failed)} checks failed")
-    return int(bool(bench.failed))
+        card.say(f"     peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+    card.say(f"{time.perf_counter() - start:.0f} s; {len(card.failed)} checks failed")
+    return int(bool(card.failed))
 
 
 if __name__ == "__main__":

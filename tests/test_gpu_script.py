@@ -17,7 +17,7 @@ def test_the_checks_hold_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_part_that_breaks_is_a_failed_check(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def breaks(bench: gpu.Bench) -> None:
+    def breaks(card: gpu.Card) -> None:
         raise ValueError("no such kernel")
 
     monkeypatch.setitem(gpu.PARTS, "a", (breaks,))
