@@ -19,7 +19,7 @@ from bench.environment import threads_kept
 from bench.errors import BadValue, UnknownName
 from bench.execution.progress import PlainListener
 from bench.execution.session import open_session, reading_session
-from bench.planning.plan import Request
+from bench.planning.requests import Request
 from bench.store import RunRecord, Store
 
 if TYPE_CHECKING:

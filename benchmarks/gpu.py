@@ -40,7 +40,8 @@ from bench.contracts import Context
 from bench.data.task import Task, TaskFacts
 from bench.environment import one_thread
 from bench.models.resnet import resnet18, resnet20
-from defenses.bank import Bank, BankBuilder, BankRecipe
+from defenses.bank import Bank
+from defenses.bank_builder import BankBuilder, BankRecipe
 from defenses.device_search import DeviceNeighbours
 from defenses.finetune import Learner, Recipe
 from defenses.neighbours import Neighbours

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from bench.data.task import TaskFacts
 from bench.errors import BadValue
 from bench.values import Params
-from defenses.bank import BankRecipe
+from defenses.bank_builder import BankRecipe
 from defenses.vote import NearestVote, VoteParams
 
 

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from bench.data.task import TaskFacts
 from bench.values import Params
-from defenses.bank import Bank, BankRecipe, check_bank
+from defenses.bank import Bank
+from defenses.bank_builder import BankRecipe, check_bank
 from defenses.neighbours import IndexKind
 from defenses.rmc import RMC, AdaptationParams
 

@@ -35,7 +35,8 @@ from bench.data.task import Task, TaskFacts
 from bench.draws import generator
 from bench.models.frozen import frozen_copy
 from bench.values import Params, State
-from defenses.bank import Bank, BankBuilder, BankParams, BankRecipe, check_bank, features_of
+from defenses.bank import Bank, features_of
+from defenses.bank_builder import BankBuilder, BankParams, BankRecipe, check_bank
 from defenses.finetune import Learner, Recipe, TuningSet, lanes_on, side_by_side
 from defenses.precision import Precision, computing
 

@@ -27,7 +27,8 @@ from bench.contracts.base import Base
 from bench.data.task import Task
 from bench.models.frozen import frozen_copy
 from bench.values import Params
-from defenses.bank import Bank, BankBuilder, BankRecipe, features_of
+from defenses.bank import Bank, features_of
+from defenses.bank_builder import BankBuilder, BankRecipe
 from defenses.neighbours import Neighbours, Ranking
 
 #: log vote of a class without votes

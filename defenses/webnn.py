@@ -30,10 +30,10 @@ from bench.contracts import Context, in_blocks
 from bench.data.task import Task, TaskFacts
 from bench.source import module_hash
 from bench.values import Params
-from defenses.bank import BankParams, BankRecipe, check_bank
+from defenses.bank_builder import BankParams, BankRecipe, check_bank
 from defenses.vote import NearestVote, VoteParams
 
-#: taken when the module is loaded, as in `defenses.bank`
+#: taken when the module is loaded, as in `defenses.bank_builder`
 _SOURCE = module_hash(__name__)
 
 Weighting = Literal["vote", "uniform", "entropy", "diversity"]

@@ -23,7 +23,8 @@ from bench.cli.main import call
 from bench.environment import one_thread
 from bench.game.resources import Resources
 from bench.planning.facts import facts_of
-from bench.planning.plan import Request, plan
+from bench.planning.plan import plan
+from bench.planning.requests import Request
 from bench.planning.spec import RunSpec
 from bench.settings import Settings
 from bench.store.schema import _config

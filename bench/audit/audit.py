@@ -25,7 +25,8 @@ from bench.execution.runner import Listener, run_all
 from bench.game.crafting import craft
 from bench.game.resources import Resources
 from bench.planning.facts import facts_of
-from bench.planning.plan import Planned, Request, plan
+from bench.planning.plan import Planned, plan
+from bench.planning.requests import Request
 from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
 from bench.settings import Settings

@@ -14,7 +14,8 @@ from bench.environment import one_thread
 from bench.errors import BenchError, one_line
 from bench.game.resources import Resources
 from bench.planning.facts import facts_of
-from bench.planning.plan import Request, plan
+from bench.planning.plan import plan
+from bench.planning.requests import Request
 from bench.settings import Settings
 
 __all__ = ["ATTACK_CHECKS", "DEFENSE_CHECKS", "Result", "check_file", "run_checks"]

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 )
 @click.option("-n", "n", type=int, metavar="N", help="At most N examples.")
 @click.option("--seed", type=int, metavar="S")
-@click.option("--workers", type=int, metavar="W", help="Processes; any number gives the same rows.")
+@click.option(
+    "--workers", metavar="W", type=click.IntRange(min=1), help="Processes of one thread each; any number: same rows."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be played, and play nothing.")
 @playing_options
 def audit(

@@ -82,7 +82,8 @@ def train(
     from bench.environment import one_thread, pick_device
     from bench.game.resources import Resources
     from bench.planning.facts import facts_of
-    from bench.planning.plan import Request, plan
+    from bench.planning.plan import plan
+    from bench.planning.requests import Request
 
     if not registry.defenses[base].base:
         bases = ", ".join(entry.name for entry in registry.defenses if entry.base)

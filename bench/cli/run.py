@@ -114,7 +114,7 @@ def run(
     deadline = NEVER if limit is None else Deadline.after(parse_duration("--for", limit))
     session = open_session(config, plugins)
     values = parse_sets(sets)
-    from bench.planning.plan import Request
+    from bench.planning.requests import Request
 
     request = Request(defenses, attacks, bases, datasets, radii, norm, seeds, n, repeats, values)
     prepared = session.prepare(

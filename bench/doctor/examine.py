@@ -274,7 +274,8 @@ def _run(patient: Patient) -> Iterator[Finding]:
         return
     from bench.data.files import data_dir
     from bench.planning.facts import facts_of
-    from bench.planning.plan import Request, plan
+    from bench.planning.plan import plan
+    from bench.planning.requests import Request
 
     request = Request(("regular", "rmc"), ("pgd",), datasets=("digits",), n=10)
     plan([request], patient.config, facts_of(data_dir(patient.data_dir)))

@@ -14,7 +14,8 @@ from bench.errors import BadValue, StoreError
 if TYPE_CHECKING:
     from bench.config import Config
     from bench.execution.runner import Listener
-    from bench.planning.plan import Planned, Request
+    from bench.planning.plan import Planned
+    from bench.planning.requests import Request
     from bench.planning.spec import RunSpec
     from bench.settings import Settings
     from bench.store import Store
@@ -131,7 +132,8 @@ class Session:
         from bench.data.files import data_dir as data_folder
         from bench.environment import pick_device
         from bench.planning.facts import facts_of
-        from bench.planning.plan import plan, suite_requests
+        from bench.planning.plan import plan
+        from bench.planning.requests import suite_requests
         from bench.store import Store
 
         sets = dict(request.sets)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +11,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from bench import registry
-from bench.config import Config, Suite, SuiteOver, merge, validation_error
+from bench.config import Config, merge, validation_error
 from bench.contracts import Attack, Defense, DefenseInfo
 from bench.contracts.base import build_network
 from bench.data.task import TaskFacts, TaskParams
@@ -20,6 +19,7 @@ from bench.errors import BadValue, BenchError, BrokenPlugin, UnknownName, one_li
 from bench.models.sources import network_name, network_source
 from bench.planning.config_check import check_sections, game_keys
 from bench.planning.preflight import check_protocol, check_sizes
+from bench.planning.requests import Request
 from bench.planning.rules import game_of, paired_clean, with_card
 from bench.planning.spec import GameSpec, Part, RunSpec
 from bench.threat import ThreatModel, convert, parse_number
@@ -29,86 +29,11 @@ FactsOf = Callable[[str, TaskParams], TaskFacts]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to cross. Empty tuples and None mean the configuration's default.
-
-    Radii may be text, such as "8/255"; they are numbers afterwards. `BadValue` for an impossible radius or norm.
-    """
-
-    defenses: tuple[str, ...]
-    attacks: tuple[str, ...]
-    bases: tuple[str, ...] = ()
-    datasets: tuple[str, ...] = ()
-    eps: tuple[float | str, ...] = ()
-    norm: str = ""
-    seeds: tuple[int, ...] = ()
-    n: int | None = None
-    repeats: int | None = None
-    sets: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        radii = tuple(parse_number("eps", radius) for radius in self.eps)
-        for radius in radii:
-            ThreatModel(eps=radius)
-        if self.norm:
-            ThreatModel(norm=self.norm)
-        object.__setattr__(self, "eps", radii)
-
-
-@dataclass(frozen=True)
 class Planned:
     """A run of the request, and the `clean` run that gives its clean accuracy; None if the run itself gives it."""
 
     spec: RunSpec
     clean: RunSpec | None
-
-
-def suite_requests(name: str, suites: Mapping[str, Suite], over: Request) -> list[Request]:
-    """The cells of a suite, with the request `over` laid over each."""
-    requests = _cells_of(name, suites, ())
-    if not requests:
-        raise BadValue(f"The suite {name!r} has no runs, only a table; see: bench report --help")
-    return [_laid_over(request, over) for request in requests]
-
-
-def _cells_of(name: str, suites: Mapping[str, Suite], before: tuple[str, ...]) -> list[Request]:
-    """A suite's own cells, then those that it takes from another suite with changes."""
-    if name in before:
-        raise BadValue(f"The suites {', '.join(before)} name each other in cells_of; give one of them cells.")
-    if name not in suites:
-        raise UnknownName("suite", name, suites, "bench list suites")
-    suite = suites[name]
-    own = [_request_of(cell, crossed) for cell in suite.cells for crossed in _combinations(cell.cross)]
-    others = _cells_of(suite.cells_of, suites, (*before, name)) if suite.cells_of else []
-    return own + [_laid_over(request, _request_of(suite.over)) for request in others]
-
-
-def _request_of(cell: SuiteOver, crossed: Mapping[str, Any] | None = None) -> Request:
-    return Request(
-        tuple(cell.defense), tuple(cell.attack), tuple(cell.base), tuple(cell.dataset), tuple(cell.eps), cell.norm,
-        tuple(cell.seed), cell.n, cell.repeats, {**cell.set, **(crossed or {})},
-    )  # fmt: skip
-
-
-def _laid_over(request: Request, over: Request) -> Request:
-    """The request with the values of `over` in place of its own; the sets of both are merged."""
-    return Request(
-        defenses=over.defenses or request.defenses,
-        attacks=over.attacks or request.attacks,
-        bases=over.bases or request.bases,
-        datasets=over.datasets or request.datasets,
-        eps=over.eps or request.eps,
-        norm=over.norm or request.norm,
-        seeds=over.seeds or request.seeds,
-        n=over.n if over.n is not None else request.n,
-        repeats=over.repeats if over.repeats is not None else request.repeats,
-        sets={**request.sets, **over.sets},
-    )
-
-
-def _combinations(cross: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """All combinations of one value for each key, in the order of the lists."""
-    return [dict(zip(cross, values, strict=True)) for values in itertools.product(*cross.values())]
 
 
 def plan(requests: list[Request], config: Config, facts_of: FactsOf) -> list[Planned]:

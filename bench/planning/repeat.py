@@ -10,7 +10,8 @@ from typing import Any
 from bench.config import Config
 from bench.data.task import TaskFacts, TaskParams
 from bench.errors import BenchError, one_line
-from bench.planning.plan import Request, plan
+from bench.planning.plan import plan
+from bench.planning.requests import Request
 from bench.planning.spec import RunSpec
 
 #: parts of a run and the first half of the keys of their parameters

@@ -198,6 +198,22 @@ def test_a_wrong_request_is_one_line_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--workers", "0"], "--workers"),
+        (["-n", "1"], "needs at least 2 examples"),
+        (["--budget", "much"], "--budget is 'much'"),
+    ],
+)
+def test_a_wrong_audit_is_one_line_and_writes_nothing(
+    bench: Bench, tmp_path: Path, args: list[str], message: str
+) -> None:
+    done = bench("audit", "regular", *args)
+    assert done.code == 2 and done.out == "" and done.err.count("\n") == 1 and message in done.err, done.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_that_are_not_what_they_should_be(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("these are only notes, no database at all " * 40)
     (tmp_path / "bench.toml").write_text("[runer]\nchunk = 3\n")

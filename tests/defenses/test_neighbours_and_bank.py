@@ -16,7 +16,8 @@ from bench.data.digits import Digits
 from bench.data.task import TaskParams
 from bench.errors import BadValue
 from defenses import neighbours
-from defenses.bank import Bank, BankBuilder, BankParams, BankRecipe, features_of, stored_towards
+from defenses.bank import Bank, features_of, stored_towards
+from defenses.bank_builder import BankBuilder, BankParams, BankRecipe
 from defenses.neighbours import Neighbours, write_index
 from defenses.rmc import RMC
 from tests.conftest import spec_of
@@ -148,10 +149,10 @@ def test_steps_of_copies_are_given_as_a_number_a_list_or_text() -> None:
 
 def test_a_bank_from_pieces_is_the_bank_from_one(builder: BankBuilder, tmp_path, monkeypatch) -> None:
     from bench.cache import Cache
-    from defenses import bank
+    from defenses import bank_builder
 
     whole = builder.build()
-    monkeypatch.setattr(bank, "PIECE", 500)
+    monkeypatch.setattr(bank_builder, "PIECE", 500)
     parts = BankBuilder(builder.recipe, builder.task, builder.base, replace(builder.context, cache=Cache(tmp_path)))
     assert parts.missing() == ["0", "500", "1000"]
     parts.make_piece("500")
@@ -227,7 +228,7 @@ def test_a_large_bank_is_made_and_searched_in_bounded_memory(tmp_path) -> None:
         from bench.cache import Cache
         from bench.contracts import Context
         from bench.data.task import Task, TaskFacts
-        from defenses.bank import BankBuilder, BankRecipe
+        from defenses.bank_builder import BankBuilder, BankRecipe
 
         def held():
             return max(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon")) // 1024

@@ -9,7 +9,8 @@ from bench import config, registry
 from bench.config import tomllib
 from bench.errors import BadValue, BenchError, UnknownName
 from bench.planning.facts import facts_of
-from bench.planning.plan import Request, plan, suite_requests
+from bench.planning.plan import plan
+from bench.planning.requests import Request, suite_requests
 from tests.conftest import ROOT
 
 

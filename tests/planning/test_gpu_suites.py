@@ -12,7 +12,8 @@ from bench.analysis.report import matches, table_of
 from bench.config import Config, Suite
 from bench.data.task import TaskFacts
 from bench.errors import BadValue, UnknownName
-from bench.planning.plan import Request, plan, suite_requests
+from bench.planning.plan import plan
+from bench.planning.requests import Request, suite_requests
 from tests.conftest import Bench
 
 ALL = ["table2", "table3", "table5a", "table5b", "slides", "recipe"]
