@@ -74,6 +74,10 @@ class Wrapper(Attack):
 class BPDA(Wrapper):
     """Forward pass through the defense, backward pass through its proxy."""
 
+    def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
+        """A defense without a gradient is what it is for: the proxy stands in for it."""
+        return super().declines(threat, facts, replace(info, differentiable=True))
+
     def effort(self, threat: ThreatModel) -> Effort:
         inside = self._attack().effort(threat)
         return replace(inside, probes=inside.probes + inside.passes)

@@ -1,6 +1,7 @@
 """A harness that plays attacks against defenses and keeps the score.
 
-`bench.run("rmc", "pgd")` plays a run, as the command line does; `bench.load()` gives what is stored.
+`bench.evaluate(net, x, y, eps="8/255")` attacks a network on arrays; `bench.run("rmc", "pgd")` plays a run by names, as
+the command line does; `bench.load()` gives what is stored.
 `from bench import Attack, Defense, OnlineDefense, register_attack, register_defense, ...`: names are loaded on use, so
 that listing what exists imports nothing heavy.
 """
@@ -24,10 +25,12 @@ _HOME = {
     ),
     "bench.draws": ("Draws", "generator", "seed_of"),
     "bench.errors": ("BenchError",),
+    "bench.in_memory": ("audit", "compare", "evaluate", "verify"),
     "bench.library": ("load", "results", "run", "run_suite"),
     "bench.analysis.intervals": ("Estimate",),
     "bench.models.frozen": ("frozen_copy",),
     "bench.models.network": ("Network",),
+    "bench.models.zoo": ("zoo",),
     "bench.contracts.oracle": ("Oracle", "Simulation"),
     "bench.game.protocols.protocol": ("Protocol",),
     "bench.values": ("Params", "State"),

@@ -64,6 +64,10 @@ class BadImage(RunError):
     """An attack returned something that is no batch of images of the right shape."""
 
 
+class ChangedFit(RunError):
+    """What was fitted under a key is not what was fitted under it before."""
+
+
 def one_line(error: BaseException) -> str:
     """The error's text on one line, with its class where the text is empty."""
     text = " ".join(str(error).split())

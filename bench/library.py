@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -17,9 +18,11 @@ from bench.analysis.frames import frame_of
 from bench.analysis.result import Result, Results
 from bench.environment import threads_kept
 from bench.errors import BadValue, UnknownName
-from bench.execution.progress import PlainListener
+from bench.execution.progress import PlainListener, title
+from bench.execution.runner import Listener
 from bench.execution.session import open_session, reading_session
 from bench.planning.requests import Request
+from bench.planning.spec import RunSpec
 from bench.store import RunRecord, Store
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ class Arguments(TypedDict, total=False):
     seed: int | Iterable[int] | None
     eps: Number | Iterable[Number] | None
     norm: str | None
+    force_eps: bool
     repeats: int | None
     sets: Mapping[str, Any] | None
     db: File | None
@@ -67,6 +71,7 @@ def run(
     seed: int | Iterable[int] | None = None,
     eps: Number | Iterable[Number] | None = None,
     norm: str | None = None,
+    force_eps: bool = False,
     repeats: int | None = None,
     sets: Mapping[str, Any] | None = None,
     db: File | None = None,
@@ -97,6 +102,7 @@ def run(
     n         attacked examples, the first of a seeded order; at least 1
     seed      of examples, backgrounds and noise
     eps       radius in units of [0, 1] pixels: a number, or a fraction such as "8/255"
+    force_eps  take a radius that reaches every image, which is refused without
     norm      a norm of `bench.norms`: linf, l2, l1 or l0
     repeats   games over permuted streams; at least 1
     sets      values by dotted key, as --set gives them: {"defense.k": 256, "threat.delay": 10}
@@ -117,8 +123,8 @@ def run(
     """
     given = Arguments(
         defense=defense, attack=attack, base=base, dataset=dataset, n=n, seed=seed, eps=eps, norm=norm,
-        repeats=repeats, sets=sets, db=db, data_dir=data_dir, device=device, workers=workers, rerun=rerun,
-        plugins=plugins, config=config, progress=progress,
+        force_eps=force_eps, repeats=repeats, sets=sets, db=db, data_dir=data_dir, device=device, workers=workers,
+        rerun=rerun, plugins=plugins, config=config, progress=progress,
     )  # fmt: skip
     results = _play(None, given)
     crossed = (defense, attack, base, dataset, seed, eps)
@@ -203,7 +209,7 @@ def _play(suite: str | None, given: Arguments) -> Results:
     )
     store = prepared.begin()
     with threads_kept():
-        prepared.play(store, PlainListener(sys.stderr) if given.get("progress") else None)
+        prepared.play(store, PlainListener(sys.stderr) if given.get("progress") else Warner())
     results = Results(store, [Result(store, store.resolve(item.spec.key)) for item in prepared.planned])
     for result in results:
         result.to_dict()  # read now: a later call may play the same run anew
@@ -214,7 +220,7 @@ def _request(given: Arguments) -> Request:
     """The arguments as the planner takes them. A class stands for the name under which it is registered."""
     sets = given.get("sets")
     if sets is not None and not isinstance(sets, Mapping):
-        raise BadValue(f"sets is {sets!r}; give values by dotted key, such as {{'defense.k': 512}}.")
+        raise BadValue(f"sets is {_short(sets)}; give values by dotted key, such as {{'defense.k': 512}}.")
     if strange := [key for key in sets or {} if not isinstance(key, str)]:
         raise BadValue(f"sets has the key {strange[0]!r}; give dotted keys, such as 'defense.k'.")
     return Request(
@@ -228,12 +234,20 @@ def _request(given: Arguments) -> Request:
         n=_whole("n", given.get("n")),
         repeats=_whole("repeats", given.get("repeats")),
         sets=dict(sets or {}),
+        force_eps=bool(given.get("force_eps")),
     )
 
 
+class Warner(Listener):
+    """Gives what a reader must know as warnings; says nothing else."""
+
+    def note(self, spec: RunSpec, text: str) -> None:
+        warnings.warn(f"{title(spec)}: {text}", stacklevel=2)
+
+
 def _several(value: Any) -> bool:
-    """Whether an argument is a collection of values; a text and a class are single values."""
-    return isinstance(value, Iterable) and not isinstance(value, str | type)
+    """Whether an argument is a collection of values; a text, a class and a network are single values."""
+    return isinstance(value, Iterable) and not isinstance(value, str | type) and not callable(value)
 
 
 def _each(value: Any) -> tuple[Any, ...]:
@@ -248,9 +262,20 @@ def _names(known: registry.Registry, value: Names) -> tuple[str, ...]:
 def _texts(names: Iterable[Any]) -> tuple[str, ...]:
     texts = tuple(names)
     for name in texts:
-        if not isinstance(name, str):
-            raise BadValue(f"{name!r} is no name; give names as text, such as 'rmc'; see: bench list")
+        if isinstance(name, str):
+            continue
+        if callable(name) or hasattr(name, "shape"):  # a network, an array
+            raise BadValue(
+                f"A {type(name).__name__} is no name; with a network or arrays call bench.evaluate(model, x, y)."
+            )
+        raise BadValue(f"{_short(name)} is no name; give names as text, such as 'rmc'; see: bench list")
     return texts
+
+
+def _short(value: object) -> str:
+    """A value as an error prints it: never an array."""
+    text = repr(value) if isinstance(value, str | int | float | bool | type(None)) else f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _whole(name: str, value: Any) -> Any:
@@ -258,7 +283,7 @@ def _whole(name: str, value: Any) -> Any:
     if value is None:
         return None
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise BadValue(f"{name} is {value!r}; give a whole number.")
+        raise BadValue(f"{name} is {_short(value)}; give a whole number.")
     return operator.index(value)
 
 

@@ -36,7 +36,8 @@ class Entry:
     wraps     attacks: the name of the attack that it wraps if none is given; "": it is no wrapper
     inside    attacks: the entry of the attack inside a wrapper
     contract  "module:Class" that the target must be a subclass of; parts: attributes that it must have
-    source    for names that a program registered: the hash of the source at that time; else it is read on use
+    source    for what a program registered: the hash of its file at that time, "" if it is in no file. What it captured
+              is read on use, since a program may change it
     """
 
     name: str
@@ -100,25 +101,28 @@ class Entry:
             raise BrokenPlugin(f"{self.name!r} ({self.origin}) does not import: {reason}") from error
 
     def source_hash(self) -> str:
-        """Hash of the source of the class's module and of what it imports from its own package."""
+        """Hash of the source of the class's module and of what it imports from its own package.
+
+        For a class or a function that a file or a program registered, also of all that it captured, as it is now: see
+        `bench.fingerprint`.
+        """
         if self.inside is not None:
             own = replace(self, inside=None).source_hash()
             return hashlib.sha256(f"{own} {self.inside.source_hash()}".encode()).hexdigest()
         if isinstance(self.target, str):
             return module_hash(self.target.partition(":")[0])
-        if self.origin == PROGRAM and not self.source:
-            raise BrokenPlugin(
-                f"{self.name!r} was registered by {PROGRAM}, but the source of {self.place} is in no file, so its runs "
-                f"could not be told from those of a later version; write it to a file and give that as a plug-in."
-            )
-        return self.source or module_hash(self.target.__module__)
+        from bench.fingerprint import fingerprint  # imports torch, as what brings classes does
+
+        source = self.source if self.origin == PROGRAM else module_hash(self.target.__module__)
+        return hashlib.sha256(f"{source} {fingerprint(self.target)}".encode()).hexdigest()
 
     @property
     def place(self) -> str:
         """The target as "module:Class"."""
         if isinstance(self.target, str):
             return self.target
-        return f"{getattr(self.target, '__module__', '')}:{getattr(self.target, '__qualname__', self.target)}"
+        named = self.target if hasattr(self.target, "__qualname__") else type(self.target)
+        return f"{named.__module__}:{named.__qualname__}"
 
 
 @lru_cache(maxsize=256)
@@ -200,6 +204,10 @@ class Registry:
         """Whether this program registered it itself, so that no other process knows it."""
         return name in self._entries and self._entries[name].origin == PROGRAM
 
+    def drop(self, name: str) -> None:
+        """Forget a name, if it is there."""
+        self._entries.pop(name, None)
+
     def clear(self) -> None:
         self._entries.clear()
 
@@ -271,6 +279,20 @@ def register_model(name: str, target: Any, *, summary: str = "") -> None:
 def register_protocol(name: str, target: Any, *, summary: str = "") -> None:
     """Add a protocol. `target`: a `Protocol` class (see `bench.game.protocols.protocol`) or "module:Class"."""
     protocols.add(Entry(name, target, 1, summary, _origin.get()))
+
+
+def hold(names: Registry, name: str, target: object, summary: str) -> None:
+    """Register what a program holds in memory, in place of what it held under the name before.
+
+    `BadValue` where the name is another's.
+    """
+    if name in names and names[name].origin != PROGRAM:
+        raise BadValue(f"{name!r} is a {names.what} already ({names[name].origin}); give another name.")
+    if not is_name(name):
+        raise BadValue(f"{str(name)[:100]!r} is no name for a {names.what}; {NAME_RULE}.")
+    names.drop(name)
+    with registering_as(PROGRAM):
+        names.add(Entry(name, target, 1, summary, PROGRAM))
 
 
 def kind_of(name: str) -> str:

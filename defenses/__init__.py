@@ -9,6 +9,7 @@ WU = "https://proceedings.mlr.press/v119/wu20f.html"
 def register() -> None:
     """Register the built-in defenses."""
     for name, target, summary, paper in (
+        ("given", "given:Given", "a network as it is given; nothing is trained", ""),
         ("regular", "regular:Regular", "theta_0 alone, trained on clean images", ""),
         (
             "fgsm-at", "adversarial:FGSMTraining", "adversarial training with FGSM (Goodfellow et al. 2015)",

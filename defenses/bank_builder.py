@@ -81,6 +81,8 @@ def check_bank(params: Any, facts: TaskFacts, copies: int) -> None:
     """Raise `BadValue` if the bank of `params` is larger than the training set, has fewer rows than k, or steps for
     copies that are not made."""
     size = params.bank_size or facts.train_size
+    if not facts.train_size:
+        raise BadValue(f"{facts.name} has no training images, which the defense searches: give train=(images, labels).")
     if size > facts.train_size:
         raise BadValue(
             f"defense.bank_size is {size}, but {facts.name} has {facts.train_size} training images; give at most that."

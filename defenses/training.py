@@ -75,6 +75,11 @@ class TrainedBase(Base):
 
     @classmethod
     def validate(cls, params: Any, facts: TaskFacts) -> None:
+        if params.epochs and not facts.train_size:
+            raise BadValue(
+                f"{facts.name} has no training images, which a base is trained on: give train=(images, labels), or the "
+                f"base 'given' with a network."
+            )
         if not params.epochs and not params.weights:
             raise BadValue(
                 "base.epochs is 0 and base.weights names no file, so the network would stay random; give one."

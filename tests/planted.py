@@ -522,6 +522,42 @@ class LeftTraining(Wrapped):
         self.network[0].eval()
 
 
+class OwnNetwork(Wrapped):
+    """Answers with a network of its own, and says that it uses the base."""
+
+    def fit(self, task: Any, base: Defense | None, context: Context) -> None:
+        super().fit(task, base, context)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+
+
+class BringsNetwork(OwnNetwork):
+    """The same, declared."""
+
+    uses_base: ClassVar[bool] = False
+
+    def fit(self, task: Any, base: Defense | None, context: Context) -> None:
+        assert base is None
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+        x, y = task.pixels(task.train_images), torch.from_numpy(task.train_labels)
+        with torch.no_grad():  # the mean image of each class
+            means = torch.stack([x[y == label].mean(0).flatten() for label in range(10)])
+            self.network[1].weight.copy_(means)
+            self.network[1].bias.copy_(-(means**2).sum(1) / 2)
+        for weight in self.network.parameters():
+            weight.requires_grad_(False)
+
+
+class WritesIntoInput(Wrapped):
+    """Leaves zeros in the images that it was given."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        logits = super().answer(x)
+        x.zero_()
+        return logits
+
+
 class ReturnsStart(Attack):
     """Looks at the network and returns x."""
 

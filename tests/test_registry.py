@@ -174,11 +174,18 @@ def test_a_class_of_a_program_has_the_hash_that_its_file_has_as_a_plug_in(
     assert registry.defenses["mine"].source_hash() == as_plugin != own
 
 
-def test_a_class_without_a_file_has_no_key() -> None:
-    cls = type("Mine", (planted.Counting,), {"__module__": "no_such_module"})
-    registry.register_defense("mine", cls)
-    with pytest.raises(BrokenPlugin, match="write it to a file and give that as a plug-in"):
-        registry.defenses["mine"].source_hash()
+def test_a_class_without_a_file_has_the_hash_of_its_code_and_of_what_it_captured() -> None:
+    def made(step: float) -> type:
+        namespace: dict[str, object] = {"__name__": "no_such_module", "Counting": planted.Counting}
+        exec(f"STEP = {step}\nclass Mine(Counting):\n    def step(self):\n        return STEP\n", namespace)
+        return namespace["Mine"]  # type: ignore[return-value]
+
+    hashes = []
+    for step in (0.1, 0.1, 0.2):
+        registry.defenses.clear()
+        registry.register_defense("mine", made(step))
+        hashes.append(registry.defenses["mine"].source_hash())
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_a_class_is_found_by_the_one_name_that_it_has() -> None:

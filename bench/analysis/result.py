@@ -113,6 +113,10 @@ class Result:
         """For attacks of minimal norm: robust accuracy whatever the distance; None for the others."""
         return _estimate(self._facts.get("uncut_accuracy"))
 
+    def stored(self) -> tuple[Store, RunRecord]:
+        """The database that holds the run, and what it holds of it."""
+        return self._store, self._record
+
     def to_dict(self) -> dict[str, Any]:
         """The object that `bench run --json` prints: JSON values only, a copy of your own."""
         return copy.deepcopy(self._facts)

@@ -14,7 +14,7 @@ from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session, take_runner
 
 if TYPE_CHECKING:
-    from bench.audit import Audit
+    from bench.auditing import Audit
 
 
 @click.command()
@@ -65,7 +65,7 @@ def audit(
     """
     session = open_session(config, plugins)
     from bench import registry
-    from bench.audit.battery import BUDGETS
+    from bench.auditing.battery import BUDGETS
     from bench.data.files import data_dir as data_folder
     from bench.environment import one_thread, pick_device
 
@@ -79,7 +79,7 @@ def audit(
     values = parse_sets(sets)
     how = take_runner(values)
     settings = session.settings(url, data_folder(data_dir), pick_device(device), workers, how)
-    from bench.audit import Player, prepare
+    from bench.auditing import Player, prepare
     from bench.store import Store
 
     planned = prepare(defense, base, dataset, budget, session.config, settings, seed=seed, n=n, sets=values)

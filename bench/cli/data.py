@@ -103,7 +103,7 @@ def train(
         "dataset": spec.dataset.name,
         "network": spec.network.name,
         "seed": spec.base_seed,
-        "weights": sum(weight.numel() for weight in fitted.network.parameters()),
+        "weights": sum(weight.numel() for weight in resources.of(spec).trained().parameters()),
         "accuracy": right / spec.test_size,
         "n": spec.test_size,
         "path": str(path),

@@ -55,6 +55,8 @@ def _names(
         "protocols": registry.protocols,
     }
     listed = {name: [_entry(entry, check) for entry in names] for name, names in kinds.items() if kind in (None, name)}
+    if "models" in listed:
+        listed["models"] += _zoo()
     broken = [{"name": path, "summary": "", "origin": path, "broken": reason} for path, reason in broken_files.items()]
     return {**listed, "files that do not load": broken} if broken else listed  # nobody knows what they would have added
 
@@ -67,6 +69,21 @@ def _entry(entry: Any, check: bool) -> dict[str, Any]:
         except BenchError as error:
             row["broken"] = one_line(error)
     return row
+
+
+def _zoo() -> list[dict[str, Any]]:
+    """The networks of the zoo, by the name that base.model takes."""
+    from bench.models.zoo import ZOO
+
+    return [
+        {
+            "name": f"zoo:{name}",
+            "summary": f"{entry.summary}; {entry.dataset}, {entry.measured:.4g} % clean; {entry.licence}",
+            "origin": "built-in",
+            "broken": "",
+        }
+        for name, entry in ZOO.items()
+    ]
 
 
 def _suites(session: Session) -> list[dict[str, Any]]:

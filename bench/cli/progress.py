@@ -112,6 +112,9 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
     def progress(self, spec: RunSpec, text: str) -> None:
         self._runs.update(self._line(spec), doing=text)
 
+    def note(self, spec: RunSpec, text: str) -> None:
+        self._runs.console.print(f"note on {title(spec)}: {text}", style="yellow", markup=False, highlight=False)
+
     def chunk(self, spec: RunSpec, rows: int, right: int | None) -> None:
         tally = self._tallies[spec.key]
         tally.add(rows, right)

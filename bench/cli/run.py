@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 @click.option("-n", "n", metavar="N", type=int, help="Attacked examples.")
 @click.option("--seed", "seeds", metavar="S", type=int, multiple=True, help="Seed of examples, backgrounds and noise.")
 @click.option("--eps", "radii", metavar="EPS", multiple=True, help="Radius in [0, 1] pixels: 0.3 or 8/255.")
+@click.option("--force-eps", is_flag=True, help="Take a radius that reaches every image.")
 @click.option("--norm", metavar="|".join(NORMS), default="", help="Norm of the radius.", shell_complete=one_of(*NORMS))
 @click.option("--suite", metavar="NAME", help="A named set of runs from bench.toml.", shell_complete=names("suite"))
 @click.option(
@@ -87,6 +88,7 @@ def run(
     n: int | None,
     seeds: tuple[int, ...],
     radii: tuple[str, ...],
+    force_eps: bool,
     norm: str,
     suite: str | None,
     sets: tuple[str, ...],
@@ -116,7 +118,7 @@ def run(
     values = parse_sets(sets)
     from bench.planning.requests import Request
 
-    request = Request(defenses, attacks, bases, datasets, radii, norm, seeds, n, repeats, values)
+    request = Request(defenses, attacks, bases, datasets, radii, norm, seeds, n, repeats, values, force_eps)
     prepared = session.prepare(
         request, suite, db=db, data_dir=data_dir, device=device, workers=workers, rerun=rerun, deadline=deadline
     )

@@ -73,6 +73,9 @@ class Defense(ABC):
     randomised: ClassVar[bool] = False
     #: `proxy()` gives a network with useful gradients
     differentiable: ClassVar[bool] = True
+    #: it is built on the base's network; False: it brings a network of its own, no base is trained, and who knows the
+    #: trained network knows `proxy()` as it is before anything was served
+    uses_base: ClassVar[bool] = True
     #: recipes of this name in bench.toml apply to it: [recipe.FAMILY.RECIPE]
     recipe_family: ClassVar[str] = ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from bench.errors import BadValue
+from bench.errors import BadValue, BrokenPlugin
 from bench.values import Params
 
 
@@ -61,7 +61,10 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """Images as uint8 (N, C, H, W); pixels in [0, 1] are `images / pixel_scale`. Labels int64 (N,)."""
+    """Images as uint8 (N, C, H, W); pixels in [0, 1] are `images / pixel_scale`. Labels int64 (N,).
+
+    Test images may be float32 pixels in [0, 1] instead.
+    """
 
     facts: TaskFacts
     pixel_scale: int
@@ -79,9 +82,43 @@ class Task:
         return self.pixels(self.test_images[indices], device), torch.from_numpy(self.test_labels[indices]).to(device)
 
 
-def to_pixels(images: NDArray[np.uint8], scale: int, device: torch.device | str = "cpu") -> Tensor:
-    """Stored uint8 images as float32 pixels in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).to(torch.float32).div_(scale)
+def checked_task(task: Any, name: str) -> Task:
+    """The task that a dataset loaded, its labels as int64; `BrokenPlugin` where it is not what its facts say."""
+
+    def wrong(what: str) -> BrokenPlugin:
+        return BrokenPlugin(f"The dataset {name!r} {what}.")
+
+    if not isinstance(task, Task):
+        raise wrong(f"loaded a {type(task).__name__}; its load must return a bench.data.task.Task")
+    facts, labels = task.facts, list[NDArray[np.int64]]()
+    for split, size in (("train", facts.train_size), ("test", facts.test_size)):
+        images, given = getattr(task, f"{split}_images"), np.asarray(getattr(task, f"{split}_labels"))
+        if tuple(images.shape) != (size, *facts.image_shape):
+            raise wrong(
+                f"has {split} images of shape {tuple(images.shape)}; its facts say {(size, *facts.image_shape)}"
+            )
+        if given.shape != (size,) or given.dtype.kind not in "iu":
+            raise wrong(
+                f"has {split} labels of shape {given.shape} and type {given.dtype}; give ({size},) whole numbers"
+            )
+        if size and not 0 <= int(given.min()) <= int(given.max()) < facts.num_classes:
+            raise wrong(
+                f"has {split} labels from {given.min()} to {given.max()}; {facts.num_classes} classes are 0 to "
+                f"{facts.num_classes - 1}"
+            )
+        dtype = getattr(images, "dtype", np.dtype(np.uint8))
+        if dtype != np.uint8 and not (split == "test" and dtype == np.float32):
+            raise wrong(f"has {split} images of type {dtype}; give uint8 (those that are attacked may be float32)")
+        labels.append(given.astype(np.int64))
+    return replace(task, train_labels=labels[0], test_labels=labels[1])
+
+
+def to_pixels(
+    images: NDArray[np.uint8] | NDArray[np.float32], scale: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Stored images as float32 pixels in [0, 1]: bytes are divided by the scale, floats are pixels already."""
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    return pixels.to(torch.float32).div_(scale) if pixels.dtype is torch.uint8 else pixels.to(torch.float32, copy=True)
 
 
 def fixed_order(name: str, count: int) -> NDArray[np.int64]:

@@ -72,6 +72,7 @@ def examine(config: str | None, plugins: tuple[str, ...], db: str | None, data_d
         ("configuration", _configuration),
         ("plug-ins", _plugins),
         ("data folder", _data),
+        ("zoo", lambda patient: _zoo()),
         ("database", _database),
         ("files", _files),
         ("a run on digits", _run),
@@ -191,6 +192,16 @@ def _data(patient: Patient) -> Iterator[Finding]:
             if entry.origin == "built-in":
                 raise
             yield Finding("note", f"dataset {entry.name}", f"cannot be looked for: {one_line(error)}")
+
+
+def _zoo() -> Iterator[Finding]:
+    """Which networks of the zoo have their weights on this machine."""
+    from bench.models.zoo import ZOO, local_file
+
+    there = [name for name, entry in ZOO.items() if local_file(entry) is not None]
+    yield Finding(
+        "ok", "zoo", f"{len(there)} of {len(ZOO)} networks are here{f': {_some(tuple(there))}' if there else ''}"
+    )
 
 
 def _dataset(name: str, dataset: Any, folder: Path | None) -> Finding:

@@ -15,7 +15,7 @@ from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
 from bench.rows import Meter, Resume, Row
 
-JobKind = Literal["declines", "base", "pieces", "piece", "fit", "craft", "game"]
+JobKind = Literal["declines", "base", "pieces", "piece", "fit", "look", "craft", "game"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Job:
     | pieces   |                 | list parts of the defense's preparation             | their names      |
     | piece    | its name        | make one of these parts                             |                  |
     | fit      |                 | fit the defense                                     |                  |
+    | look     |                 | look at a network or plug-in before its first row   | lines to report  |
     | craft    | number of block | craft a block of images on the base                 |                  |
     | game     | its number      | play a game, from where `resume` says               | meter, seconds   |
     """
@@ -119,6 +120,7 @@ _STEPS: dict[str, Callable[[RunResources, Any], Any]] = {
     "pieces": lambda run, _: run.missing_pieces(),
     "piece": lambda run, name: run.make_piece(name),
     "fit": lambda run, _: _made(run.fitted()),
+    "look": lambda run, _: run.findings(),
     "craft": lambda run, block: _made(run.crafted_on_base(block)),
 }
 

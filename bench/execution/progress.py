@@ -73,6 +73,9 @@ class PlainListener(Listener, AbstractContextManager["PlainListener"]):
     def progress(self, spec: RunSpec, text: str) -> None:
         self._seldom(spec, text)
 
+    def note(self, spec: RunSpec, text: str) -> None:
+        self._line(spec, f"note: {text}")
+
     def chunk(self, spec: RunSpec, rows: int, right: int | None) -> None:
         tally = self._tallies[spec.key]
         tally.add(rows, right)

@@ -18,6 +18,7 @@ from bench.errors import StoreError, one_line
 from bench.execution.engine import Engine, make_engine
 from bench.execution.jobs import ChunkDone, Done, Event, Failed, Job, Stopped
 from bench.game.blocks import Blocks
+from bench.game.start import is_foreign
 from bench.planning.plan import Planned
 from bench.planning.rules import rows_of
 from bench.planning.spec import RunSpec
@@ -38,6 +39,9 @@ class Listener:
 
     def progress(self, spec: RunSpec, text: str) -> None:
         """One line of progress of a run."""
+
+    def note(self, spec: RunSpec, text: str) -> None:
+        """What a reader of the run's number must know, found before its first row."""
 
     def chunk(self, spec: RunSpec, rows: int, right: int | None) -> None:
         """`rows` more rows of a run are committed; `right` of them count as robust (None: not known yet)."""
@@ -66,6 +70,8 @@ def script(spec: RunSpec, open_games: Iterable[Job]) -> Script:
     if missing:
         yield [Job("piece", spec, name) for name in dict.fromkeys(missing)]
     yield [Job("fit", spec)]
+    if is_foreign(spec):
+        yield [Job("look", spec)]
     if spec.crafted_on_base:
         blocks = Blocks(spec.places, registry.attacks.load(spec.attack.name).block)
         yield [Job("craft", spec, block) for block in range(len(blocks))]
@@ -288,6 +294,9 @@ class Runner:
             except LeaseLost:
                 self._drop(run)
                 return
+        if job.kind == "look":
+            for text in value:
+                self._listener.note(run.spec, text)
         run.results[job.key] = value
         if len(run.results) == len(run.stage):
             self._advance(run, [run.results[other.key] for other in run.stage])

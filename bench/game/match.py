@@ -11,7 +11,6 @@ from torch import Tensor
 
 from bench.cache import Cache
 from bench.contracts import BLOCK, Attack, Defense, labels_of
-from bench.contracts.base import Base
 from bench.data.task import Task
 from bench.game.blocks import Blocks
 from bench.game.chunks import ChunkMaker
@@ -85,7 +84,7 @@ class Match:
         return self._run.task
 
     @cached_property
-    def base(self) -> Base:
+    def base(self) -> Defense:
         return self._run.base()
 
     @cached_property

@@ -153,7 +153,7 @@ class GameOracle(Oracle):
         if self._deployed.kind == "static" and not self.info.randomised:  # an answer depends on its point alone
             for row in charged:
                 self._charge(row)
-            return self._deployed.predict(x)
+            return self._deployed.predict(x.clone())
         for row, point in zip(charged, x, strict=True):
             self.hurry()
             spent = self._charge(row)
@@ -161,7 +161,7 @@ class GameOracle(Oracle):
                 answers.append(self._serve(point[None]))
             else:
                 draw = seed_of(self._key, "query", self._indices[row], spent)
-                answers.append(probe(self._deployed, point[None], draw, self.company))
+                answers.append(probe(self._deployed, point[None].clone(), draw, self.company))
         return torch.cat(answers)
 
     @contextmanager
@@ -300,12 +300,12 @@ class CountedCopy(Simulation):
     def predict(self, x: Tensor) -> Tensor:
         self._oracle.hurry()
         self._oracle.ledger.simulated += len(x)
-        return self._defense.predict(x)
+        return self._defense.predict(x.clone())
 
     def probe(self, x: Tensor, draw: int | None = None) -> Tensor:
         self._oracle.hurry()
         self._oracle.ledger.simulated += len(x)
-        return probe(self._defense, x, draw, self._oracle.company)
+        return probe(self._defense, x.clone(), draw, self._oracle.company)
 
     def answers(self, x: Tensor) -> Tensor:
         if self.kind != "batch":

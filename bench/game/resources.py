@@ -13,16 +13,19 @@ from bench import registry
 from bench.cache import Cache, digest, dump_tensors, parse_tensors, write_atomic
 from bench.contracts import Attack, Context, Defense, DefenseInfo
 from bench.contracts.base import Base
-from bench.data.task import Task
+from bench.data.task import Task, checked_task
 from bench.environment import environment
 from bench.game.blocks import Blocks
 from bench.game.crafting import Crafted, Crafts, craft
+from bench.game.identity import hold_against
 from bench.game.match import Match
 from bench.game.oracle import GameOracle
 from bench.game.serving import Serving
+from bench.game.start import look
 from bench.planning.plan import info_of
 from bench.planning.preflight import no_company, no_surrogate
 from bench.planning.spec import Part, RunSpec
+from bench.registry import BUILT_IN
 from bench.settings import Settings
 
 Thing = TypeVar("Thing")
@@ -64,10 +67,13 @@ class Resources:
 
         def load() -> Task:
             cls = registry.datasets.load(dataset.name)
-            task: Task = cls.load(cls.Params(**dataset.params), self.settings.data_dir)
+            task = checked_task(cls.load(cls.Params(**dataset.params), self.settings.data_dir), dataset.name)
+            if registry.datasets[dataset.name].origin != BUILT_IN:  # a built-in one hashes its files itself
+                hold_against(self.cache, digest(["task", *key]), f"The dataset {dataset.name!r}", task)
             return task
 
-        return self.keep("task", digest([dataset.name, dataset.params]), load)
+        key = [dataset.name, dataset.source, dataset.params]
+        return self.keep("task", digest(key), load)
 
     def artefact(self, key: str) -> str:
         """The name of an artefact in the cache: its key, on this device type and with these versions."""
@@ -111,29 +117,48 @@ class RunResources:
         reason = self.attack.declines(self.spec.threat, self.task.facts, info_of(self.spec))
         return reason or no_surrogate(self.spec) or no_company(self.spec)
 
+    def findings(self) -> list[str]:
+        """What a reader must know before the rows: see `bench.game.start`."""
+        return look(self)
+
     # -- defenses ---------------------------------------------------------------------------------------------------
 
     def has_base(self) -> bool:
-        """The trained network is in the cache."""
-        return self.resources.cache.has("bases", self.resources.artefact(self.spec.base_key))
+        """The trained network is in the cache, or there is none to train."""
+        return (
+            self.spec.base.name == "given"
+            or self.spec.brings_network
+            or self.resources.cache.has("bases", self.resources.artefact(self.spec.base_key))
+        )
 
-    def base(self) -> Base:
-        """The trained base."""
+    def base(self) -> Defense:
+        """The trained base; of a defense that does without one, the fitted defense itself."""
         spec = self.spec
 
-        def fit() -> Base:
+        def fit() -> Defense:
             cls = registry.defenses.load(spec.base.name)
-            base: Base = cls(cls.Params(**spec.base.params))
+            base: Defense = cls(cls.Params(**spec.base.params))
             base.fit(self.task, None, self._context(spec.base_seed))
+            self._hold_against(spec.base_key, f"The base {spec.base.name!r}", base)
             return base
 
         return self.resources.keep("base", spec.base_key, fit)
+
+    def trained(self) -> nn.Module:
+        """The network that an attacker knows who knows the trained one: theta_0.
+
+        Of a defense that does without a base: its own network before it has served anything.
+        """
+        base = self.base()
+        if isinstance(base, Base):
+            return base.network
+        return self.resources.keep("trained", self.spec.base_key, base.proxy)
 
     def surrogate(self) -> nn.Module | None:
         """The attacker's own network, if the threat model grants one."""
         if self.spec.surrogate is None:
             return None
-        return self.resources.of(self.spec.attacked_base).base().network
+        return self.resources.of(self.spec.attacked_base).trained()
 
     def missing_pieces(self) -> list[str]:
         """The missing parts of the defense's preparation, each of which any process can make."""
@@ -153,9 +178,13 @@ class RunResources:
         def fit() -> Defense:
             defense = self._unfitted()
             defense.fit(self.task, self.base(), self._context(self.spec.seed))
+            self._hold_against(self.spec.fit_key, f"The defense {self.spec.defense.name!r}", defense)
             return defense
 
         return self.resources.keep("fitted", self.spec.fit_key, fit)
+
+    def _hold_against(self, key: str, what: str, fitted: Defense) -> None:
+        hold_against(self.resources.cache, self.resources.artefact(key), what, fitted)
 
     def serving(self, noise_key: int, states: Cache | None = None) -> Serving:
         """A fresh copy of the run's defense, ready to serve; states: see `Resources.match`."""
@@ -207,7 +236,7 @@ class RunResources:
         return GameOracle(
             spec.threat,
             info or info_of(spec),
-            trained=self.base().network,
+            trained=self.trained(),
             surrogate=self.surrogate(),
             deployed=None if serving is None else serving.defense,
             fresh=lambda noise: self.fitted().fork(noise),

@@ -62,7 +62,7 @@ class Serving:
     def serve(self, x: Tensor) -> Tensor:
         """Answer x (N, C, H, W) in its order: logits (N, K), checked for shape and finiteness."""
         start, steps = time.perf_counter(), self.defense.adaptation_steps
-        logits = self.defense.predict(x)
+        logits = self.defense.predict(x.clone())  # a plug-in may write into what it is given
         seconds = time.perf_counter() - start
         self.seconds += seconds
         delays = (seconds / len(x),) * len(x) if len(x) else ()  # points that are answered together wait together
@@ -75,14 +75,14 @@ class Serving:
     def probe(self, x: Tensor, company: Tensor | None = None) -> Tensor:
         """Answer each point of x (N, C, H, W) as if it came next; the state stays as it was."""
         start = time.perf_counter()
-        logits = probe(self.defense, x, company=company)
+        logits = probe(self.defense, x.clone(), company=company)
         self.seconds += time.perf_counter() - start
         return checked_logits(logits, len(x), self.classes, type(self.defense).__name__)
 
     def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]] | None]:
         """The label counts of the neighbours of each point of x (N, C, H, W) now; None if the defense has none."""
         start = time.perf_counter()
-        labels = list(self.defense.neighbour_labels(x))
+        labels = list(self.defense.neighbour_labels(x.clone()))
         self.seconds += time.perf_counter() - start
         return [*labels] if len(labels) == len(x) else [None] * len(x)
 

@@ -6,6 +6,7 @@
 | a registered name  | see `bench list models`                                                                   |
 | `torchvision:NAME` | a classifier of torchvision (extra `imagenet`), with ImageNet's normalisation before it   |
 | `timm:NAME`        | a classifier of timm, normalised as its configuration says                                |
+| `zoo:NAME`         | a network that others trained, with its weights (see `bench.models.zoo`)                  |
 | `FILE.py:FUNCTION` | a function of `num_classes` and `image_shape` that returns a `bench.Network`, or any      |
 |                    | module: then pixels come in [0, 1], and features are the input of its last layer          |
 
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from bench import registry, source
 from bench.errors import BadValue, one_line
 from bench.models import DEFAULT, OTHER
+from bench.models.zoo import zoo_source
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,7 +58,10 @@ def network_name(model: str, dataset: str) -> str:
 def network_source(model: str, weights: str) -> tuple[str, int, str]:
     """Name, version and source hash of a network: of its code, and of the content of its weights file."""
     library, _, name = model.partition(":")
-    if library in _LIBRARIES and name:
+    if library == "zoo":
+        code = " ".join([zoo_source(name), *map(source.module_hash, ("bench.models.zoo", "bench.models.published"))])
+        label, number = model, 1
+    elif library in _LIBRARIES and name:
         label, number, code = model, 1, f"{library} {_version(library)} {source.module_hash('bench.models.wrapped')}"
     elif ".py:" in model:
         path, _ = _file_and_function(model)
@@ -99,6 +104,8 @@ def make_network(model: str, weights: str, facts: TaskFacts) -> Network:
     from bench.models.network import Network
     from bench.models.wrapped import Selected, Wrapped
 
+    if model.startswith("zoo:"):
+        return _of_zoo(model, facts)
     partial = bool(weights and facts.outputs)
     made, mean, std = _made(model, facts.all_classes if partial else facts.num_classes, facts.image_shape)
     if partial and not fits(made, weights):  # perhaps weights for the task's own classes alone
@@ -109,6 +116,25 @@ def make_network(model: str, weights: str, facts: TaskFacts) -> Network:
         load_weights(made, weights, model)
     network = made if isinstance(made, Network) else Wrapped(made, mean, std)
     return Selected(network, facts.outputs) if partial else network
+
+
+def _of_zoo(model: str, facts: TaskFacts) -> Network:
+    """A network of the zoo, with the outputs of the task's classes where it has more."""
+    import torch
+
+    from bench.models.wrapped import Selected
+    from bench.models.zoo import zoo
+
+    network = zoo(model)
+    with torch.no_grad():
+        classes = network(torch.zeros(1, *facts.image_shape)).shape[1]
+    if facts.outputs and classes == facts.all_classes:
+        return Selected(network, facts.outputs)
+    if classes != facts.num_classes:
+        raise BadValue(
+            f"{model} answers among {classes} classes, but {facts.name} has {facts.num_classes}; give another."
+        )
+    return network
 
 
 def _made(model: str, classes: int, image_shape: tuple[int, int, int]) -> tuple[nn.Module, Any, Any]:

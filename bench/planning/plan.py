@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,7 +18,8 @@ from bench.data.task import TaskFacts, TaskParams
 from bench.errors import BadValue, BenchError, BrokenPlugin, UnknownName, one_line
 from bench.models.sources import network_name, network_source
 from bench.planning.config_check import check_sections, game_keys
-from bench.planning.preflight import check_protocol, check_sizes
+from bench.planning.facts import content_of
+from bench.planning.preflight import check_protocol, check_radius, check_sizes
 from bench.planning.requests import Request
 from bench.planning.rules import game_of, paired_clean, with_card
 from bench.planning.spec import GameSpec, Part, RunSpec
@@ -93,10 +94,10 @@ class _Resolver:
         for dataset in request.datasets or (run.dataset,):
             params = self._params("dataset", registry.datasets.load(dataset), dataset, dataset)
             facts = self.facts_of(dataset, cast(TaskParams, params))
-            source = Part(dataset, 1, facts.content, params.model_dump())
+            source = Part(dataset, 1, content_of(dataset, facts), params.model_dump())
             for name in request.defenses:
-                entry = registry.defenses[name]
-                for base in (name,) if entry.base else request.bases or (run.base,):
+                own = registry.defenses[name].base or not registry.defenses.load(name).uses_base
+                for base in (name,) if own else request.bases or (run.base,):
                     for attack in request.attacks:
                         for threat in self._threats(attack, dataset):
                             for seed in request.seeds or (run.seed,):
@@ -106,18 +107,21 @@ class _Resolver:
     def _spec(
         self, dataset: Part, facts: TaskFacts, defense: str, base: str, attack: str, threat: ThreatModel, seed: int
     ) -> RunSpec:
-        base_part, base_seed, network = self._base(base, facts)
         entry = registry.defenses[defense]
         cls: type[Defense] = entry.load()
-        if entry.base:
-            part, batch = base_part, 0
-        else:
+        if not entry.base:
             params = self._with_radius(self._params("defense", cls, defense, dataset.name), dataset.name)
             batch = _validated(defense, cls, params, facts)
             part = Part(defense, entry.version, entry.source_hash(), params.model_dump())
+        if entry.base or cls.uses_base:
+            base_part, base_seed, network = self._base(base, facts)
+            part, batch = (base_part, 0) if entry.base else (part, batch)
+        else:  # it brings its own network, and is its own base
+            base_part, base_seed, network = part, seed, Part(part.name, part.version, part.source)
         attack_entry = registry.attacks[attack]
         attack_cls: type[Attack] = attack_entry.load()
         attack_params = self._params("attack", attack_cls, attack, dataset.name)
+        surrogate, surrogate_base = self._surrogate(base_part, network, threat, facts)
         n = self.request.n if self.request.n is not None else self.config.run.n
         spec = RunSpec(
             defense=part,
@@ -133,9 +137,12 @@ class _Resolver:
             game=self._game(attack, dataset.name, n, batch, cls),
             n=n,
             seed=seed,
-            surrogate=self._surrogate(base_part, network, threat, facts) if threat.surrogate else None,
+            surrogate=surrogate,
+            surrogate_base=surrogate_base,
         )
         check_sizes(spec)
+        if not self.request.force_eps:
+            check_radius(threat, facts.image_shape)
         check_protocol(spec, attack_cls)
         return with_card(spec)
 
@@ -152,17 +159,36 @@ class _Resolver:
         _validated(name, cls, params, facts)
         return Part(name, entry.version, entry.source_hash(), params.model_dump()), seed, network
 
-    def _surrogate(self, base: Part, network: Part, threat: ThreatModel, facts: TaskFacts) -> Part:
-        """The network of the attacker's surrogate; `network` is that of the base."""
-        if threat.surrogate == "same" or "model" not in base.params or base.params.get("weights"):
-            return network  # impossible surrogates are refused later: see `no_surrogate`
+    def _surrogate(
+        self, base: Part, network: Part, threat: ThreatModel, facts: TaskFacts
+    ) -> tuple[Part | None, Part | None]:
+        """The network of the attacker's surrogate, and the base that trains it where it is not the run's own.
+
+        `network` is that of the base. Where its weights are given, a surrogate is trained as `regular` is.
+        """
+        self.keys.declare("surrogate", registry.defenses.load("regular").Params.model_fields)
+        if not threat.surrogate:
+            return None, None
+        if base.name == "given" or base.params.get("weights"):
+            return self._trained_surrogate(threat.surrogate, facts)
+        if threat.surrogate == "same" or "model" not in base.params:
+            return network, None  # impossible surrogates are refused later: see `no_surrogate`
         name = network_name(threat.surrogate, facts.name)
         if threat.surrogate == "other" and name == network.name:
             name = network_name("auto", facts.name)
         cls = registry.defenses.load(base.name)
         params = cls.Params(**{**base.params, "model": name})
         _validated(base.name, cls, params, facts)
-        return _network_part(params, facts)
+        return _network_part(params, facts), None
+
+    def _trained_surrogate(self, architecture: str, facts: TaskFacts) -> tuple[Part, Part]:
+        """A surrogate by the recipe of `regular`; keys `surrogate.NAME` override those of [base.regular]."""
+        own = {f"base.{key[10:]}": value for key, value in self.sets.items() if key.startswith("surrogate.")}
+        if architecture != "same":
+            own.setdefault("base.model", architecture)
+        resolver = _Resolver(replace(self.request, sets=own), self.config, self.facts_of, self.keys)
+        base, _, network = resolver._base("regular", facts)
+        return network, base
 
     def _with_radius(self, params: Any, dataset: str) -> Any:
         """The parameters; an `eps` of 0, the radius of copies made while training or serving, becomes the default."""
@@ -237,11 +263,12 @@ class _Resolver:
 
     def _radius(self, dataset: str, norm: str) -> float:
         """The dataset's default radius in this norm."""
-        radii = self.config.dataset.get(dataset, {}).get("eps", {})
+        own = getattr(registry.datasets.load(dataset), "radii", {})
+        radii = {**own, **self.config.dataset.get(dataset, {}).get("eps", {})}
         if norm not in radii:
             raise BadValue(
                 f"{dataset} has no default radius for {norm}: set dataset.{dataset}.eps.{norm} in bench.toml, or give "
-                f"--eps for an attack within a budget."
+                f"--eps for an attack within a budget, and defense.eps for a defense that crafts copies."
             )
         return parse_number(f"dataset.{dataset}.eps.{norm}", radii[norm])
 

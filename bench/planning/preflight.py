@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+
 from bench.contracts import Attack
 from bench.errors import BadValue
+from bench.norms import ball_of
 from bench.planning.rules import protocols_with, rules_of
 from bench.planning.spec import RunSpec
+from bench.threat import ThreatModel
 
 
 def check_sizes(spec: RunSpec) -> None:
@@ -16,6 +20,18 @@ def check_sizes(spec: RunSpec) -> None:
         raise BadValue(
             f"n is {spec.n}; {spec.dataset.name} has {spec.test_size} test points, so give 1 to {spec.test_size}."
         )
+
+
+def check_radius(threat: ThreatModel, image_shape: tuple[int, int, int]) -> None:
+    """Raise `BadValue` for a radius that cannot be meant: its ball holds every image, so it bounds nothing."""
+    widest = ball_of(threat.norm).distance(torch.ones(1, *image_shape))
+    if threat.eps < float(widest):
+        return
+    guess = f"; did you mean {threat.eps:g}/255?" if threat.norm == "linf" and threat.eps > 1 else ""
+    raise BadValue(
+        f"eps is {threat.eps:g} in {threat.norm}, but pixels lie in [0, 1], where no two images are farther apart than "
+        f"{float(widest):g}{guess} Give a smaller radius, or --force-eps to play without a bound."
+    )
 
 
 def check_protocol(spec: RunSpec, attack: type[Attack]) -> None:
@@ -43,10 +59,8 @@ def no_company(spec: RunSpec) -> str | None:
 
 def no_surrogate(spec: RunSpec) -> str | None:
     """Why the attacker cannot have the surrogate that its threat model grants; None if it can."""
-    if spec.surrogate is None:
+    if spec.surrogate is None or spec.surrogate_base is not None:
         return None
-    if spec.base.params.get("weights"):
-        return f"the base {spec.base.name} starts from given weights, and a surrogate would need weights of its own"
     if "model" not in spec.base.params and spec.threat.surrogate != "same":
         return (
             f"the base {spec.base.name} has no parameter model, so no other architecture can be trained with its recipe"

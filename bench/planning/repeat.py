@@ -32,13 +32,13 @@ def command_of(
     if spec.chosen is not None:
         return "", "This run attacked what others had left, as a step of an audit; repeat the audit: bench audit"
     names = (spec.defense.name,), (spec.attack.name,), () if spec.is_base else (spec.base.name,), (spec.dataset.name,)
-    request = Request(*names, n=spec.n, seeds=(spec.seed,))
+    request = Request(*names, n=spec.n, seeds=(spec.seed,), force_eps=True)
     bounded = spec.attack_kind != "minimal" and spec.attack.name != "clean"
     budget: Budget = ((repr(spec.threat.eps),), spec.threat.norm) if bounded else ((), "")
     # a dataset may have no default radius, so the first plan sets all radii
     radii = {f"{name}.eps": part["eps"] for name in SECTIONS if "eps" in (part := getattr(spec, name).params)}
     if spec.is_base:
-        radii.pop("defense.eps", None)
+        radii.pop("base.eps" if spec.brings_network else "defense.eps", None)
     try:
         plain = plan([replace(request, eps=budget[0], norm=budget[1], sets=radii)], config, facts)[0].spec
     except BenchError as error:
@@ -79,12 +79,15 @@ def _differences(spec: RunSpec, plain: RunSpec) -> dict[str, Any]:
     """The dotted keys in which a run differs from the configuration's values."""
     differing: dict[str, Any] = {}
     for section in SECTIONS:
-        if section == "defense" and spec.is_base:
+        if section == ("base" if spec.brings_network else "defense") and spec.is_base:
             continue
         own, given = getattr(spec, section).params, getattr(plain, section).params
         differing |= {f"{section}.{name}": value for name, value in own.items() if given.get(name) != value}
-    if spec.base_seed != plain.base_seed:
+    if spec.base_seed != plain.base_seed and not spec.brings_network:
         differing["base.seed"] = spec.base_seed
+    if spec.surrogate_base is not None and plain.surrogate_base is not None:
+        own, given = spec.surrogate_base.params, plain.surrogate_base.params
+        differing |= {f"surrogate.{name}": value for name, value in own.items() if given.get(name) != value}
     own, given = asdict(spec.threat), asdict(plain.threat)
     differing |= {f"threat.{k}": v for k, v in own.items() if v != given[k] and k not in ("eps", "norm")}
     own, given = ({"protocol": one.game.protocol, **one.game.params} for one in (spec, plain))

@@ -29,6 +29,8 @@ class Request:
     n: int | None = None
     repeats: int | None = None
     sets: Mapping[str, Any] = field(default_factory=dict)
+    #: radii that reach every image are taken as they are
+    force_eps: bool = False
 
     def __post_init__(self) -> None:
         radii = tuple(parse_number("eps", radius) for radius in self.eps)
@@ -79,6 +81,7 @@ def _laid_over(request: Request, over: Request) -> Request:
         n=over.n if over.n is not None else request.n,
         repeats=over.repeats if over.repeats is not None else request.repeats,
         sets={**request.sets, **over.sets},
+        force_eps=request.force_eps or over.force_eps,
     )
 
 

@@ -92,5 +92,14 @@ def paired_clean(spec: RunSpec, clean: Any) -> RunSpec | None:
     if game is None or spec.attack.name == clean.name:
         return None
     threat = type(spec.threat)(eps=0.0, weights="none")
-    pair = replace(spec, attack=clean, attack_kind="budget", threat=threat, game=game, surrogate=None, chosen=None)
+    pair = replace(
+        spec,
+        attack=clean,
+        attack_kind="budget",
+        threat=threat,
+        game=game,
+        surrogate=None,
+        surrogate_base=None,
+        chosen=None,
+    )
     return with_card(pair)

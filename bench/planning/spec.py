@@ -112,17 +112,22 @@ class RunSpec:
     seed: int
     #: the network of the attacker's surrogate, if the threat model grants one
     surrogate: Part | None = None
+    #: the base that trains this surrogate; None: that of the run
+    surrogate_base: Part | None = None
     #: the places of the seeded order, below n, that are attacked, such as those left by earlier attacks; None: all n
     chosen: tuple[int, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Every resolved parameter that applies, as JSON values."""
-        return {**asdict(self), "harness": HARNESS_VERSION}
+        values = {**asdict(self), "harness": HARNESS_VERSION}
+        if self.surrogate_base is None:  # a run without one has the key that it had before there were any
+            del values["surrogate_base"]
+        return values
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> RunSpec:
         """The run that `to_dict` wrote."""
-        parts = ("defense", "base", "network", "attack", "dataset", "surrogate")
+        parts = ("defense", "base", "network", "attack", "dataset", "surrogate", "surrogate_base")
         made = {name: Part(**values[name]) for name in parts if values.get(name) is not None}
         known = {f.name: values[f.name] for f in fields(RunSpec) if f.name in values}
         if known.get("chosen") is not None:
@@ -142,6 +147,11 @@ class RunSpec:
     def is_base(self) -> bool:
         """The defense is a base alone."""
         return self.defense.name == self.base.name
+
+    @property
+    def brings_network(self) -> bool:
+        """The defense does without a base: it is its own, with a network that its `fit` makes."""
+        return self.is_base and self.network.name == self.defense.name
 
     @cached_property
     def base_key(self) -> str:
@@ -168,6 +178,9 @@ class RunSpec:
         """
         if self.surrogate is None:
             return self
+        if self.surrogate_base is not None:
+            base, seed = self.surrogate_base, seed_of(self.base_seed, "surrogate")
+            return replace(self, base=base, base_seed=seed, network=self.surrogate, surrogate=None, surrogate_base=None)
         params = dict(self.base.params)
         if "model" in params:
             params["model"] = self.surrogate.name

@@ -33,6 +33,7 @@ KINDS = {
     "banks": "augmented sets with their indices",
     "pieces": "parts of banks that are not complete yet",
     "outputs": "outputs of a network on a whole bank",
+    "fits": "fingerprints of what was fitted, which later fits under the same key must have",
 }
 #: the kind of half-written files
 TEMPORARY = "temporary"

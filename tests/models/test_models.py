@@ -130,14 +130,16 @@ def test_a_file_with_dataclasses_and_future_annotations_imports(tmp_path: Path) 
     assert make_network("own.py:build", "", FACTS)(torch.rand((2, 1, 8, 8))).shape == (2, 10)
 
 
-def test_a_surrogate_of_given_weights_is_declined(tmp_path: Path, bench: Bench) -> None:
+def test_a_surrogate_of_given_weights_is_trained_by_the_regular_recipe(tmp_path: Path, bench: Bench) -> None:
     Path("own.py").write_text(OWN)
     save_file(make_network("own.py:build", "", FACTS).module.state_dict(), "own.safetensors")
     done = bench("run", "--defense", "regular", "--attack", "gray-box", "--attack", "transfer", "-n", "2", "--json",
                  "--workers", "1", "--set", "base.model=own.py:build", "--set", "base.weights=own.safetensors",
-                 "--set", "base.epochs=0")  # fmt: skip
-    assert done.code == 0 and {run["status"] for run in done.runs} == {"SKIPPED"}
-    assert all("a surrogate would need weights of its own" in run["reason"] for run in done.runs)
+                 "--set", "base.epochs=0", "--set", "surrogate.epochs=3")  # fmt: skip
+    assert done.code == 0 and {run["status"] for run in done.runs} == {"DONE"}
+    spec = json.loads(bench("show", done.runs[0]["run"], "--json").out)["spec"]
+    assert spec["surrogate_base"]["name"] == "regular" and spec["surrogate_base"]["params"]["epochs"] == 3
+    assert spec["surrogate_base"]["params"]["weights"] == "" and spec["surrogate"]["name"] == "digits-cnn"
 
 
 def test_the_folder_of_a_file_does_not_enter_a_key(tmp_path: Path) -> None:

@@ -77,6 +77,11 @@ CHECKS: dict[str, Check] = {
             "M8", "modules that are left in training mode", 0,
             "A module answers in training mode: by dropout and batch statistics answers depend on company and chance.",
         ),
+        Check(  # a tenth: a proxy that rounds or averages the same network stays closer
+            "M9", "relative difference between its logits before it serves and those of its base", 0.1,
+            "It answers with another network than its base: attacks on the trained network attack another one. Declare "
+            "uses_base = False.",
+        ),
         Check(  # two points: PGD keeps its last image, not its best
             "S1", "robust accuracy under PGD above that under one step", 0.02,
             "Many steps are weaker than one: the loss surface misleads the attack (C19).",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.audit.findings import Finding, finding
+from bench.auditing.findings import Finding, finding
 from bench.checks.defense import (
     STATIC_TOLERANCE,
     DefenseSubject,
@@ -20,6 +20,7 @@ from bench.checks.defense import (
 from bench.checks.verdict import Violated
 from bench.contracts import Defense, probe
 from bench.draws import Draws, generator
+from bench.game.start import other_network
 from bench.norms import on_surface, random_offset
 
 #: draws that are compared, and batch sizes that are tried
@@ -43,6 +44,7 @@ def behaviour(subject: DefenseSubject) -> list[Finding]:
         _m6(subject, plain),
         _m7(subject),
         _m8(subject),
+        _m9(subject),
     ]
 
 
@@ -115,6 +117,17 @@ def _m5(subject: DefenseSubject, whole: Tensor) -> Finding:
         wrong |= _differ(whole, _in_order(subject.fresh(), x), limit)
     calls = ", ".join(map(str, [*sizes, len(x)]))
     return finding("M5", _share(wrong), f"{_percent(wrong)} of {len(x)} points, in calls of {calls}")
+
+
+def _m9(subject: DefenseSubject) -> Finding:
+    """Whether it answers, before it has served anything, with the network that attackers of the base attack."""
+    run = subject.resources.of(subject.spec)
+    if subject.spec.is_base:
+        return finding("M9", 0.0, "it is its own base")
+    far = other_network(run.trained(), run.fitted(), subject.x)
+    if far is None:
+        return finding("M9", 0.0, "it has no proxy that could be compared")
+    return finding("M9", far, f"{far:.0%} on {len(subject.x)} points" if far else "it holds the weights of its base")
 
 
 def _in_order(defense: Defense, x: Tensor) -> Tensor:

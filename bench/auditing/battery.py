@@ -51,11 +51,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Subject:
-    """The facts of a defense on which the battery depends: its kind, whether it is a base, whether it is randomised."""
+    """The facts of a defense on which the battery depends.
+
+    is_base  it is a base, or does without one; randomised, differentiable: see `Defense`
+    """
 
     kind: str
     is_base: bool
     randomised: bool
+    differentiable: bool = True
 
 
 def battery(subject: Subject, budget: str) -> list[Step]:
@@ -66,6 +70,8 @@ def battery(subject: Subject, budget: str) -> list[Step]:
     asking = {"game.protocol": protocols_with(background=True)[0]} if subject.kind == "batch" else {}
     thorough = {"attack.steps": size["steps"], "attack.square_queries": size["square"]}
     direct = DIRECT[budget]
+    # the forward pass through a defense without a gradient, and the backward pass through its proxy
+    around = "" if subject.differentiable else "bpda:"
     steps = [
         Step("fgsm", "fgsm", n),
         Step("pgd", "pgd", n),
@@ -74,12 +80,12 @@ def battery(subject: Subject, budget: str) -> list[Step]:
         Step("transfer", "transfer", n),
         Step("square", "square", few, {"threat.queries": size["queries"], **asking}),
         Step("hopskipjump-linf", "hopskipjump-linf", few, {"threat.queries": size["hops"], **asking}),
-        Step("pgd-skip-delayed", "pgd-skip-delayed", n, direct),
-        Step("pgd-skip-partial", "pgd-skip-partial", n, direct),
-        Step("pgd-skip", "pgd-skip", n, direct),
+        Step("pgd-skip-delayed", f"{around}pgd-skip-delayed", n, direct),
+        Step("pgd-skip-partial", f"{around}pgd-skip-partial", n, direct),
+        Step("pgd-skip", f"{around}pgd-skip", n, direct),
         Step("random-search", "random-search", few, _draws(subject, size)),
         Step("transfer-from-base", "transfer-from-base", n, {**direct, "attack.restarts": 5}),
-        *_strength(subject, size, n, direct),
+        *_strength(subject, size, n, direct, around),
     ]
     if slow:
         steps += [Step(name, name, few, {"attack.rounds": size["rounds"]}) for name in ("gmsa-avg", "gmsa-min", "fpa")]
@@ -87,7 +93,7 @@ def battery(subject: Subject, budget: str) -> list[Step]:
             Step(f"{name}, one round", name, few, {"attack.rounds": 1}, counts=False)
             for name in ("gmsa-avg", "gmsa-min", "fpa")
         ]
-    steps.append(Step("autoattack-skip", "autoattack-skip", n, thorough, survivors=True))
+    steps.append(Step("autoattack-skip", f"{around}autoattack-skip", n, thorough, survivors=True))
     if subject.randomised:
         steps.append(Step("eot:pgd-skip", "eot:pgd-skip", few, direct, survivors=True))
         steps += [
@@ -97,7 +103,7 @@ def battery(subject: Subject, budget: str) -> list[Step]:
             )
             for name, value in (("hidden", "private"), ("known", "shared"))
         ]  # fmt: skip
-    if budget != "quick":
+    if budget != "quick" and not around:
         steps.append(Step("bpda:pgd-skip", "bpda:pgd-skip", few, direct, survivors=True))
     return steps
 
@@ -107,14 +113,15 @@ def _draws(subject: Subject, size: Mapping[str, int]) -> dict[str, Any]:
     return {"attack.draws": size["draws"], "threat.queries": asked}
 
 
-def _strength(subject: Subject, size: Mapping[str, int], n: int, direct: Mapping[str, Any]) -> list[Step]:
+def _strength(subject: Subject, size: Mapping[str, int], n: int, direct: Mapping[str, Any], around: str) -> list[Step]:
     """Variants of the direct attack that its checks need, and what the base alone loses."""
+    one_step = {"attack.steps": 1, "attack.rel_step_size": 1}
     steps = [
-        Step("pgd-skip, one step", "pgd-skip", n, {"attack.steps": 1, "attack.rel_step_size": 1}, counts=False),
-        Step("pgd-skip, half the radius", "pgd-skip", n, direct, counts=False, eps=0.5),
-        Step("pgd-skip, twice the radius", "pgd-skip", n, direct, counts=False, eps=2.0),
-        Step("pgd-skip, no bound", "pgd-skip", n, direct, counts=False, eps=0.0),
-        Step("pgd-skip, twice the work", "pgd-skip", n,
+        Step("pgd-skip, one step", f"{around}pgd-skip", n, one_step, counts=False),
+        Step("pgd-skip, half the radius", f"{around}pgd-skip", n, direct, counts=False, eps=0.5),
+        Step("pgd-skip, twice the radius", f"{around}pgd-skip", n, direct, counts=False, eps=2.0),
+        Step("pgd-skip, no bound", f"{around}pgd-skip", n, direct, counts=False, eps=0.0),
+        Step("pgd-skip, twice the work", f"{around}pgd-skip", n,
              {**direct, "attack.steps": 2 * direct["attack.steps"], "attack.restarts": 2}),
     ]  # fmt: skip
     if not subject.is_base:

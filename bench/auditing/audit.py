@@ -11,15 +11,16 @@ from bench import registry
 from bench.analysis.compare import outcome_of
 from bench.analysis.metrics import Sharing
 from bench.analysis.worst_case import INCLUDES, Outcome, gain_over_base, shared_games, tier_verdict
-from bench.audit.battery import Step, Subject, battery
-from bench.audit.behaviour import behaviour
-from bench.audit.cost import STREAMS, costs, pace
-from bench.audit.findings import Finding, finding, in_order
-from bench.audit.strength import Played, belief, comparisons, gain, planted, settled, silent
+from bench.auditing.battery import Step, Subject, battery
+from bench.auditing.behaviour import behaviour
+from bench.auditing.cost import STREAMS, costs, pace
+from bench.auditing.findings import Finding, finding, in_order
+from bench.auditing.strength import Played, belief, comparisons, gain, planted, settled, silent
 from bench.cache import digest
 from bench.checks.defense import DefenseSubject
 from bench.config import Config
 from bench.draws import Draws
+from bench.environment import collect
 from bench.errors import BadValue
 from bench.execution.runner import Listener, run_all
 from bench.game.crafting import craft
@@ -75,8 +76,9 @@ def prepare(
     """Plan an audit. Raises a `BenchError` if the request is wrong."""
     entry = registry.defenses[defense]
     cls = entry.load()
-    subject = Subject(cls.kind, entry.base, cls.randomised)
-    base = defense if entry.base else base or config.run.base
+    own = entry.base or not cls.uses_base
+    subject = Subject(cls.kind, own, cls.randomised, cls.differentiable)
+    base = defense if own else base or config.run.base
     dataset = dataset or config.run.dataset
     facts, given = facts_of(settings.data_dir), dict(sets or {})
     if "game.repeats" in given:
@@ -89,17 +91,18 @@ def prepare(
         steps = [replace(step, n=min(step.n, n)) for step in steps]
     radius = 0.0
     for step in steps:
-        own = {k: v for k, v in given.items() if not (step.on_base and k.startswith("defense."))}
+        values = {k: v for k, v in given.items() if not (step.on_base and k.startswith("defense."))}
         request = Request(
             defenses=(base if step.on_base else defense,),
             attacks=(step.attack,),
-            bases=() if entry.base or step.on_base else (base,),
+            bases=() if own or step.on_base else (base,),
             datasets=(dataset,),
             eps=() if step.eps == 1.0 else (_bounded(radius, step.eps),),
             seeds=() if seed is None else (seed,),
             n=step.n,
             repeats=1,  # a verdict is over points, each played once
-            sets={**own, **step.sets},
+            sets={**values, **step.sets},
+            force_eps=step.eps in (0.0, 2.0),  # no bound, or twice a radius that may reach far
         )
         planned[step.name] = plan([request], config, facts)[0]
         radius = radius or planned[step.name].spec.threat.eps
@@ -109,6 +112,17 @@ def prepare(
 def _bounded(radius: float, factor: float) -> float:
     """A radius in linf times the factor; for factor 0, one that reaches every image of the box."""
     return min(radius * factor, 1.0) if factor else 1.0
+
+
+def play(audit: Audit, store: Store, settings: Settings, listener: Listener) -> dict[str, Any]:
+    """Play an audit to its end, store its verdict, and return it. `BadValue` where nothing can be played."""
+    player = Player(audit, store, settings)
+    if reason := player.fit(listener):
+        raise BadValue(f"The audit cannot begin: {reason}")
+    player.play(listener)
+    result = player.result()
+    store.put_audit(audit.key, result, collect(settings.device))
+    return result
 
 
 class Player:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench import registry
-from bench.audit.battery import Step
+from bench.auditing.battery import Step
 from bench.contracts import Defense, probe
 from bench.game.resources import Resources
 from bench.planning.rules import rules_of

@@ -16,18 +16,19 @@ from attacks.pgd import PGD
 from bench import config, registry
 from bench.analysis.pairs import paired
 from bench.analysis.worst_case import breakers_of, gain_over_base, tier_verdict
-from bench.audit import prepare
-from bench.audit.audit import Player
-from bench.audit.battery import BUDGETS, Step, Subject, battery
-from bench.audit.behaviour import behaviour
-from bench.audit.cost import Pace, costs
-from bench.audit.findings import CHECKS, Finding, finding
-from bench.audit.strength import Played, belief, comparisons, gain, planted, settled, silent
+from bench.auditing import prepare
+from bench.auditing.audit import Player
+from bench.auditing.battery import BUDGETS, Step, Subject, battery
+from bench.auditing.behaviour import behaviour
+from bench.auditing.cost import Pace, costs
+from bench.auditing.findings import CHECKS, Finding, finding
+from bench.auditing.strength import Played, belief, comparisons, gain, planted, settled, silent
 from bench.checks.defense import DefenseSubject
 from bench.draws import Draws
 from bench.execution.runner import Listener
 from bench.game.oracle import Trace
 from bench.game.resources import Resources
+from bench.game.start import other_network
 from bench.rows import Row
 from bench.settings import Settings
 from bench.store import Store
@@ -226,7 +227,19 @@ def behaved(resources: Resources, cls: type, n: int = 12) -> dict[str, Finding]:
 def test_a_planted_fault_trips_its_check_and_a_sound_defense_none(resources: Resources, cls: type, id_: str) -> None:
     assert behaved(resources, cls)[id_].tripped
     sound = behaviour(DefenseSubject(resources, spec_of("regular", "clean")))
-    assert [one for one in sound if one.tripped] == [] and {one.id for one in sound} == {f"M{i}" for i in range(1, 9)}
+    assert [one for one in sound if one.tripped] == [] and {one.id for one in sound} == {f"M{i}" for i in range(1, 10)}
+
+
+def test_a_defense_with_another_network_than_its_base_trips_a_check_and_one_that_adapts_it_does_not(
+    resources: Resources,
+) -> None:
+    assert behaved(resources, faults.OwnNetwork)["M9"].tripped
+    for name in ("rmc", "dent", "anti-adversary", "noise-vote", "deepnn"):
+        spec = (
+            spec_of(name, "clean", n=12, defense__k=64) if name in ("rmc", "deepnn") else spec_of(name, "clean", n=12)
+        )
+        run = resources.of(spec)
+        assert other_network(run.trained(), run.fitted(), run.points(spec.indices)[0]) == 0.0, name
 
 
 def test_a_restore_that_forgets_the_optimiser_is_found(resources: Resources) -> None:
@@ -298,14 +311,18 @@ def test_the_gain_is_worst_case_against_worst_case() -> None:
 @pytest.mark.parametrize(
     "subject",
     [Subject("static", True, False), Subject("static", False, True), Subject("online", False, True),
-     Subject("batch", False, False)],
+     Subject("batch", False, False), Subject("static", False, False, differentiable=False)],
 )  # fmt: skip
 def test_a_battery_names_each_step_once(subject: Subject, budget: Any) -> None:
     steps = battery(subject, budget)
     names = [step.name for step in steps]
     assert len(set(names)) == len(names) and {"fgsm", "pgd", "pgd-skip", "autoattack"} <= set(names)
     assert ("gmsa-min" in names) == (subject.kind != "static") and ("base: pgd" in names) == (not subject.is_base)
-    assert ("eot:pgd-skip" in names) == subject.randomised and ("bpda:pgd-skip" in names) == (budget != "quick")
+    direct = {step.name: step.attack for step in steps}["pgd-skip"]
+    assert direct == ("pgd-skip" if subject.differentiable else "bpda:pgd-skip")
+    assert ("eot:pgd-skip" in names) == subject.randomised and ("bpda:pgd-skip" in names) == (
+        budget != "quick" and subject.differentiable
+    )
 
 
 def test_what_an_audit_costs_is_counted_in_answers_probes_and_passes() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.analysis.pairs import Difference, paired
 from bench.analysis.worst_case import Outcome, worst_case
-from bench.audit.findings import Finding, finding
+from bench.auditing.findings import Finding, finding
 from bench.contracts import BLOCK
 from bench.draws import Draws
 from bench.game.oracle import Trace
