@@ -282,9 +282,13 @@ def _whole(name: str, value: Any) -> Any:
     """A whole number, or None as it is; `BadValue` for anything else."""
     if value is None:
         return None
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         raise BadValue(f"{name} is {_short(value)}; give a whole number.")
-    return operator.index(value)
+    return number
 
 
 def _path(value: File | None) -> str | None:

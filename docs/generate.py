@@ -13,6 +13,8 @@ from bench import plugins, registry
 from bench.config import load
 
 PUBLIC = (
+    "bench.in_memory", "bench.library", "bench.analysis.result", "bench.analysis.audited", "bench.analysis.compare",
+    "bench.execution.verify", "bench.models.zoo", "bench.models.wrapped",
     "bench.contracts.defense", "bench.contracts.attack", "bench.contracts.base", "bench.threat", "bench.values",
     "bench.draws", "bench.norms", "bench.registry", "bench.rows", "bench.game.oracle", "bench.game.judge",
     "bench.analysis.metrics", "bench.data.task", "bench.pgd", "bench.errors",

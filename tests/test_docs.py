@@ -47,6 +47,9 @@ def test_every_page_works_as_it_is_written(bench: Bench, page: Path) -> None:
             if words[:1] == ["touch"]:
                 Path(words[1]).touch()
                 continue
+            if words[:1] == ["python"]:
+                subprocess.run([sys.executable, *words[1:]], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+                continue
             assert words[0] == "bench", line
             done = bench(*quick(words)[1:])
             assert done.code == 0, f"{line}\n{done.out}\n{done.err}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import shlex
 import shutil
@@ -19,6 +21,7 @@ from bench.models.sources import make_network
 from bench.models.wrapped import Wrapped
 from tests.conftest import ROOT, Bench
 from tests.data.test_cifar10_and_imagenet import write_image
+from tests.test_in_memory import digits, trained
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.S)
@@ -46,6 +49,35 @@ def test_the_program_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     exec(block, names)
     assert names["result"].status == "DONE" and len(names["examples"]) == 20 and len(names["table"]) == 4
     assert len(names["everything"]) == 20 * 5 and len(names["done"]) == 5
+
+
+def test_the_first_program_of_the_readme_runs_on_a_module_and_arrays() -> None:
+    block = PYTHON[0]
+    statements = [node for node in ast.parse(block).body if not isinstance(node, ast.Import)]
+    assert "bench.evaluate(net, x, y" in block and len(statements) == 3
+    Path("bench.toml").write_text("[defense.rmc]\nepochs = 1\nk = 128\n[game]\np = 4\n")
+    net, (x, y) = trained(), digits()
+    names: dict[str, Any] = {"net": net, "x": x[900:960], "y": y[900:960], "x_train": x[:300], "y_train": y[:300]}
+    exec(block, names)
+    assert names["result"].status == names["adaptive"].status == "DONE"
+    assert names["result"].clean_accuracy.value > 0.8 and names["adaptive"].defense == "rmc"
+
+
+def test_the_cells_of_the_notebook_run() -> None:
+    notebook = json.loads((ROOT / "examples" / "evaluate.ipynb").read_text(encoding="utf-8"))
+    names: dict[str, Any] = {}
+    shown = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            *body, last = ast.parse("".join(cell["source"])).body
+            exec(compile(ast.Module(body, []), "cell", "exec"), names)
+            if isinstance(last, ast.Expr):
+                shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+            else:
+                exec(compile(ast.Module([last], []), "cell", "exec"), names)
+    tables = [value._repr_html_() for value in shown if hasattr(value, "_repr_html_")]
+    assert len(tables) >= 2 and all("<table" in table for table in tables)
+    assert names["result"].status == "DONE" and names["result"].clean_accuracy.value > 0.8
 
 
 #: the same commands in seconds: small networks and banks; suites of hours under their own names on a few digits

@@ -17,6 +17,8 @@ from bench.errors import BadValue
 #: pixels of uint8 images, and the grid of training images
 SCALE = 255
 CHANNELS = (1, 3, 4)
+#: inputs of other users that a game serves before the attacker crafts, and then before the victims; fewer of few images
+SERVED = 50
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
 
@@ -27,7 +29,7 @@ class Arrays:
 
     images, labels  those that are attacked: (N, C, H, W), (N,)
     train           training images and labels, for defenses that need some; none: zero of them
-    radii           the default radius by norm
+    defaults        what [dataset.NAME] of bench.toml says of other datasets: eps by norm, game, threat
     """
 
     name: str
@@ -36,7 +38,7 @@ class Arrays:
     train_images: NDArray[np.uint8]
     train_labels: NDArray[np.int64]
     classes: int
-    radii: dict[str, float] = field(default_factory=dict)
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     Params = TaskParams
     summary = "arrays of this program"
@@ -110,8 +112,10 @@ def arrays(
     largest = int(max(labels.max(initial=0), train_labels.max(initial=0)))
     if classes is not None and largest >= classes:
         raise BadValue(f"The labels go up to {largest}, but the network has {classes} classes: 0 to {classes - 1}.")
+    served = min(SERVED, len(images) // 4)
     return Arrays(
-        name, images, labels, train_images, train_labels, classes or max(largest + 1, 2), dict(radii or {})
+        name, images, labels, train_images, train_labels, classes or max(largest + 1, 2),
+        {"eps": dict(radii or {}), "game": {"p": served}, "threat": {"delay": served}},
     )  # fmt: skip
 
 

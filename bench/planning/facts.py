@@ -7,7 +7,9 @@ from pathlib import Path
 
 from bench import registry
 from bench.cache import digest
+from bench.data.arrays import Arrays
 from bench.data.task import TaskFacts, TaskParams
+from bench.registry import PROGRAM
 from bench.values import Params
 
 
@@ -26,10 +28,9 @@ def facts_of(data_dir: Path | None) -> Callable[[str, TaskParams], TaskFacts]:
 def content_of(name: str, facts: TaskFacts) -> str:
     """The hash of a dataset's content, as it enters keys.
 
-    What a program registered may hold arrays that its `facts` do not look at: they are part of the hash.
+    A class that a program registered may use arrays that its `facts` do not look at: they are part of the hash.
     """
-    return (
-        digest([facts.content, registry.datasets[name].source_hash()])
-        if registry.datasets.registered_here(name)
-        else facts.content
-    )
+    entry = registry.datasets[name]
+    if entry.origin != PROGRAM or isinstance(entry.target, Arrays):  # these hash all that they hold
+        return facts.content
+    return digest([facts.content, entry.source_hash()])

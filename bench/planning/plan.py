@@ -170,7 +170,12 @@ class _Resolver:
         if not threat.surrogate:
             return None, None
         if base.name == "given" or base.params.get("weights"):
-            return self._trained_surrogate(threat.surrogate, facts)
+            try:
+                return self._trained_surrogate(threat.surrogate, facts)
+            except BadValue:
+                if any(key.startswith("surrogate.") for key in self.sets):
+                    raise
+                return network, None  # nothing to train it on, or no network for these images: see `no_surrogate`
         if threat.surrogate == "same" or "model" not in base.params:
             return network, None  # impossible surrogates are refused later: see `no_surrogate`
         name = network_name(threat.surrogate, facts.name)
@@ -246,7 +251,7 @@ class _Resolver:
         self.keys.declare("threat", free)
         for name in set(threat.to_dict()) - free:
             self.keys.fixed.setdefault(f"threat.{name}", set()).add(f"--{name}" if name in ("eps", "norm") else attack)
-        values = {k: v for k, v in self.config.dataset.get(dataset, {}).get("threat", {}).items() if k in free}
+        values = {k: v for k, v in self._of_dataset(dataset, "threat").items() if k in free}
         values.update(
             {k.partition(".")[2]: v for k, v in self.sets.items() if k.startswith("threat.") and k[7:] in free}
         )
@@ -261,10 +266,14 @@ class _Resolver:
         radii = self.request.eps or (self._radius(dataset, norm),)
         return [threat.with_fields({"norm": norm, "eps": radius}) for radius in radii]
 
+    def _of_dataset(self, dataset: str, section: str) -> dict[str, Any]:
+        """What [dataset.NAME.SECTION] says, over what the dataset says itself."""
+        own = getattr(registry.datasets.load(dataset), "defaults", {}).get(section, {})
+        return {**own, **self.config.dataset.get(dataset, {}).get(section, {})}
+
     def _radius(self, dataset: str, norm: str) -> float:
         """The dataset's default radius in this norm."""
-        own = getattr(registry.datasets.load(dataset), "radii", {})
-        radii = {**own, **self.config.dataset.get(dataset, {}).get("eps", {})}
+        radii = self._of_dataset(dataset, "eps")
         if norm not in radii:
             raise BadValue(
                 f"{dataset} has no default radius for {norm}: set dataset.{dataset}.eps.{norm} in bench.toml, or give "
@@ -274,7 +283,7 @@ class _Resolver:
 
     def _game(self, attack: str, dataset: str, n: int, batch: int, cls: type[Defense]) -> GameSpec:
         values: dict[str, Any] = {"protocol": registry.attacks[attack].resolved().protocol, **self.config.game}
-        values.update(self.config.dataset.get(dataset, {}).get("game", {}))
+        values.update(self._of_dataset(dataset, "game"))
         values.update({k[5:]: v for k, v in self.sets.items() if k.startswith("game.")})
         if self.request.repeats is not None:
             values["repeats"] = self.request.repeats

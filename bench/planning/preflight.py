@@ -61,6 +61,11 @@ def no_surrogate(spec: RunSpec) -> str | None:
     """Why the attacker cannot have the surrogate that its threat model grants; None if it can."""
     if spec.surrogate is None or spec.surrogate_base is not None:
         return None
+    if spec.base.name == "given" or spec.base.params.get("weights"):
+        return (
+            f"the base {spec.base.name} has given weights, and a surrogate cannot be trained on {spec.dataset.name} by "
+            f"itself: give training images, and a network as surrogate.model"
+        )
     if "model" not in spec.base.params and spec.threat.surrogate != "same":
         return (
             f"the base {spec.base.name} has no parameter model, so no other architecture can be trained with its recipe"
