@@ -117,7 +117,11 @@ def threads_kept() -> Iterator[None]:
 
 
 def environment(device: str) -> dict[str, str]:
-    """Device type and versions that bits depend on. All rows of a run must have the same ones."""
+    """Device type, versions and instruction set that bits depend on. All rows of a run must have the same ones.
+
+    The kernels of torch and of its libraries sum in another order with other instructions: networks that are trained by
+    the same code with AVX2 and with AVX512 differ in their last bits, and after some epochs in a label here and there.
+    """
     import faiss
     import numpy as np
 
@@ -130,4 +134,5 @@ def environment(device: str) -> dict[str, str]:
         "art": version("adversarial-robustness-toolbox"),
         "pillow": version("pillow"),
         "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
     }

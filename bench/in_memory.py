@@ -84,7 +84,7 @@ def evaluate(
     classes   for each label the number of its output, for a network that answers among more classes
     n         how many images, the first of a seeded order; None: all
     name      what the images are called in the database; network: what the network is called there
-    progress  lines on standard error; None: in a terminal
+    progress  lines on standard error; None: in a terminal and in a notebook
 
     The other arguments are those of `bench.run`. The network is copied, put into evaluation mode, and never changed.
     Its weights and the arrays are part of the run's key: other weights are another run, and the same call finds what it
@@ -102,7 +102,7 @@ def evaluate(
         defense=base if defense is None else defense, attack=attack, base=None if defense is None else base,
         dataset=name, seed=seed, norm=norm, sets={**keys, **(sets or {})}, force_eps=force_eps, db=db, device=device,
         workers=1, rerun=rerun, plugins=plugins, config=config,
-        progress=sys.stderr.isatty() if progress is None else progress,
+        progress=_shown(progress),
     )  # fmt: skip
     if eps is not None and any(_bounded(one) for one in _each(attack)):
         given["eps"] = eps
@@ -173,10 +173,9 @@ def audit(
     planned = prepare(subject, base, dataset, budget, session.config, settings, seed=seed, n=n, sets=values)
     store = Store.open(url)
     assert store is not None
-    shown = sys.stderr.isatty() if progress is None else progress
     with threads_kept():
         one_thread()
-        return Audited(play(planned, store, settings, PlainListener(sys.stderr) if shown else Warner()))
+        return Audited(play(planned, store, settings, PlainListener(sys.stderr) if _shown(progress) else Warner()))
 
 
 def verify(
@@ -211,6 +210,11 @@ def compare(a: Result | str, b: Result | str, *, db: File | None = None, config:
     session = reading_session(_path(config))
     store, first = _stored(a, session.store, _path(db))
     return compare_runs(store, first, _stored(b, session.store, _path(db))[1])
+
+
+def _shown(progress: bool | None) -> bool:
+    """Whether lines of progress are written: as asked, else in a terminal and in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules if progress is None else progress
 
 
 def _stored(run: Result | str, open_store: Any, db: str | None) -> tuple[Store, RunRecord]:

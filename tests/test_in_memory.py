@@ -272,6 +272,27 @@ def test_a_defense_that_brings_its_network_is_attacked_through_it() -> None:
     assert lib.verify(pgd).holds
 
 
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (planted.HiddenRandomness, "differently with the same noise key"),
+        (planted.BatchLeak, "depends on the others beside it"),
+        (planted.RandomUndeclared, None),
+    ],
+)
+def test_a_plug_in_whose_answers_are_not_what_it_declares_is_named_before_its_first_row(
+    cls: type, words: str | None
+) -> None:
+    lib.register_defense("planted", cls)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        lib.run("planted", "clean", n=3, workers=1, sets={"base.epochs": 1})
+    told = [
+        str(one.message) for one in caught if issubclass(one.category, UserWarning) and "planted" in str(one.message)
+    ]
+    assert (len(told) == 1 and words in told[0]) if words else told == []
+
+
 def test_a_defense_that_writes_into_its_input_gets_a_copy() -> None:
     lib.register_defense("writes", planted.WritesIntoInput)
     lib.register_defense("honest", planted.Wrapped)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
@@ -13,7 +12,7 @@ from bench.analysis.metrics import Sharing
 from bench.analysis.worst_case import INCLUDES, Outcome, gain_over_base, shared_games, tier_verdict
 from bench.auditing.battery import Step, Subject, battery
 from bench.auditing.behaviour import behaviour
-from bench.auditing.cost import STREAMS, costs, pace
+from bench.auditing.cost import STREAMS, costs, pace, times_the_base
 from bench.auditing.findings import Finding, finding, in_order
 from bench.auditing.strength import Played, belief, comparisons, gain, planted, settled, silent
 from bench.cache import digest
@@ -263,15 +262,10 @@ class Player:
         described = {"defense": ours, "base": theirs, "difference": asdict(difference), "times_the_base": times}
         return described, [gain(difference, times)]
 
-    def _times_the_base(self) -> float | None:
-        """The time of an answer, in answers of the base alone; None if one of the two was not played."""
-        medians = []
-        for name in ("pgd", "base: pgd"):
-            seconds = [row.defense_s for row in self.played[name].rows] if name in self.played else []
-            if not seconds:
-                return None
-            medians.append(statistics.median(seconds))
-        return medians[0] / max(medians[1], 1e-9)
+    def _times_the_base(self) -> float:
+        """The time of an answer, in answers of the base alone: see `times_the_base`."""
+        subject = self._subject()
+        return times_the_base(subject.fresh(), self.resources.of(self.audit.main).trained(), subject.x)
 
     def _subject(self) -> DefenseSubject:
         """The defense, with the points on which its behaviour is measured."""

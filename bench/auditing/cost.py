@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import registry
 from bench.auditing.battery import Step
-from bench.contracts import Defense, probe
+from bench.contracts import BLOCK, Defense, probe
 from bench.game.resources import Resources
 from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
 
 #: answers that the checks of behaviour ask for, in points of one stream
 STREAMS = 12
+#: answers that are timed for the cost of the defense, of each of the two
+ROUNDS = 9
 #: images in the pass that is timed
 MANY = 32
 
@@ -42,6 +45,38 @@ def pace(resources: Resources, spec: RunSpec) -> Pace:
         _timed(lambda: probe(defense, x[:1], None, company)),
         _gradient(defense, resources.of(spec).points(spec.indices[:MANY])[0]) if defense.differentiable else 0.0,
     )
+
+
+def times_the_base(defense: Defense, network: nn.Module, x: Tensor) -> float:
+    """Seconds of a processor for an answer of the defense, in those of the network alone: the ratio of two medians.
+
+    Points x (N, C, H, W) are answered by both in turns, so that the load of the machine meets both: one at a time; a
+    whole batch of a `batch` defense; a block of a static one.
+    """
+    together = {"static": BLOCK, "online": 1, "batch": max(defense.batch_size, 1)}[defense.kind]
+    parts = [x.roll(-shift, 0)[:together] for shift in range(ROUNDS)]
+
+    def bare(part: Tensor) -> None:
+        with torch.no_grad():
+            network(part)
+
+    ours, theirs = list[float](), list[float]()
+    defense.fork().predict(parts[0])  # what is made once is not an answer's
+    bare(parts[0])
+    for part in parts:
+        ours.append(_processor_s(defense.predict, part))
+        theirs.append(_processor_s(bare, part))
+    return statistics.median(ours) / max(statistics.median(theirs), 1e-9)
+
+
+def _processor_s(work: Callable[[Tensor], object], x: Tensor) -> float:
+    """Seconds of the processor; on a GPU, by the clock."""
+    clock = time.process_time if x.device.type == "cpu" else time.perf_counter
+    start = clock()
+    work(x)
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    return clock() - start
 
 
 def _gradient(defense: Defense, x: Tensor) -> float:

@@ -140,10 +140,9 @@ def belief(played: Mapping[str, Played], name: str) -> Finding | None:
     return finding("V2", abs(believed - judged), f"{name} believed {believed:.1%} broken, judged {judged:.1%}")
 
 
-def gain(difference: Difference, times: float | None) -> Finding:
-    """S15: what the defense gains over its base, with what it costs: in answers of the base, where that is known."""
-    cost = "" if times is None else f" at {times:.0f} times the base's time an answer"
-    return finding("S15", difference.low, f"{_points(difference)}{cost}")
+def gain(difference: Difference, times: float) -> Finding:
+    """S15: what the defense gains over its base, with what it costs, in answers of the base."""
+    return finding("S15", difference.low, f"{_points(difference)} at {times:.2g} times the base's time per answer")
 
 
 def settled(trace: Trace, count: int, name: str) -> Finding | None:

@@ -148,7 +148,7 @@ def _print_result(result: dict[str, Any]) -> None:
         click.echo(
             f"gain over the base, worst case against worst case: {100 * d['value']:+.1f} points "
             f"({100 * d['low']:+.1f} to {100 * d['high']:+.1f}; {d['method']})"
-            + (f" at {gain['times_the_base']:.0f} times the base's time an answer" if gain["times_the_base"] else "")
+            + f" at {gain['times_the_base']:.2g} times the base's time per answer"
         )
     checks = [[c["id"], "TRIPPED" if c["tripped"] else "ok", c["message"]] for c in result["checks"]]
     print_table("checks", ("id", "", "what was found"), checks)

@@ -29,6 +29,8 @@ ANSWERED, DESCENDED = 100, 20
 CHANCE = 0.01
 #: from this relative difference of logits on (median over the images), two networks are not the same
 OTHER = 0.1
+#: how far logits of the same image may differ
+STEADY = 1e-3
 #: what networks often want instead of pixels in [0, 1]: (mean, std), one number or one per channel
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "(0, 1 / 255)": ((0.0,), (1 / 255,)),
@@ -61,6 +63,8 @@ def look(run: RunResources) -> list[str]:
     found = list(_answers(network, x, y, logits))
     needs = run.attack.needs_gradients and spec.threat.weights != "none"
     found += _gradients(network, x[:DESCENDED], y[:DESCENDED], needs)
+    if registry.defenses[spec.defense.name].origin != BUILT_IN:
+        found += _steady(run, x)
     if not spec.is_base and (far := other_network(network, run.fitted(), x)) is not None and far > OTHER:
         found.append(
             f"the defense {spec.defense.name!r} answers with a network that is not its base {spec.base.name!r} (its "
@@ -115,6 +119,26 @@ def _gradients(network: nn.Module, x: Tensor, y: Tensor, needed: bool) -> list[s
         f"the loss of {dead} of {len(x)} clean images has no gradient (zero or not finite): attacks by gradient are "
         f"blind there; leave out a softmax or a rounding, or attack by queries"
     ]
+
+
+def _steady(run: RunResources, x: Tensor) -> Iterator[str]:
+    """Whether a plug-in answers alike when it is asked again, and a static one also in smaller calls."""
+    defense = run.fitted()
+    x = x[: {"static": len(x), "online": 2, "batch": max(defense.batch_size, 1)}[defense.kind]]
+    key = run.spec.noise_key(0)
+    first, again = (defense.fork(key).predict(x.clone()) for _ in range(2))
+    if not torch.allclose(first, again, rtol=0, atol=STEADY):
+        yield (
+            f"the defense {run.spec.defense.name!r} answers the same images differently with the same noise key "
+            f"(dropout in training mode? noise of torch's global generator?), so its rows do not repeat: bench check"
+        )
+    elif defense.kind == "static" and len(x) > 1:
+        parts = torch.cat([defense.fork(key).predict(part.clone()) for part in x.split(len(x) // 2)])
+        if not torch.allclose(first, parts, rtol=0, atol=STEADY):
+            yield (
+                f"the defense {run.spec.defense.name!r} is declared static, but its answer to an image depends on the "
+                f"others beside it (a batch norm in training mode?); see: bench check"
+            )
 
 
 def other_network(base: nn.Module, defense: Defense, x: Tensor) -> float | None:

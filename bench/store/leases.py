@@ -85,9 +85,9 @@ def refusal(run: RunRecord, rerun: str) -> Claim | None:
 def check_environment(run: RunRecord, provenance: dict[str, Any]) -> None:
     """Raise `StoreError` if the rows of an unfinished run were made with other versions or on another device."""
     old, new = run.provenance.get("environment", {}), provenance["environment"]
-    changed = [name for name in new if old.get(name) != new[name]]
+    changed = [name for name in new if name in old and old[name] != new[name]]  # an older one says less
     if changed:
-        differences = ", ".join(f"{name} {old.get(name)} then, {new[name]} now" for name in changed)
+        differences = ", ".join(f"{name} {old[name]} then, {new[name]} now" for name in changed)
         raise StoreError(
             f"The run {run.key[:12]} was begun in another environment ({differences}); its rows would be mixed. "
             f"Start it again with --rerun all."

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attacks.pgd import PGD
 from bench import config, registry
@@ -20,7 +20,7 @@ from bench.auditing import prepare
 from bench.auditing.audit import Player
 from bench.auditing.battery import BUDGETS, Step, Subject, battery
 from bench.auditing.behaviour import behaviour
-from bench.auditing.cost import Pace, costs
+from bench.auditing.cost import Pace, costs, times_the_base
 from bench.auditing.findings import CHECKS, Finding, finding
 from bench.auditing.strength import Played, belief, comparisons, gain, planted, settled, silent
 from bench.checks.defense import DefenseSubject
@@ -323,6 +323,32 @@ def test_a_battery_names_each_step_once(subject: Subject, budget: Any) -> None:
     assert ("eot:pgd-skip" in names) == subject.randomised and ("bpda:pgd-skip" in names) == (
         budget != "quick" and subject.differentiable
     )
+
+
+def test_the_cost_of_an_answer_is_that_of_a_processor_in_turns_with_the_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A clock that an answer of the defense moves by 6 s and a pass of the network by 2 s, with a pause in between."""
+    clock = [0.0]
+    monkeypatch.setattr("bench.auditing.cost.time.process_time", lambda: clock[0])
+    shapes = []
+
+    class Network(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            clock[0] += 2 + (20 if len(shapes) == 5 else 0)
+            return x.flatten(1)[:, :10]
+
+    class Costly(faults.Counting):
+        def fork(self, noise_key: int | None = None) -> Any:
+            return Costly()
+
+        def predict(self, x: Tensor) -> Tensor:
+            shapes.append(len(x))
+            clock[0] += 6 + (30 if len(shapes) == 3 else 0)
+            return torch.zeros((len(x), 10))
+
+    assert times_the_base(Costly(), Network(), torch.rand(12, 1, 8, 8)) == pytest.approx(3.0)
+    assert set(shapes) == {1} and len(shapes) == 10
 
 
 def test_what_an_audit_costs_is_counted_in_answers_probes_and_passes() -> None:

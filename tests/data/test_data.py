@@ -3,8 +3,11 @@ import hashlib
 import http.server
 import struct
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +15,8 @@ import pytest
 from bench.data import files, mnist
 from bench.data.digits import Digits
 from bench.data.mnist import Mnist, read_idx
-from bench.data.task import TaskParams, fixed_order
-from bench.errors import BadValue, DataError
+from bench.data.task import Task, TaskParams, checked_task, fixed_order
+from bench.errors import BadValue, BrokenPlugin, DataError
 
 
 def test_digits_are_sklearns_and_split_once_for_all() -> None:
@@ -143,3 +146,35 @@ def test_the_real_mnist_is_the_published_one(mnist_dir: Path) -> None:
     task = Mnist.load(TaskParams(), mnist_dir)
     assert task.train_images.shape == (60000, 1, 28, 28) and task.test_images.shape == (10000, 1, 28, 28)
     assert np.bincount(task.test_labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_labels_of_any_whole_type_are_taken() -> None:
+    task = Digits.load(TaskParams(), None)
+    given = replace(
+        task, test_labels=task.test_labels.astype(np.uint8), train_labels=task.train_labels.astype(np.int32)
+    )
+    checked = checked_task(given, "mine")
+    assert checked.test_labels.dtype == checked.train_labels.dtype == np.int64
+    assert np.array_equal(checked.test_labels, task.test_labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda task: {"test_labels": task.test_labels.astype(float)},
+            r"test labels of shape \(500,\) and type float64",
+        ),
+        (lambda task: {"train_labels": task.train_labels[1:]}, r"train labels of shape \(1296,\)"),
+        (lambda task: {"test_labels": task.test_labels + 1}, r"test labels from 1 to 10; 10 classes are 0 to 9"),
+        (lambda task: {"test_images": task.test_images[:, 0]}, r"test images of shape \(500, 8, 8\); its facts say"),
+        (lambda task: {"train_images": task.train_images.astype(np.float32)}, "train images of type float32"),
+        (lambda task: {"test_images": task.test_images.astype(np.int64)}, "test images of type int64"),
+    ],
+)
+def test_a_dataset_that_is_not_what_its_facts_say_is_refused(change: Callable[[Task], Any], words: str) -> None:
+    task = Digits.load(TaskParams(), None)
+    with pytest.raises(BrokenPlugin, match=f"The dataset 'mine' has {words}"):
+        checked_task(replace(task, **change(task)), "mine")
+    with pytest.raises(BrokenPlugin, match=r"loaded a dict; its load must return a bench\.data\.task\.Task"):
+        checked_task({}, "mine")
