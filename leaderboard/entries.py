@@ -84,7 +84,8 @@ def _variant(part: Mapping[str, Any], namesakes: Iterable[Mapping[str, Any]]) ->
 
     Two entries with equal parameters and different source code are told apart by a digest of the source.
     """
-    params, differing, only_source = part["params"], set(), False
+    params, only_source = part["params"], False
+    differing = {"model"} if "given" in part["names"][:2] else set()  # such a base is nothing but its network
     for other in namesakes:
         names = {name for name in params if params[name] != other["params"].get(name)}
         differing |= names

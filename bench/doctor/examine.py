@@ -199,9 +199,8 @@ def _zoo() -> Iterator[Finding]:
     from bench.models.zoo import ZOO, local_file
 
     there = [name for name, entry in ZOO.items() if local_file(entry) is not None]
-    yield Finding(
-        "ok", "zoo", f"{len(there)} of {len(ZOO)} networks are here{f': {_some(tuple(there))}' if there else ''}"
-    )
+    named = f": {', '.join(there)}" if there else ""
+    yield Finding("ok", "zoo", f"{len(there)} of {len(ZOO)} networks are here{named}")
 
 
 def _dataset(name: str, dataset: Any, folder: Path | None) -> Finding:

@@ -126,8 +126,13 @@ def _of_zoo(model: str, facts: TaskFacts) -> Network:
     from bench.models.zoo import zoo
 
     network = zoo(model)
-    with torch.no_grad():
-        classes = network(torch.zeros(1, *facts.image_shape)).shape[1]
+    try:
+        with torch.no_grad():
+            classes = network(torch.zeros(1, *facts.image_shape)).shape[1]
+    except Exception as error:  # of somebody's architecture
+        raise BadValue(
+            f"{model} does not take images of shape {facts.image_shape}, as {facts.name} has them: {one_line(error)}"
+        ) from error
     if facts.outputs and classes == facts.all_classes:
         return Selected(network, facts.outputs)
     if classes != facts.num_classes:

@@ -60,6 +60,9 @@ class Wrapped(Network):
 
     def _normalised(self, x: Tensor) -> Tensor:
         """A new tensor: the module may change it in place."""
+        channels = self.mean.shape[1]
+        if channels not in (1, x.shape[1]):  # else they would be broadcast, and grey images become coloured ones
+            raise BadAnswer(f"the network is normalised for {channels} channels, but the images have {x.shape[1]}")
         return (x - self.mean) / self.std
 
     def features(self, x: Tensor) -> Tensor:

@@ -155,8 +155,8 @@ class _Resolver:
         params = self._with_radius(self._params("base", cls, name, facts.name, extra=("seed",)), facts.name)
         self.keys.declare("base", ["seed"])
         seed = convert("base.seed", self._layer("base", name, facts.name).get("seed", 0), int)
-        network = _network_part(params, facts)
         _validated(name, cls, params, facts)
+        network = _network_part(params, facts)
         return Part(name, entry.version, entry.source_hash(), params.model_dump()), seed, network
 
     def _surrogate(

@@ -42,7 +42,7 @@ from leaderboard.ranking import AnsweredRun, ranked, standings_of
 from leaderboard.run_page import RunDetails
 from leaderboard.site import runs_with_page, write_site
 from leaderboard.tables import Column, Format
-from tests.audit.test_audit import ROW
+from tests.auditing.test_audit import ROW
 from tests.conftest import QUICK, Bench, sets, spec_of
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202eevil"
