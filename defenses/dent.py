@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from bench.contracts import BatchDefense, Context, Defense, shallow_fork
 from bench.contracts.base import Base
 from bench.data.task import Task
+from bench.errors import BadAnswer
 from bench.models.frozen import freeze, frozen_copy
 from bench.values import Params, State
 from defenses.precision import Precision, computing, lowered
@@ -49,6 +50,11 @@ class Dent(BatchDefense):
     def fit(self, task: Task, base: Defense | None, context: Context) -> None:
         assert isinstance(base, Base)
         self._start = modulated(base.network)
+        if not any(isinstance(part, Modulation) for part in self._start.modules()):
+            raise BadAnswer(
+                f"dent has nothing to adapt in a {type(base.network).__name__} without batch norm, convolutions and "
+                f"hidden linear layers; give it another base"
+            )
         self.noise_key = context.noise_key
 
     def answer_batch(self, x: Tensor) -> Tensor:

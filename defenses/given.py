@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from bench import registry
 from bench.contracts import Context, Defense
 from bench.contracts.base import Base
 from bench.data.task import Task, TaskFacts
@@ -32,6 +33,12 @@ class Given(Base):
         if not params.model:
             raise BadValue(
                 "The base 'given' is trained by nobody: name its network with base.model (and base.weights)."
+            )
+        known = params.model in registry.models and registry.models[params.model].origin == registry.BUILT_IN
+        if not params.weights and (known or params.model.startswith(("torchvision:", "timm:"))):
+            raise BadValue(
+                f"base.model {params.model!r} is an architecture, and its weights would be random: give base.weights, "
+                f"or a network of the zoo (bench list models)."
             )
 
     def train(self, task: Task, network: nn.Module, context: Context) -> None:

@@ -552,8 +552,8 @@ class BringsNetwork(OwnNetwork):
 class WritesIntoInput(Wrapped):
     """Leaves zeros in the images that it was given."""
 
-    def answer(self, x: Tensor) -> Tensor:
-        logits = super().answer(x)
+    def predict(self, x: Tensor) -> Tensor:
+        logits = super().predict(x)
         x.zero_()
         return logits
 

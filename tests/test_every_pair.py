@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bench import plugins, registry
@@ -14,12 +16,39 @@ DEFENSES = [entry.name for entry in registry.defenses]
 ATTACKS = [entry.name for entry in registry.attacks]
 
 SMALL = {
-    "base__epochs": 3, "defense__epochs": 1, "defense__k": 64, "defense__bank_steps": 2, "defense__replace_steps": 2,
+    "defense__epochs": 1, "defense__k": 64, "defense__bank_steps": 2, "defense__replace_steps": 2,
     "defense__craft_steps": 2, "defense__batch_size": 2, "defense__samples": 8, "defense__proxy_samples": 2,
     "attack__steps": 3, "attack__binary_search_steps": 2, "attack__targets": 2, "attack__square_queries": 20,
     "attack__draws": 20, "attack__rounds": 2, "attack__samples": 2, "threat__queries": 6, "threat__delay": 2,
     "game__p": 4, "game__trials": 1,
 }  # fmt: skip
+
+
+#: a network that is given: the mean image of each class, as a linear layer
+OWN = """
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+def build(num_classes, image_shape):
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(64, 10))
+    bunch = load_digits()
+    means = torch.stack([torch.tensor(bunch.data[bunch.target == k] / 16).mean(0) for k in range(10)]).float()
+    with torch.no_grad():
+        net[0].weight.fill_(1)
+        net[0].bias.fill_(0)
+        net[2].weight.copy_(means)
+        net[2].bias.copy_(-(means**2).sum(1) / 2)
+    return net
+"""
+
+
+def of_base(base: str) -> dict[str, object]:
+    """Values by which a base is quick; `given` needs a network."""
+    if base != "given":
+        return {"base__epochs": 3}
+    Path("own.py").write_text(OWN)
+    return {"base__model": "own.py:build", "surrogate__epochs": 3}
 
 
 def small_for(defense: str) -> dict[str, object]:
@@ -35,7 +64,16 @@ def small_for(defense: str) -> dict[str, object]:
 def test_every_attack_runs_or_declines(bench: Bench, defense: str) -> None:
     attacks = [part for name in ATTACKS for part in ("--attack", name)]
     done = bench(
-        "run", "--defense", defense, *attacks, "-n", "4", "--json", "--workers", "1", *sets(**small_for(defense))
+        "run",
+        "--defense",
+        defense,
+        *attacks,
+        "-n",
+        "4",
+        "--json",
+        "--workers",
+        "1",
+        *sets(**small_for(defense), **of_base(defense)),
     )
     assert done.code == 0, done.err
     assert [run["attack"] for run in done.runs] == ATTACKS
@@ -58,7 +96,18 @@ def test_every_attack_within_a_radius_runs_in_its_norms_and_declines_the_others(
     minimal = ("attack__targets", "attack__binary_search_steps")  # of attacks that have one norm
     given = {key: value for key, value in small_for("rmc").items() if key not in minimal}
     done = bench(
-        "run", "--defense", "rmc", *attacks, "--norm", norm, "-n", "4", "--json", "--workers", "1", *sets(**given)
+        "run",
+        "--defense",
+        "rmc",
+        *attacks,
+        "--norm",
+        norm,
+        "-n",
+        "4",
+        "--json",
+        "--workers",
+        "1",
+        *sets(**given, **of_base("regular")),
     )
     assert done.code == 0, done.err
     assert {run["attack"]: run["status"] for run in done.runs} == {
@@ -72,11 +121,20 @@ def test_every_attack_within_a_radius_runs_in_its_norms_and_declines_the_others(
 @pytest.mark.parametrize("base", [entry.name for entry in registry.defenses if entry.base])
 def test_every_runtime_defense_on_every_base(bench: Bench, base: str) -> None:
     runtime = [part for entry in registry.defenses if not entry.base for part in ("--defense", entry.name)]
-    small = {
-        key: value for key, value in SMALL.items() if key.startswith(("base__", "defense__")) or key == "attack__steps"
-    }
+    small = {key: value for key, value in SMALL.items() if key.startswith("defense__") or key == "attack__steps"}
     done = bench(
-        "run", *runtime, "--base", base, "--attack", "bim", "-n", "4", "--json", "--workers", "1", *sets(**small)
+        "run",
+        *runtime,
+        "--base",
+        base,
+        "--attack",
+        "bim",
+        "-n",
+        "4",
+        "--json",
+        "--workers",
+        "1",
+        *sets(**small, **of_base(base)),
     )
     assert done.code == 0, done.err
     assert {run["status"] for run in done.runs} == {"DONE"} and {run["base"] for run in done.runs} == {base}

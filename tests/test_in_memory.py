@@ -261,6 +261,34 @@ def test_a_plug_in_that_reads_another_file_under_the_same_key_is_an_error_that_n
     assert lib.run("reads", "pgd", rerun="failed", **request).status == "DONE"
 
 
+class SpoilsBase(planted.Wrapped):
+    """Zeroes the head of the base's network in its fit."""
+
+    def fit(self, task: Any, base: Any, context: Any) -> None:
+        super().fit(task, base, context)
+        with torch.no_grad():
+            self.network.head.weight.zero_()
+
+
+class SpoilsLabels(planted.Wrapped):
+    """Writes into the labels of the dataset in its fit."""
+
+    def fit(self, task: Any, base: Any, context: Any) -> None:
+        super().fit(task, base, context)
+        task.test_labels[:] = 0
+
+
+@pytest.mark.parametrize("cls", [SpoilsBase, SpoilsLabels])
+def test_a_plug_in_that_changes_what_others_share_fails_and_the_others_do_not_notice(cls: type) -> None:
+    lib.register_defense("spoils", cls)
+    request: dict[str, Any] = {"n": 30, "workers": 1, "sets": {"base.epochs": 8}}
+    alone = lib.run("regular", "pgd", **request, db="alone.db")
+    spoils, after = lib.run(["spoils", "regular"], "pgd", **request)
+    assert spoils.status == "FAILED" and "changes the base's network or the dataset's arrays" in spoils.reason
+    assert after.status == "DONE" and after.robust_accuracy.value == alone.robust_accuracy.value
+    assert after.clean_accuracy.value == alone.clean_accuracy.value
+
+
 def test_a_defense_that_brings_its_network_is_attacked_through_it() -> None:
     lib.register_defense("own", planted.OwnNetwork)
     lib.register_defense("brings", planted.BringsNetwork)

@@ -24,8 +24,13 @@ class DefenseSubject:
     def __init__(self, resources: Resources, spec: RunSpec) -> None:
         self.resources = resources
         self.spec = spec
-        self.x, self.y = resources.of(spec).points(spec.indices)
+        self._x, self.y = resources.of(spec).points(spec.indices)
         self.classes = resources.task(spec.dataset).facts.num_classes
+
+    @property
+    def x(self) -> Tensor:
+        """The points (N, C, H, W), a copy for each question: a faulty defense writes into what it is given."""
+        return self._x.clone()
 
     def fresh(self) -> Defense:
         """A copy that has not served anything."""
@@ -58,6 +63,22 @@ def check_answers_finite_logits(subject: DefenseSubject) -> str:
     demand(tuple(logits.shape) == want, f"logits have the shape {tuple(logits.shape)} where {want} is due")
     demand(bool(torch.isfinite(logits).all()), "some logits are not finite")
     return f"{want[0]} x {want[1]}, finite"
+
+
+def check_answers_leave_their_input_alone(subject: DefenseSubject) -> str:
+    """What a defense is given holds the same pixels afterwards: an attacker and the judge hold it too."""
+    defense, kept = subject.fresh(), subject.x
+    asked = {
+        "predict": lambda x: defense.predict(x),
+        "probe": lambda x: probe(defense, x[:1], None, subject.company),
+        "neighbour_labels": lambda x: defense.neighbour_labels(x[:1]),
+        "proxy_for": lambda x: defense.proxy_for(x[: subject.batch]),
+    }
+    for name, ask in asked.items():
+        x = subject.x
+        ask(x)
+        demand(torch.equal(x, kept), f"{name} writes into the images that it is given: work on a copy (x.clone())")
+    return ", ".join(asked)
 
 
 def check_cutting_the_stream_changes_nothing(subject: DefenseSubject) -> str:
@@ -232,6 +253,7 @@ def same_state(a: State, b: State) -> bool:
 DEFENSE_CHECKS: tuple[Check, ...] = (
     check_declares_its_kind,
     check_answers_finite_logits,
+    check_answers_leave_their_input_alone,
     check_cutting_the_stream_changes_nothing,
     check_a_static_answer_ignores_the_stream,
     check_restore_undoes_answers_bit_for_bit,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,8 @@ from bench.contracts import Attack, Context, Defense, DefenseInfo
 from bench.contracts.base import Base
 from bench.data.task import Task, checked_task
 from bench.environment import environment
+from bench.errors import ChangedFit
+from bench.fingerprint import tensors_fingerprint
 from bench.game.blocks import Blocks
 from bench.game.crafting import Crafted, Crafts, craft
 from bench.game.identity import hold_against
@@ -78,6 +81,11 @@ class Resources:
     def artefact(self, key: str) -> str:
         """The name of an artefact in the cache: its key, on this device type and with these versions."""
         return digest([key, self._environment])
+
+    def forget(self, *kinds: str) -> None:
+        """Let go of the things of these kinds; what is asked for again is made anew."""
+        for name in [name for name in self._kept if name[0] in kinds]:
+            del self._kept[name]
 
     def keep(self, kind: str, key: str, make: Callable[[], Thing]) -> Thing:
         """The thing for this key: `make` makes it, and it is kept as long as it is among the last ones used."""
@@ -177,11 +185,28 @@ class RunResources:
 
         def fit() -> Defense:
             defense = self._unfitted()
-            defense.fit(self.task, self.base(), self._context(self.spec.seed))
+            with self._shared_kept():
+                defense.fit(self.task, self.base(), self._context(self.spec.seed))
             self._hold_against(self.spec.fit_key, f"The defense {self.spec.defense.name!r}", defense)
             return defense
 
         return self.resources.keep("fitted", self.spec.fit_key, fit)
+
+    @contextmanager
+    def _shared_kept(self) -> Iterator[None]:
+        """Within, the fit of a plug-in: `ChangedFit` where it has changed what others use too."""
+        if registry.defenses[self.spec.defense.name].origin == BUILT_IN:
+            yield
+            return
+        shared = [self.task, self.base()]
+        before = [tensors_fingerprint(thing) for thing in shared]
+        yield
+        if before != [tensors_fingerprint(thing) for thing in shared]:
+            self.resources.forget("task", "base")
+            raise ChangedFit(
+                f"The defense {self.spec.defense.name!r} changes the base's network or the dataset's arrays in its "
+                f"fit; they are shared with other runs, so work on a copy (bench.frozen_copy)"
+            )
 
     def _hold_against(self, key: str, what: str, fitted: Defense) -> None:
         hold_against(self.resources.cache, self.resources.artefact(key), what, fitted)

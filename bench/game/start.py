@@ -60,7 +60,13 @@ def look(run: RunResources) -> list[str]:
     network = run.trained()
     with torch.no_grad():
         logits = network(x)
+        again = network(x)
     found = list(_answers(network, x, y, logits))
+    if not torch.allclose(logits, again, rtol=0, atol=STEADY):
+        found.append(
+            "the network answers the same images differently when it is asked again (a dropout that is active in "
+            "evaluation mode, or noise), so its rows do not repeat"
+        )
     needs = run.attack.needs_gradients and spec.threat.weights != "none"
     found += _gradients(network, x[:DESCENDED], y[:DESCENDED], needs)
     if registry.defenses[spec.defense.name].origin != BUILT_IN:

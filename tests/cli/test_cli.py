@@ -177,6 +177,7 @@ def test_violations_are_counted_flagged_and_judged_as_clean(
         (["--rerun", "some"], "--rerun is 'some'"),
         (["--workers", "0"], "--workers"),
         (["--base", "given"], "name its network with base.model"),
+        (["--base", "given", "--set", "base.model=digits-cnn"], "its weights would be random: give base.weights"),
         (["--base", "given", "--set", "base.model=zoo:nothing"], "No network of the zoo is called 'nothing'"),
         (["--eps", "8"], "did you mean 8/255? Give a smaller radius, or --force-eps"),
         (["--eps", "1"], "no two images are farther apart than 1"),

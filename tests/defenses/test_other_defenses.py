@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,3 +124,11 @@ def test_what_never_holds_a_state_refuses_one(resources: Resources) -> None:
     for name in ("dent", "noise-vote"):
         with pytest.raises(ValueError, match="cannot restore a state that holds something"):
             resources.of(spec_of(name, "clean")).serving(0).defense.restore(held)
+
+
+def test_dent_says_when_a_network_has_nothing_to_adapt(bench: Bench) -> None:
+    head = "from torch import nn\ndef build(num_classes, image_shape):\n"
+    Path("own.py").write_text(head + "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n")
+    done = bench("run", "--defense", "dent", "--base", "given", "--attack", "clean", "-n", 4, "--workers", 1, "--json",
+                 "--set", "base.model=own.py:build")  # fmt: skip
+    assert done.runs[0]["status"] == "FAILED" and "dent has nothing to adapt" in done.runs[0]["reason"]

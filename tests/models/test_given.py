@@ -242,6 +242,19 @@ def test_a_network_of_this_form_is_played_with_a_warning(row: str) -> None:
     assert result.status == "DONE", result.reason
 
 
+def test_a_network_of_a_file_that_is_random_is_named(tmp_path: Path) -> None:
+    Path("own.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        return nn.functional.dropout(super().forward(x), 0.5, training=True)\n"
+        "def build(num_classes, image_shape):\n"
+        "    return Net(nn.Flatten(), nn.Linear(64, num_classes))\n"
+    )
+    with pytest.warns(UserWarning, match="differently when it is asked again"):
+        lib.run("regular", "clean", n=5, workers=1, sets={"base.epochs": 3, "base.model": "own.py:build"})
+
+
 def test_a_network_without_a_gradient_is_attacked_by_queries_and_not_by_gradients() -> None:
     model = after(lambda logits: logits.detach())
     refused = evaluated(model, *images())
