@@ -69,6 +69,11 @@ def times_the_base(defense: Defense, network: nn.Module, x: Tensor) -> float:
     return statistics.median(ours) / max(statistics.median(theirs), 1e-9)
 
 
+def roughly(times: float) -> str:
+    """A ratio of times with two digits, as far as it repeats from machine to machine: 1200, 7.3."""
+    return f"{float(f'{times:.2g}'):g}"
+
+
 def _processor_s(work: Callable[[Tensor], object], x: Tensor) -> float:
     """Seconds of the processor; on a GPU, by the clock."""
     clock = time.process_time if x.device.type == "cpu" else time.perf_counter

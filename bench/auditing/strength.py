@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bench.analysis.pairs import Difference, paired
 from bench.analysis.worst_case import Outcome, worst_case
+from bench.auditing.cost import roughly
 from bench.auditing.findings import Finding, finding
 from bench.contracts import BLOCK
 from bench.draws import Draws
@@ -142,7 +143,7 @@ def belief(played: Mapping[str, Played], name: str) -> Finding | None:
 
 def gain(difference: Difference, times: float) -> Finding:
     """S15: what the defense gains over its base, with what it costs, in answers of the base."""
-    return finding("S15", difference.low, f"{_points(difference)} at {times:.2g} times the base's time per answer")
+    return finding("S15", difference.low, f"{_points(difference)} at {roughly(times)} times the base's time per answer")
 
 
 def settled(trace: Trace, count: int, name: str) -> Finding | None:

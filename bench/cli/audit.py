@@ -144,11 +144,13 @@ def _print_result(result: dict[str, Any]) -> None:
     print_table(title, ("tier", "robust %", "n", "broken by"), rows)
     gain = result["gain"]
     if gain is not None:
+        from bench.auditing.cost import roughly
+
         d = gain["difference"]
         click.echo(
             f"gain over the base, worst case against worst case: {100 * d['value']:+.1f} points "
             f"({100 * d['low']:+.1f} to {100 * d['high']:+.1f}; {d['method']})"
-            + f" at {gain['times_the_base']:.2g} times the base's time per answer"
+            + f" at {roughly(gain['times_the_base'])} times the base's time per answer"
         )
     checks = [[c["id"], "TRIPPED" if c["tripped"] else "ok", c["message"]] for c in result["checks"]]
     print_table("checks", ("id", "", "what was found"), checks)

@@ -11,15 +11,18 @@ from bench.cli.options import using_options
 
 
 @click.command()
+@click.option("--deep", is_flag=True, help="Compare the contents of all files beside the database.")
 @using_options
-def doctor(as_json: bool, db: str | None, data_dir: str | None, plugins: tuple[str, ...], config: str | None) -> int:
+def doctor(
+    deep: bool, as_json: bool, db: str | None, data_dir: str | None, plugins: tuple[str, ...], config: str | None
+) -> int:
     """Examine packages, device, data, database, files, configuration and plug-ins, and say what to do.
 
     It creates and changes nothing. Exit code 0 if a run on digits would work, 1 if it would not.
     """
     from bench.doctor.examine import examine
 
-    findings = examine(config, plugins, db, data_dir)
+    findings = examine(config, plugins, db, data_dir, deep)
     problems = sum(finding.level == "problem" for finding in findings)
     if as_json:
         click.echo(json.dumps({"ok": not problems, "findings": [asdict(finding) for finding in findings]}))

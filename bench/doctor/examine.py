@@ -59,8 +59,13 @@ class Patient:
         return self.db or self.config.store.db
 
 
-def examine(config: str | None, plugins: tuple[str, ...], db: str | None, data_dir: str | None) -> list[Finding]:
-    """Look at everything, in the order in which one thing needs another. `BadValue` where `config` is no file."""
+def examine(
+    config: str | None, plugins: tuple[str, ...], db: str | None, data_dir: str | None, deep: bool = False
+) -> list[Finding]:
+    """Look at everything, in the order in which one thing needs another. `BadValue` where `config` is no file.
+
+    deep: compare the contents of all files beside the database too.
+    """
     findings = [*_looked("python", _python), *_looked("packages", _packages)]
     if any(finding.level == "problem" for finding in findings):
         return [*findings, Finding("note", "the rest", "was not looked at: it needs these packages")]
@@ -75,6 +80,7 @@ def examine(config: str | None, plugins: tuple[str, ...], db: str | None, data_d
         ("zoo", lambda patient: _zoo()),
         ("database", _database),
         ("files", _files),
+        *([("contents", _contents)] if deep else []),
         ("a run on digits", _run),
         ("extras", _extras),
     ):
@@ -264,6 +270,26 @@ def _files(patient: Patient) -> Iterator[Finding]:
     level: Level = "problem" if free < FULL else "note" if free < NEARLY_FULL else "ok"
     todo = "" if level == "ok" else "free some space; bench cache says what lies there, bench cache prune removes some"
     yield Finding(level, "files", f"{there}; {size_text(free)} free", todo)
+
+
+def _contents(patient: Patient) -> Iterator[Finding]:
+    """Whether all files beside the database hold what was written into them."""
+    from bench.cache import damage_of
+    from bench.store import files_of
+    from bench.store.prune import TEMPORARY, artefacts
+
+    kept = [artefact for artefact in artefacts(files_of(patient.url)) if artefact.kind != TEMPORARY]
+    count = 0
+    for artefact in kept:
+        if what := damage_of(artefact.kind, artefact.path):
+            count += 1
+            todo = (
+                "bench verify names the rows; --rerun all plays them anew"
+                if artefact.kind == "images"
+                else "the next run that needs it sets it aside and makes it again"
+            )
+            yield Finding("note", "contents", f"{artefact.path} is damaged: {what}", todo)
+    yield Finding("ok", "contents", f"{len(kept) - count} of {len(kept)} artefacts hold what was written into them")
 
 
 def _not_writable(path: Path) -> Path | None:

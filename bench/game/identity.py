@@ -7,7 +7,9 @@ depend on them.
 
 from __future__ import annotations
 
-from bench.cache import Cache, write_atomic
+from pathlib import Path
+
+from bench.cache import Cache, digest, write_atomic
 from bench.errors import ChangedFit
 from bench.fingerprint import tensors_fingerprint
 
@@ -21,13 +23,22 @@ def hold_against(cache: Cache, key: str, what: str, thing: object) -> None:
     what: names the thing in the error.
     """
     found, path = tensors_fingerprint(thing), cache.path(FITS, key)
-    if not path.exists():
-        write_atomic(path, found.encode())
-    known = path.read_text(encoding="utf-8", errors="replace").strip()
-    if known != found:
+    known = _kept(path)
+    if not known:
+        write_atomic(path, f"{found} {digest(found)}".encode())
+    elif known != found:
         raise ChangedFit(
             f"{what} holds other tensors than when it was first made under this key (fingerprint {known[:12]}, now "
             f"{found[:12]}): it reads something that its source and parameters do not show, such as a file or a "
             f"captured network, or its fit is no function of context.seed. Make that a parameter or raise its version; "
             f"to forget the first one, run: bench cache prune --kind {FITS}"
         )
+
+
+def _kept(path: Path) -> str:
+    """The fingerprint in a file; "" where there is none, or where the file is damaged."""
+    try:
+        known, _, proof = path.read_text(encoding="utf-8", errors="replace").partition(" ")
+    except OSError:
+        return ""
+    return known if proof == digest(known) else ""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import registry
-from bench.cache import Cache, digest, dump_tensors, parse_tensors, write_atomic
+from bench.cache import Cache, digest, dump_tensors, write_atomic
 from bench.contracts import Attack, Context, Defense, DefenseInfo
 from bench.contracts.base import Base
 from bench.data.task import Task, checked_task
@@ -42,7 +42,7 @@ class Resources:
 
     def __init__(self, settings: Settings, report: Callable[[str], None] = lambda line: None) -> None:
         self.settings = settings
-        self.cache = Cache(settings.cache_root)
+        self.cache = Cache(settings.cache_root, report)
         self.device = torch.device(settings.device)
         self._report = report
         self._environment = digest(environment(settings.device))
@@ -291,15 +291,17 @@ class RunResources:
 
     def crafted_on_base(self, block: int) -> Crafted:
         """One block of images that are crafted on the base alone: from the cache, or crafted now."""
-        path = self.resources.cache.path("crafts", self._craft_name(block))
-        if not path.exists():
+        cache, name = self.resources.cache, self._craft_name(block)
+        held = cache.read("crafts", name)
+        if held is None:
             self.resources.report(f"crafting block {block + 1} of {self.base_block_count()}")
             indices = [self.spec.order[place] for place in self.base_blocks()[block]]
             x, y = self.points(indices)
             base = DefenseInfo(self.spec.base.name, "static", True, False)  # the images depend on the base alone
             made = craft(self.attack, self.oracle(0, None, info=base), x, y, self.spec, indices)
-            write_atomic(path, dump_tensors(made.tensors(), {}))
-        tensors, _ = parse_tensors(path.read_bytes())
+            write_atomic(cache.path("crafts", name), dump_tensors(made.tensors(), {}))
+            return made
+        tensors, _ = held
         images = tensors.pop("images").to(self.resources.device)
         return Crafted(images=images, **tensors)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from bench.cache import DAMAGED
 from bench.errors import BadValue
 from bench.store import Needs, Store
 
@@ -35,13 +36,13 @@ KINDS = {
     "outputs": "outputs of a network on a whole bank",
     "fits": "fingerprints of what was fitted, which later fits under the same key must have",
 }
-#: the kind of half-written files
+#: the kind of half-written files, and of damaged ones that were set aside
 TEMPORARY = "temporary"
 #: seconds without a write after which another machine or database is taken not to use a file any more
 QUIET_S = 3600.0
 
 _ARTEFACT = re.compile(r"[0-9a-f]{64}(-[0-9a-z]+)?")
-_PART = re.compile(r"[0-9a-f]{64}(-[0-9a-z]+)?\.part(-(?P<pid>\d+))?")
+_PART = re.compile(r"[0-9a-f]{64}(-[0-9a-z]+)?\.(part(-(?P<pid>\d+))?|damaged)")
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def _is_abandoned(part: Artefact) -> bool:
 
 
 def _lock_of(path: Path) -> Path:
-    return path.with_name(f"{path.name.partition('.part')[0]}.lock")
+    return path.with_name(f"{path.name.partition('.')[0]}.lock")
 
 
 def _is_locked(lock: Path) -> bool:
@@ -226,7 +227,7 @@ def _delete(path: Path) -> bool:
         return True
     try:
         with FileLock(_lock_of(path), timeout=0):
-            part = path if path.name.endswith(".part") else path.with_name(f"{path.name}.part")
+            part = path if path.name.endswith((".part", DAMAGED)) else path.with_name(f"{path.name}.part")
             if part != path:
                 shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed while it made the folder
                 path.replace(part)

@@ -44,7 +44,7 @@ def complete(*words: str) -> list[str]:
         (("check", "rmc-"), {"rmc-plus"}),
         (("audit", "rmc"), {"rmc", "rmc-plus"}),
         (("audit", "rmc", "--budget", ""), {"quick", "standard", "full"}),
-        (("train", ""), {"regular", "fgsm-at", "pgd-at", "jacobian", "cross-lipschitz", "feature-denoising"}),
+        (("train", ""), {"given", "regular", "fgsm-at", "pgd-at", "jacobian", "cross-lipschitz", "feature-denoising"}),
         (("data", "m"), {"mnist"}),
         (("report", "table1"), {"table1"}),
         (("report", "--table", "table1"), {"table1", "table1-cw-lost"}),

@@ -1,0 +1,160 @@
+"""The cache: what is damaged is noticed before it is used, set aside in one line, and made again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import bench as lib
+from bench import cache as cache_module
+from bench.cache import MANIFEST, Cache, damage, dump_tensors, parse_tensors
+from bench.rows import Cost
+from bench.values import State
+from tests.conftest import Bench
+
+KEY = "a" * 64
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def cache(tmp_path: Path, told: list[str]) -> Cache:
+    return Cache(tmp_path, told.append)
+
+
+def build(folder: Path) -> None:
+    np.save(folder / "images.npy", np.arange(1000, dtype=np.uint8))
+    (folder / "index").mkdir()
+    np.save(folder / "index" / "rows.npy", np.arange(10))
+
+
+def flip(path: Path, at: int = -1) -> None:
+    """Change one byte of a file, and leave its size."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def link(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+    folder.symlink_to(folder.with_name("elsewhere"))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a flipped byte": (lambda folder: flip(folder / "images.npy"), "images.npy holds other bytes"),
+    "a flipped byte of the index": (lambda folder: flip(folder / "index" / "rows.npy"), "rows.npy holds other bytes"),
+    "a shorter file": (lambda folder: shorten(folder / "images.npy"), "other sizes"),
+    "an empty file": (lambda folder: (folder / "images.npy").write_bytes(b""), "other sizes"),
+    "a missing file": (lambda folder: (folder / "images.npy").unlink(), "other sizes"),
+    "a file more": (lambda folder: (folder / "more.npy").touch(), "other sizes"),
+    "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "no manifest"),
+    "a manifest that is none": (lambda folder: (folder / MANIFEST).write_text("[1]"), "no manifest"),
+    "a link": (link, "a link"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_damaged_folder_is_set_aside_named_and_made_again(
+    cache: Cache, told: list[str], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, words = DAMAGES[what]
+    folder = cache.get_or_build("banks", KEY, build)
+    change(folder)
+    monkeypatch.setattr(cache_module, "_compared", {})  # as in another process
+    assert words in damage(folder)
+    again = cache.get_or_build("banks", KEY, build)
+    assert again == folder and damage(folder) == ""
+    assert np.array_equal(np.load(folder / "images.npy"), np.arange(1000, dtype=np.uint8))
+    (line,) = told
+    assert words in line and str(folder) in line and "\n" not in line
+    assert folder.with_name(f"{KEY}.damaged").exists()
+
+
+def test_contents_are_compared_once_per_process_and_again_after_a_change(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = cache.get_or_build("banks", KEY, build)
+    monkeypatch.setattr(cache_module, "_compared", {})
+    hashed: list[Path] = []
+    sha256 = cache_module._sha256
+    monkeypatch.setattr(cache_module, "_sha256", lambda path: hashed.append(path) or sha256(path))
+    for _ in range(3):
+        assert cache.get_or_build("banks", KEY, build) == folder
+    assert len(hashed) == 2
+    os.utime(folder / "images.npy", ns=(0, 0))
+    assert damage(folder) == "" and len(hashed) == 4
+
+
+@pytest.mark.parametrize("change", [flip, shorten, lambda path: flip(path, 3), lambda path: path.write_bytes(b"")])
+def test_a_damaged_state_is_not_restored(cache: Cache, told: list[str], change: Callable[[Path], Any]) -> None:
+    state = State({"weights": torch.rand(20)}, {"count": 3})
+    cache.put_state(KEY, state, Cost(2, 1, 0.5, (0.25, 0.25)))
+    stored = cache.get_state(KEY)
+    assert stored is not None and torch.equal(stored[0].tensors["weights"], state.tensors["weights"])
+    assert stored[0].facts == {"count": 3} and stored[1].steps == 1
+    change(cache.path("states", KEY))
+    assert cache.get_state(KEY) is None and len(told) == 1 and not cache.has("states", KEY)
+
+
+def test_facts_are_part_of_what_is_proven() -> None:
+    data = dump_tensors({"x": torch.ones(2)}, {"steps": "1"})
+    assert parse_tensors(data)[1] == {"steps": "1"}
+    with pytest.raises(ValueError, match="other bytes than were written"):
+        parse_tensors(data.replace(b'"steps":"1"', b'"steps":"2"'))
+
+
+def test_images_are_known_by_their_name_and_damaged_ones_are_written_anew(cache: Cache) -> None:
+    from safetensors.torch import save
+
+    old = save({"images": torch.ones(1, 2)})  # as an earlier version wrote them: without a sha256 inside
+    key = hashlib.sha256(old).hexdigest()
+    (cache.root / "images").mkdir()
+    (cache.root / "images" / key).write_bytes(old)
+    assert torch.equal(cache.find_tensors("images", key)["images"], torch.ones(1, 2))
+    key = cache.put_tensors("images", {"images": torch.zeros(3)})
+    flip(cache.path("images", key))
+    assert cache.put_tensors("images", {"images": torch.zeros(3)}) == key
+    assert torch.equal(cache.find_tensors("images", key)["images"], torch.zeros(3))
+
+
+def test_a_damaged_base_bank_or_craft_changes_no_row(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bench: Bench
+) -> None:
+    """Each file that shapes the rows gets a flipped byte in its middle; a new play gives the rows of before."""
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "kept"))
+    request: dict[str, Any] = {
+        "n": 4, "workers": 1,
+        "sets": {"base.epochs": 3, "defense.k": 64, "defense.epochs": 1, "defense.bank_steps": 2},
+    }  # fmt: skip
+    first = lib.run("rmc", "pgd", db="a.db", **request)
+    files = [
+        path for kind in ("bases", "banks", "crafts", "states") for path in (tmp_path / "kept").rglob(f"{kind}/**/*")
+    ]
+    shaping = [path for path in files if path.is_file() and path.name != MANIFEST and path.suffix != ".lock"]
+    assert {path.relative_to(tmp_path / "kept").parts[0] for path in shaping} >= {"bases", "banks", "crafts"}
+    for path in shaping:
+        flip(path, path.stat().st_size // 2)
+    monkeypatch.setattr(cache_module, "_compared", {})
+    told = " ".join(bench("doctor", "--deep", "--db", "a.db").out.split())
+    assert f"bases/{next((tmp_path / 'kept' / 'bases').glob('?' * 64)).name} is damaged" in told
+    assert re.search(r"contents: \d+ of \d+ artefacts hold", told)
+    second = lib.run("rmc", "pgd", db="b.db", **request)
+    assert (second.status, second.run) == ("DONE", first.run)
+    facts = [[row["attacked_answer"], row["distance"], row["adv_sha256"]] for row in first.rows()]
+    assert [[row["attacked_answer"], row["distance"], row["adv_sha256"]] for row in second.rows()] == facts
+    assert list((tmp_path / "kept" / "bases").glob("*.damaged"))
