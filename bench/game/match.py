@@ -152,11 +152,11 @@ class Match:
         return self._metered(lambda: self.serving.probe(x, company), len(x))
 
     def _metered(self, answer: Callable[[], Tensor], count: int) -> Answers:
-        seconds, steps = self.serving.seconds, self.serving.defense.adaptation_steps
+        seconds, steps = self.serving.seconds, self.serving.steps
         labels = labels_of(answer())
         spent = self.serving.seconds - seconds
         self.meter.defense_s += spent
-        return Answers(labels, (self.serving.defense.adaptation_steps - steps) // count, spent / count)
+        return Answers(labels, (self.serving.steps - steps) // count, spent / count)
 
     def neighbours(self, x: Tensor) -> list[dict[str, list[int]] | None]:
         """Counts of the labels of each point's neighbours, for x (B, C, H, W), if the defense retrieves any."""

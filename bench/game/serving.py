@@ -8,8 +8,10 @@ attacker's simulated copy.
 from __future__ import annotations
 
 import hashlib
+import operator
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +19,15 @@ from torch import Tensor
 from bench.cache import Cache
 from bench.contracts import Defense, checked_logits, probe
 from bench.deadline import NEVER, Deadline, OutOfTime
+from bench.errors import BadAnswer
 from bench.rows import Cost, image_hash
 
 #: the largest share of the time that may go into storing states: after one that took 1 s come 50 s of answers ...
 STORING_SHARE = 0.02
 #: ... but a state that took less than this, in seconds, may be stored again at once
 CHEAP_S = 0.1
+#: counts that a plug-in reports lie below: what the database holds
+MOST_STEPS = 2**31
 
 
 class Serving:
@@ -61,30 +66,48 @@ class Serving:
 
     def serve(self, x: Tensor) -> Tensor:
         """Answer x (N, C, H, W) in its order: logits (N, K), checked for shape and finiteness."""
-        start, steps = time.perf_counter(), self.defense.adaptation_steps
+        start, steps = time.perf_counter(), self.steps
         logits = self.defense.predict(x.clone())  # a plug-in may write into what it is given
         seconds = time.perf_counter() - start
         self.seconds += seconds
         delays = (seconds / len(x),) * len(x) if len(x) else ()  # points that are answered together wait together
-        self.cost = self.cost.plus(Cost(len(x), self.defense.adaptation_steps - steps, seconds, delays))
+        self.cost = self.cost.plus(Cost(len(x), self.steps - steps, seconds, delays))
         if self.defense.kind != "static":
             self.digest = self._links(x)[-1]
         self.served += len(x)
-        return checked_logits(logits, len(x), self.classes, type(self.defense).__name__)
+        return checked_logits(logits, len(x), self.classes, self._name)
 
     def probe(self, x: Tensor, company: Tensor | None = None) -> Tensor:
         """Answer each point of x (N, C, H, W) as if it came next; the state stays as it was."""
         start = time.perf_counter()
         logits = probe(self.defense, x.clone(), company=company)
         self.seconds += time.perf_counter() - start
-        return checked_logits(logits, len(x), self.classes, type(self.defense).__name__)
+        return checked_logits(logits, len(x), self.classes, self._name)
 
     def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]] | None]:
         """The label counts of the neighbours of each point of x (N, C, H, W) now; None if the defense has none."""
         start = time.perf_counter()
         labels = list(self.defense.neighbour_labels(x.clone()))
         self.seconds += time.perf_counter() - start
-        return [*labels] if len(labels) == len(x) else [None] * len(x)
+        if len(labels) != len(x):
+            return [None] * len(x)
+        return [_checked_neighbours(one, self.classes, self._name) for one in labels]
+
+    @property
+    def steps(self) -> int:
+        """The optimiser steps that the defense says its answers took so far; `BadAnswer` where that is no count."""
+        steps = self.defense.adaptation_steps
+        try:
+            count = operator.index(steps)
+        except TypeError:
+            count = -1
+        if not 0 <= count < MOST_STEPS:
+            raise BadAnswer(f"{self._name}.adaptation_steps is {steps!r:.60}; it counts optimiser steps, from 0 on.")
+        return count
+
+    @property
+    def _name(self) -> str:
+        return type(self.defense).__name__
 
     def catch_up(self, x: Tensor, report: Callable[[int], None] = lambda done: None) -> None:
         """Serve the background x (N, C, H, W), starting from the longest stored prefix of it."""
@@ -155,6 +178,24 @@ class Serving:
         self.defense.restore(state)
         self.digest = digest
         return True
+
+
+def _checked_neighbours(given: Any, classes: int, who: str) -> dict[str, list[int]]:
+    """The label counts of one point's neighbours by searched set; `BadAnswer` where they are not what they must be."""
+    try:
+        counts = {name: [operator.index(count) for count in per_label] for name, per_label in given.items()}
+    except (TypeError, AttributeError):
+        counts = {"": []}
+    sound = all(
+        isinstance(name, str) and len(each) == classes and all(0 <= count < MOST_STEPS for count in each)
+        for name, each in counts.items()
+    )
+    if not sound:
+        raise BadAnswer(
+            f"{who}.neighbour_labels gives {given!r:.60}; it gives for each point a dict of searched sets, each with "
+            f"how many of the neighbours carry each of the {classes} labels."
+        )
+    return counts
 
 
 def _link(digest: str, text: str) -> str:
