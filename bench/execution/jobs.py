@@ -94,6 +94,10 @@ Event = Progress | ChunkDone | Done | Failed | Stopped
 End = Done | Failed | Stopped
 
 
+class _Closing(BaseException):
+    """Nobody asks for more events of a job. Unlike GeneratorExit, no plug-in raises it."""
+
+
 def perform(resources: Resources, job: Job) -> Iterator[Event]:
     """Do a job, and yield its events; the last one is `Done`, `Failed` or `Stopped`.
 
@@ -105,10 +109,14 @@ def perform(resources: Resources, job: Job) -> Iterator[Event]:
             value: Any = yield from _game(resources, job)
         else:
             value = _STEPS[job.kind](resources.of(job.spec), job.argument)
-    except (Exception, SystemExit) as error:  # of a plug-in: the reason is stored with the run
-        yield Failed(f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
+    except _Closing:
+        return
     except OutOfTime:
         yield Stopped()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plug-in may raise anything: the reason is stored with the run
+        yield Failed(f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
     else:
         yield Done(value)
 
@@ -138,7 +146,10 @@ def _game(resources: Resources, job: Job) -> Generator[Event, None, tuple[Meter,
         file = resources.cache.put_tensors("images", {"images": chunk.images})
         wall_s = time.perf_counter() - start
         resume = Resume(chunk.rows[-1].position + 1, chunk.served, chunk.digest)
-        yield ChunkDone(chunk.rows, file, resume, replace(match.meter), wall_s)
+        try:
+            yield ChunkDone(chunk.rows, file, resume, replace(match.meter), wall_s)
+        except GeneratorExit:
+            raise _Closing from None
         start, match.meter.attack_s, match.meter.defense_s = time.perf_counter(), 0.0, 0.0
         resources.settings.deadline.stop()
     return match.meter, time.perf_counter() - start
