@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -84,7 +86,14 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line. Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 75 the time
     limit passed and the same command goes on, 130 interrupted."""
-    sys.exit(call(args))
+    code = call(args)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _let_go_of_output()
+        click.echo(f"bench: standard output: {error.strerror}", err=True)
+        code = code or 1
+    sys.exit(code)
 
 
 def call(args: Sequence[str] | None = None) -> int:
@@ -105,8 +114,18 @@ def call(args: Sequence[str] | None = None) -> int:
         click.echo("bench: interrupted; what was done is kept, the same command goes on from there", err=True)
         return 130
     except BrokenPipeError:  # the reader of our output has gone away: `bench list | head`
-        sys.stdout = None
+        _let_go_of_output()
         return 0
+    except OSError as error:  # of a disk that is full, or a folder that cannot be written
+        _let_go_of_output()
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"bench: {where}{error.strerror or one_line(error)}; what was done is kept", err=True)
+        return 1
+
+
+def _let_go_of_output() -> None:
+    """Write no more to standard output, where what is left in its buffer would fail again at the end."""
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def _wrong(message: str) -> int:

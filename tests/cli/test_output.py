@@ -1,0 +1,46 @@
+"""Where the output goes: a reader that has left is no error, a full disk is one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+FULL = Path("/dev/full")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "bench", *words]
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [("list", "attacks"), ("list", "--json"), ("--help",), ("run", "--help"), ("data",)])
+def test_a_full_output_is_one_line_and_an_error(words: tuple[str, ...]) -> None:
+    with FULL.open("w") as full:
+        done = subprocess.run(command(*words), stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("words", ["list attacks", "list --json", "run --help"])
+def test_a_reader_that_has_left_ends_the_command_quietly(words: str) -> None:
+    line = f"{sys.executable} -m bench {words} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.stderr == "" and done.stdout.strip() in ("0", "1")  # 1 is what click says of it
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = str(tmp_path / "file" / "site")
+    done = subprocess.run(
+        command("run", "--defense", "regular", "--attack", "clean", "-n", "2", "--workers", "1", "--db", f"{out}.db"),
+        capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("bench: ")]
