@@ -60,8 +60,11 @@ class _Skipped(Exception):
     """The attack declines to run; the message is its reason."""
 
 
-def script(spec: RunSpec, open_games: Iterable[Job]) -> Script:
-    """The jobs of a run, stage by stage. A stage starts when all results of the stage before it are there."""
+def script(spec: RunSpec, open_games: Iterable[Job], looks: bool = False) -> Script:
+    """The jobs of a run, stage by stage. A stage starts when all results of the stage before it are there.
+
+    looks: the network or the plug-in is looked at before the first row (see `bench.game.start`)
+    """
     (reason,) = yield [Job("declines", spec)]
     if reason:
         raise _Skipped(str(reason))
@@ -70,7 +73,7 @@ def script(spec: RunSpec, open_games: Iterable[Job]) -> Script:
     if missing:
         yield [Job("piece", spec, name) for name in dict.fromkeys(missing)]
     yield [Job("fit", spec)]
-    if is_foreign(spec):
+    if looks:
         yield [Job("look", spec)]
     if spec.crafted_on_base:
         blocks = Blocks(spec.places, registry.attacks.load(spec.attack.name).block)
@@ -108,6 +111,8 @@ class Runner:
         self._ready: deque[Job] = deque()
         #: runs that another process plays now, each with the key of its paired clean run
         self._held: deque[tuple[RunSpec, str | None]] = deque()
+        #: keys of `clean` runs that come with attacked ones, which are looked at for both
+        self._pairs: set[str] = set()
         self._cache = Cache(settings.cache_root)
         #: digest of the state after a game's last commit
         self._passed: dict[str, str] = {}
@@ -127,6 +132,9 @@ class Runner:
         if self._rerun != "all":
             for key in specs:
                 self._store.check_resumable(key, self._provenance)
+        self._pairs = {item.clean.key for item in planned if item.clean is not None} - {
+            item.spec.key for item in planned
+        }
         pending = deque(specs.values())
         held = self._held
         stop = threading.Event()
@@ -203,7 +211,8 @@ class Runner:
             elif not game.done:
                 games.append(Job("game", spec, number, game.resume))
         self._listener.started(spec, sum(game.rows for game in known.values()))
-        active = _Active(spec, clean_key, script(spec, games))
+        looks = is_foreign(spec) and spec.key not in self._pairs
+        active = _Active(spec, clean_key, script(spec, games, looks))
         self._active[spec.key] = active
         self._advance(active, None)
 
