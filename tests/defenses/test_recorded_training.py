@@ -154,4 +154,4 @@ def test_a_checkpoint_of_another_network_or_a_damaged_one_is_not_taken_up(resour
     path = context.cache.path(CHECKPOINTS, context.base_key)
     path.write_bytes(path.read_bytes()[:40])
     assert Checkpoints(context, mine).resume() == 0
-    path.unlink()
+    assert not path.exists() and path.with_name(f"{path.name}.damaged").exists()
