@@ -27,6 +27,7 @@ class Given(Base):
     """The network in evaluation mode. Its layout in memory is left as it is: it answers as it does elsewhere."""
 
     Params: ClassVar[type[Params]] = GivenParams
+    trains: ClassVar[bool] = False
 
     @classmethod
     def validate(cls, params: Any, facts: TaskFacts) -> None:

@@ -70,7 +70,7 @@ def fresh_registry() -> None:
     plugins.load_all()
 
 
-def _real(what: str, part: str) -> Path:
+def real(what: str, part: str) -> Path:
     """The folder of BENCH_DATA, where it holds `part`; else the test is skipped."""
     folder = os.environ.get("BENCH_DATA")
     if not folder or not (Path(folder) / part).exists():
@@ -99,19 +99,19 @@ def needed(*programs: str, folders: str = "", package: str = "") -> str:
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
     """The folder with the original MNIST files."""
-    return _real("the original MNIST files", "mnist/train-images-idx3-ubyte.gz")
+    return real("the original MNIST files", "mnist/train-images-idx3-ubyte.gz")
 
 
 @pytest.fixture(scope="session")
 def cifar10_dir() -> Path:
     """The folder with the original CIFAR-10 batches."""
-    return _real("the original CIFAR-10 batches", "cifar-10-batches-py/data_batch_1")
+    return real("the original CIFAR-10 batches", "cifar-10-batches-py/data_batch_1")
 
 
 @pytest.fixture(scope="session")
 def imagenet_dir() -> Path:
     """The folder with ten classes of ImageNet and the weights of SqueezeNet 1.1."""
-    return _real("ImageNet classes and SqueezeNet weights", "imagenet/weights/squeezenet1_1.safetensors")
+    return real("ImageNet classes and SqueezeNet weights", "imagenet/weights/squeezenet1_1.safetensors")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors.torch import load_file
@@ -34,6 +34,8 @@ class Base(StaticDefense):
     """
 
     network: nn.Module
+    #: it learns from the training set; False: its network comes with its weights
+    trains: ClassVar[bool] = True
 
     def build(self, facts: TaskFacts, seed: int) -> Network:
         """The network that training starts from, a function of the seed; what is loaded later has the same layers."""

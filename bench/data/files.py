@@ -66,6 +66,18 @@ def locate_in_archive(
     return paths
 
 
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, 64 hex digits; read again only where its size or its time of change is another."""
+    stat = path.stat()
+    return _sha256(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, size: int, changed_ns: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @lru_cache(maxsize=64)
 def _md5(path: str, size: int, changed_ns: int) -> str:
     digest = hashlib.md5(usedforsecurity=False)

@@ -133,10 +133,8 @@ class RunResources:
 
     def has_base(self) -> bool:
         """The trained network is in the cache, or there is none to train."""
-        return (
-            self.spec.base.name == "given"
-            or self.spec.brings_network
-            or self.resources.cache.has("bases", self.resources.artefact(self.spec.base_key))
+        return not getattr(registry.defenses.load(self.spec.base.name), "trains", False) or self.resources.cache.has(
+            "bases", self.resources.artefact(self.spec.base_key)
         )
 
     def base(self) -> Defense:

@@ -19,12 +19,12 @@ import hashlib
 import importlib
 import sys
 from collections.abc import Callable
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import registry, source
+from bench.data.files import file_sha256
 from bench.errors import BadValue, one_line
 from bench.models import DEFAULT, OTHER
 from bench.models.zoo import zoo_source
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _LIBRARIES = ("torchvision", "timm")
+#: architectures that the zoo names by text and that a user's file may import: no import statement here leads to them
+_PUBLISHED = "bench.models.published"
 
 
 def network_name(model: str, dataset: str) -> str:
@@ -59,14 +61,15 @@ def network_source(model: str, weights: str) -> tuple[str, int, str]:
     """Name, version and source hash of a network: of its code, and of the content of its weights file."""
     library, _, name = model.partition(":")
     if library == "zoo":
-        code = " ".join([zoo_source(name), *map(source.module_hash, ("bench.models.zoo", "bench.models.published"))])
+        code = f"{zoo_source(name)} {source.module_hash('bench.models.zoo')} {source.module_hash(_PUBLISHED)}"
         label, number = model, 1
     elif library in _LIBRARIES and name:
         label, number, code = model, 1, f"{library} {_version(library)} {source.module_hash('bench.models.wrapped')}"
     elif ".py:" in model:
         path, _ = _file_and_function(model)
         own = hashlib.sha256(path.read_bytes()).hexdigest()
-        label, number, code = model, 1, f"{own} {source.module_hash('bench.models.wrapped')}"
+        code = f"{own} {source.module_hash('bench.models.wrapped')} {source.module_hash(_PUBLISHED)}"
+        label, number = model, 1
     else:
         entry = registry.models[model]
         label, number, code = entry.name, entry.version, entry.source_hash()
@@ -78,15 +81,7 @@ def network_source(model: str, weights: str) -> tuple[str, int, str]:
 
 def weights_hash(weights: str) -> str:
     """sha256 of a weights file."""
-    path = _weights_path(weights)
-    stat = path.stat()
-    return _sha256(str(path), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: str, size: int, changed_ns: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(_weights_path(weights))
 
 
 def _weights_path(weights: str) -> Path:

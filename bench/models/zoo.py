@@ -14,15 +14,13 @@ checked before it is opened; a pickle is read by torch's restricted reader (`wei
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.data.files import cache_dir, data_dir
+from bench.data.files import cache_dir, data_dir, file_sha256
 from bench.errors import BadValue, DataError, UnknownName, one_line
 
 if TYPE_CHECKING:
@@ -204,20 +202,9 @@ def weights_file(entry: Published) -> Path:
     if path is None:
         path = cache_dir() / "zoo" / f"{entry.file}.safetensors"
         _convert(_download(entry), path)
-    elif path.parent != cache_dir() / "zoo" and _sha256(path) != entry.sha256:
+    elif path.parent != cache_dir() / "zoo" and file_sha256(path) != entry.sha256:
         raise DataError(f"{path} has another sha256 than {entry.sha256[:12]}...: it is damaged or of another network.")
     return path
-
-
-def _sha256(path: Path) -> str:
-    stat = path.stat()
-    return _hashed(str(path), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _hashed(path: str, size: int, changed_ns: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download(entry: Published) -> Path:
@@ -244,7 +231,7 @@ def _download(entry: Published) -> Path:
 
 def verified(path: Path, sha256: str) -> None:
     """`DataError` unless a downloaded file has this sha256 (or its first digits); it is then removed."""
-    found = _sha256(path)
+    found = file_sha256(path)
     if found.startswith(sha256):
         return
     head = path.read_bytes()[:512].lstrip().lower()

@@ -19,7 +19,7 @@ from bench.errors import BadValue, BenchError, BrokenPlugin, UnknownName, one_li
 from bench.models.sources import network_name, network_source
 from bench.planning.config_check import check_sections, game_keys
 from bench.planning.facts import content_of
-from bench.planning.preflight import check_protocol, check_radius, check_sizes
+from bench.planning.preflight import check_protocol, check_radius, check_sizes, has_given_weights
 from bench.planning.requests import Request
 from bench.planning.rules import game_of, paired_clean, with_card
 from bench.planning.spec import GameSpec, Part, RunSpec
@@ -169,7 +169,7 @@ class _Resolver:
         self.keys.declare("surrogate", registry.defenses.load("regular").Params.model_fields)
         if not threat.surrogate:
             return None, None
-        if base.name == "given" or base.params.get("weights"):
+        if has_given_weights(base):
             try:
                 return self._trained_surrogate(threat.surrogate, facts)
             except BadValue:

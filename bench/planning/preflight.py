@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from bench import registry
 from bench.contracts import Attack
 from bench.errors import BadValue
 from bench.norms import ball_of
 from bench.planning.rules import protocols_with, rules_of
-from bench.planning.spec import RunSpec
+from bench.planning.spec import Part, RunSpec
 from bench.threat import ThreatModel
 
 
@@ -57,11 +58,16 @@ def no_company(spec: RunSpec) -> str | None:
     return None
 
 
+def has_given_weights(base: Part) -> bool:
+    """Whether a base is not trained from random weights, so that its recipe makes no other network."""
+    return bool(base.params.get("weights")) or not getattr(registry.defenses.load(base.name), "trains", True)
+
+
 def no_surrogate(spec: RunSpec) -> str | None:
     """Why the attacker cannot have the surrogate that its threat model grants; None if it can."""
     if spec.surrogate is None or spec.surrogate_base is not None:
         return None
-    if spec.base.name == "given" or spec.base.params.get("weights"):
+    if has_given_weights(spec.base):
         return (
             f"the base {spec.base.name} has given weights, and a surrogate cannot be trained on {spec.dataset.name} by "
             f"itself: give training images, and a network as surrogate.model"

@@ -26,19 +26,15 @@ from bench.models import zoo as zoo_module
 from bench.models.published import cnn_a
 from bench.models.sources import make_network
 from bench.models.zoo import ZOO, Published, local_file, verified, weights_file, zoo
-from tests.conftest import Bench
+from tests.conftest import Bench, real
 
 CNN = "cifar10-cnna"
 
 
 @pytest.fixture
-def weights_dir(monkeypatch: pytest.MonkeyPatch) -> Path:
+def weights_dir() -> Path:
     """The data folder, with `weights/`."""
-    folder = Path(os.environ.get("BENCH_DATA", "data"))
-    if not (folder / "weights").is_dir():
-        pytest.skip("needs the weights of the zoo: give BENCH_DATA a folder with weights/")
-    monkeypatch.setenv("BENCH_DATA", str(folder))
-    return folder
+    return real("the weights of the zoo", "weights")
 
 
 def points(dataset: str, folder: Path, count: int | None) -> tuple[Task, list[int]]:
