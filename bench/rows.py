@@ -13,6 +13,9 @@ from torch import Tensor
 
 from bench.norms import Norm, ball_of
 
+#: the answer of a defense that refuses an input; labels are 0 and above
+REFUSED = -1
+
 
 @dataclass(frozen=True)
 class Row:
@@ -20,8 +23,8 @@ class Row:
 
     game, position    which game, and the example's place in it
     index, label      dataset index of the point, and its true label
-    answer            the deployed defense's label for what was served (x', or x after a violation)
-    clean_answer      its label for x, from the same state (probe); None where the paired `clean` run holds it
+    answer            the deployed defense's label for what was served (x', or x after a violation), or `REFUSED`
+    clean_answer      its answer to x, from the same state (probe); None where the paired `clean` run holds it
     distances         of the proposed image to x, by norm (pixels in [0, 1]; l0 counts pixels); NaN if not finite; rows
                       of older databases lack norms that came later
     violation         why x was served instead of the proposal; "" if the proposal was served
@@ -53,18 +56,33 @@ class Row:
 
 
 def is_right(row: Row, budget: tuple[Norm, float] | None, clean_answer: int | None) -> bool | None:
-    """The outcome of an example: whether its answer under attack is right. None where that is not known.
+    """The outcome of an example: whether the attack leaves it right. None where that is not known.
+
+    An attack succeeds where the answer is wrong and not refused. A refusal is no loss where the defense answers the
+    clean image right, so that it must accept that image: a defense that refuses everything saves nothing (the robust
+    error with detection of Tramer: Detecting Adversarial Examples Is (Nearly) As Hard As Classifying Them, ICML 2022).
 
     budget        norm and radius at which an attack of minimal norm is judged: an attacker whose image is farther
                   serves the clean image, so the clean answer counts. None: the answer to what was served counts
     clean_answer  the answer to the clean image, where the row itself has none; None: it is not known
     """
     answer: int | None = row.answer
-    if budget is not None:
-        norm, eps = budget
-        if not row.distances.get(norm, math.nan) <= eps + ball_of(norm).slack:
-            answer = clean_answer if row.clean_answer is None else row.clean_answer
+    if answer == REFUSED or not within(row, budget):
+        answer = clean_answer if row.clean_answer is None else row.clean_answer
     return None if answer is None else answer == row.label
+
+
+def is_fooled(row: Row) -> bool:
+    """The answer to what was served is wrong, and not a refusal."""
+    return row.answer not in (row.label, REFUSED)
+
+
+def within(row: Row, budget: tuple[Norm, float] | None) -> bool:
+    """Whether the proposed image lies in this ball around the clean one; None: there is no bound."""
+    if budget is None:
+        return True
+    norm, eps = budget
+    return row.distances.get(norm, math.nan) <= eps + ball_of(norm).slack
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,11 @@ class ThreatModel:
     randomness      a simulated copy has its own noise key (private) or the defense's (shared)
     queries         how often the deployed defense may be asked about each example (0: never)
     queries_served  whether such a query changes the deployed state
+    accounts        accounts from which the attacker asks about each example, for defenses that tell users apart
+    bans            an account is closed by the first refusal of one of its queries
+    resubmits       how often the attacker may send the image; one wrong answer is enough
+    share           protocol `poison`: of the inputs served beside the victims, the share that is the attacker's
+    place           where these are: in batches `before` the victims, `within` their batches, or `interleaved` with them
     """
 
     norm: Norm = "linf"
@@ -44,6 +49,11 @@ class ThreatModel:
     randomness: Randomness = "private"
     queries: int = 0
     queries_served: bool = False
+    accounts: int = 1
+    bans: bool = False
+    resubmits: int = 1
+    share: float = 0.0
+    place: str = ""
 
     def __post_init__(self) -> None:
         for key, options in (("norm", NORMS), ("weights", get_args(Weights)), ("randomness", get_args(Randomness))):
@@ -63,6 +73,16 @@ class ThreatModel:
             raise BadValue(f"threat.delay is {self.delay}; give a number of points of at least 0.")
         if self.queries < 0:
             raise BadValue(f"threat.queries is {self.queries}; give a number of at least 0.")
+        for key in ("accounts", "resubmits"):
+            if getattr(self, key) < 1:
+                raise BadValue(f"threat.{key} is {getattr(self, key)}; give a number of at least 1.")
+        if not (math.isfinite(self.share) and 0 <= self.share < 1):
+            raise BadValue(f"threat.share is {self.share}; it is a share of the served inputs, from 0 to below 1.")
+        if self.place not in PLACES or bool(self.place) != bool(self.share):
+            raise BadValue(
+                f"threat.place is {self.place!r} where threat.share is {self.share:g}; where the attacker has a share "
+                f"of the inputs, it must be one of {', '.join(PLACES[1:])}, and else empty."
+            )
 
     def with_fields(self, values: dict[str, Any]) -> ThreatModel:
         """A copy with some fields replaced; each value may be a string as typed on a command line."""
@@ -73,7 +93,8 @@ class ThreatModel:
         return replace(self, **{key: convert(f"threat.{key}", value, types[key]) for key, value in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Its fields; those of `LATER` only where they say something, so that older keys hold."""
+        return {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
 
     def card(self) -> str:
         """The threat card: the threat model in one sentence."""
@@ -95,8 +116,20 @@ class ThreatModel:
         if self.queries:
             served = "which change" if self.queries_served else "which do not change"
             parts.append(f"may ask {self.queries} times per example, {served} the state")
+        if self.accounts > 1 or self.bans:
+            closed = ", each closed by its first refusal" if self.bans else ""
+            parts.append(f"asks from {self.accounts} account{'s' if self.accounts > 1 else ''}{closed}")
+        if self.resubmits > 1:
+            parts.append(f"sends an image up to {self.resubmits} times, one wrong answer is enough")
+        if self.share:
+            parts.append(f"{self.share:.3g} of the inputs are the attacker's, {self.place} those that are judged")
         return "; ".join(parts)
 
+
+#: values of `place`
+PLACES = ("", "before", "within", "interleaved")
+#: fields that came later, with the values that they have where nothing is said
+LATER: dict[str, Any] = {"accounts": 1, "bans": False, "resubmits": 1, "share": 0.0, "place": ""}
 
 #: kinds of knowledge, weakest first, in which robust accuracy is summed up
 Tier = Literal["gray-black-box", "train-time", "aware-realistic", "aware-full"]

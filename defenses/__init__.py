@@ -54,5 +54,27 @@ def register() -> None:
             "anti-adversary", "anti_adversary:AntiAdversary", "moves inputs to its own label (Alfarra et al. 2022)",
             f"{ARXIV}2103.14347",
         ),
+        (
+            "tent", "tent:Tent", "adapts batch norm to each batch by its entropy (Wang et al. 2021)",
+            f"{ARXIV}2006.10726",
+        ),
+        ("hedge", "hedge:Hedge", "moves inputs to where no class is likely (Wu et al. 2021)", f"{ARXIV}2106.04169"),
+        ("ttc", "ttc:TTC", "counterattacks the features of an input (Xing et al. 2025)", f"{ARXIV}2503.03613"),
+        (
+            "input-transform", "input_transform:InputTransform", "fewer bits, JPEG, median filter (Guo et al. 2018)",
+            f"{ARXIV}1711.00117",
+        ),
+        (
+            "random-transform", "input_transform:RandomTransform", "random size and place (Xie et al. 2018)",
+            f"{ARXIV}1711.01991",
+        ),
+        (
+            "squeeze-detect", "squeeze_detect:SqueezeDetect",
+            "refuses inputs whose answer changes when they are squeezed (Xu et al. 2018)", f"{ARXIV}1704.01155",
+        ),
+        (
+            "blacklight", "blacklight:Blacklight", "refuses near copies of earlier inputs (Li et al. 2022)",
+            f"{ARXIV}2006.14042",
+        ),
     ):  # fmt: skip
         register_defense(name, f"defenses.{target}", summary=summary, paper=paper)

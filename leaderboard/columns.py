@@ -24,19 +24,28 @@ def _paper(standing: Standing) -> list[str] | None:
 
 ROBUST_TOOLTIP = "Share of the examples that are still answered right under attack, with its 95 % interval."
 CLEAN_TOOLTIP = "Share of the examples that are answered right without an attack, with its 95 % interval."
+RANK_TOOLTIP = (
+    "By robust accuracy in the worst case, then by clean accuracy. A refusal counts at the false rejections beside it."
+)
+REFUSED_TOOLTIP = (
+    "Share of the examples whose clean image the defense refuses; empty for a defense that never refuses. A refusal "
+    "under attack counts as robust only where the clean image is answered right."
+)
+DETECTED_TOOLTIP = "Share of the attacked images that the defense refuses; empty for a defense that never refuses."
 MS_TOOLTIP = "Median time of one answer of the defense, in milliseconds."
 TIMES_TOOLTIP = "The time of one answer divided by that of the base alone on the same machine."
 BASE_TOOLTIP = "The trained network that the defense runs on."
 
 RANKING: tuple[Column[Standing], ...] = (
-    Column("rank", "Rank", "By robust accuracy in the worst case, then by clean accuracy.", lambda one: one.rank,
-           "whole", layout="number"),
+    Column("rank", "Rank", RANK_TOOLTIP, lambda one: one.rank, "whole", layout="number"),
     Column("defense", "Defense", "The defense, and the parameters in which its entries differ.",
            lambda one: _name(one.entry), "name", layout="name"),
     Column("base", "Base", BASE_TOOLTIP, lambda one: one.entry.base, layout="name"),
     Column("robust", "Robust %", "Worst case over the attacks of the tier, taken per example, with its 95 % interval.",
            lambda one: share_cell(one.robust), "share", layout="number"),
     Column("clean", "Clean %", CLEAN_TOOLTIP, lambda one: share_cell(one.clean), "share", layout="number"),
+    Column("refused", "Refuses %", REFUSED_TOOLTIP, lambda one: share_cell(one.refused), "share",
+           layout="number", optional=True),
     Column("n", "n", "Number of examples in the worst case.", lambda one: one.n or None, "whole", layout="number"),
     Column("attacks", "Attacks", "The attacks in the worst case; those that saw fewer examples say how many.",
            lambda one: one.attacks, "list", layout="wide"),
@@ -72,6 +81,10 @@ RUNS: tuple[Column[RunSummary], ...] = (
     Column("n", "n", "Number of attacked examples.", lambda run: run.n, "whole", layout="number"),
     Column("clean", "Clean %", CLEAN_TOOLTIP, lambda run: share_cell(run.clean), "share", layout="number"),
     Column("robust", "Robust %", ROBUST_TOOLTIP, lambda run: share_cell(run.robust), "share", layout="number"),
+    Column("refused", "Refuses %", REFUSED_TOOLTIP, lambda run: share_cell(run.refused), "share",
+           layout="number", optional=True),
+    Column("detected", "Detects %", DETECTED_TOOLTIP, lambda run: share_cell(run.detected), "share",
+           layout="number", optional=True),
     Column("ms", "ms per answer", MS_TOOLTIP, lambda run: _milliseconds(run.answer_s), "figure", layout="number"),
     Column("flags", "Flags and reasons", "Warnings about the run, and why it was skipped or failed.",
            lambda run: [run.flags, "" if run.status == "DONE" else f"{run.status}: {run.reason}"], "flags",
@@ -83,6 +96,8 @@ RUNS: tuple[Column[RunSummary], ...] = (
 RUN_FIGURES: tuple[Column[RunSummary], ...] = (
     Column("robust", "robust %", ROBUST_TOOLTIP, lambda run: share_cell(run.robust), "share"),
     Column("clean", "clean %", CLEAN_TOOLTIP, lambda run: share_cell(run.clean), "share"),
+    Column("refused", "refuses %", REFUSED_TOOLTIP, lambda run: share_cell(run.refused), "share", optional=True),
+    Column("detected", "detects %", DETECTED_TOOLTIP, lambda run: share_cell(run.detected), "share", optional=True),
     Column("ms", "ms per answer", MS_TOOLTIP, lambda run: _milliseconds(run.answer_s), "figure"),
     Column("times", "times the base", TIMES_TOOLTIP, lambda run: figure_cell(run.times_base), "figure"),
 )
@@ -92,8 +107,10 @@ EXAMPLES: tuple[Column[Example], ...] = (
     Column("game", "Game", "The game in which it was answered.", lambda one: one.game, "whole", layout="number"),
     Column("position", "Position", "Its position in the game.", lambda one: one.position, "whole", layout="number"),
     Column("label", "Label", "The true label.", lambda one: one.label, "whole", layout="number"),
-    Column("clean", "Clean answer", "The answer without an attack.", lambda one: one.clean, "whole", layout="number"),
-    Column("answer", "Answer", "The answer under attack.", lambda one: one.answer, "whole", layout="number"),
+    Column("clean", "Clean answer", "The answer without an attack; -1: refused.", lambda one: one.clean, "whole",
+           layout="number"),
+    Column("answer", "Answer", "The answer under attack; -1: refused.", lambda one: one.answer, "whole",
+           layout="number"),
     Column("outcome", "Outcome", "survived, broken, or violation: the image broke the threat model.",
            lambda one: one.outcome, "outcome"),
     Column("distance", "Distance", "How far the image was moved, in the norm of the run.", lambda one: one.distance,

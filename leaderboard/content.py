@@ -80,6 +80,7 @@ class RunSummary:
     spent         what the attack spent on one example, on average: passes, queries, seconds
     times_base    the time of one answer divided by that of the base on the same machine; None if one was not measured
     page          where the page of the run lies in the site; "" if it has none
+    refused       of a defense that may refuse: the share of clean images that it refuses; detected: of attacked ones
     """
 
     run: str
@@ -105,6 +106,8 @@ class RunSummary:
     spent: dict[str, float] = field(default_factory=dict)
     times_base: float | None = None
     page: str = ""
+    refused: Share | None = None
+    detected: Share | None = None
 
     @property
     def board(self) -> Board:
@@ -124,6 +127,7 @@ class Standing:
     attacks   the attacks in the worst case; breakers: which of them broke how much, in words
     why       why the standing has no rank; "" if it has one
     rank      from 1; None if there is none
+    refused   share of clean images that the defense refuses; None if it never refuses
     front     it is on the Pareto front: no entry of the board and tier is as robust and as fast, and better in one
     """
 
@@ -141,6 +145,7 @@ class Standing:
     why: str = ""
     rank: int | None = None
     front: bool = False
+    refused: Share | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.analysis.gallery import Shown
-from bench.rows import Row
+from bench.rows import REFUSED, Row
 
 #: bytes that all images of a page may have
 BYTES = 600_000
@@ -31,9 +31,14 @@ def gallery_data(shown: Sequence[Shown], outcome: Callable[[Row], str]) -> list[
         if spent > BYTES:
             break
         row = one.row
-        words = f"label {row.label}, answered {row.answer}" + (f"; {row.violation}" if row.violation else "")
+        words = f"label {row.label}, {answer_in_words(row)}" + (f"; {row.violation}" if row.violation else "")
         examples.append({"index": row.index, "kind": outcome(row), "words": words, "images": images})
     return examples
+
+
+def answer_in_words(row: Row) -> str:
+    """The answer to what was served: `answered 3`, or `refused`."""
+    return "refused" if row.answer == REFUSED else f"answered {row.answer}"
 
 
 def _images(one: Shown) -> list[dict[str, Any]]:
@@ -43,7 +48,7 @@ def _images(one: Shown) -> list[dict[str, Any]]:
     scaled = 0.5 + difference / (2 * largest) if largest else torch.full_like(difference, 0.5)
     images = [
         image_data(one.x, "clean", f"clean image {one.row.index}, label {one.row.label}"),
-        image_data(one.x_adv, "served", f"served image, answered {one.row.answer}"),
+        image_data(one.x_adv, "served", f"served image, {answer_in_words(one.row)}"),
         image_data(
             scaled, f"difference x {1 / (2 * largest):.3g}" if largest else "no difference", "difference, scaled"
         ),

@@ -56,6 +56,7 @@ def _standing(entry: Entry, board: Board, tier: str, runs: Sequence[AnsweredRun]
         tier=tier,
         robust=robust,
         clean=max(summaries, key=lambda summary: summary.n).clean,
+        refused=max(summaries, key=lambda summary: summary.n).refused,
         n=n,
         attacks=_attack_names(done, n) if fair else (),
         breakers=breakers,

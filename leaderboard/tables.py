@@ -39,6 +39,7 @@ class Column(Generic[RowT]):
     layout    name: at least 7 rem; number: figures, in one line; wide: long text, wrapped; text: anything else
     exported  whether CSV and the clipboard have it
     shown     whether it is visible before a reader changes that
+    optional  a table in which no row has a value leaves it out
     """
 
     name: str
@@ -50,6 +51,7 @@ class Column(Generic[RowT]):
     layout: Literal["text", "name", "number", "wide"] = "text"
     exported: bool = True
     shown: bool = True
+    optional: bool = False
 
     def description(self) -> dict[str, Any]:
         """The column as the browser reads it."""
@@ -73,6 +75,8 @@ def table_data(
     order   the column that rows are sorted by at first, and in which direction; None: the order of the rows
     where   facts of a row beside its cells. boards, tier, base: when to show it; muted: whether to draw it in grey
     """
+    rows = list(rows)
+    columns = [one for one in columns if not one.optional or any(one.value(row) is not None for row in rows)]
     return {
         "columns": [column.description() for column in columns],
         "order": [] if order is None else [list(order)],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.analysis.describe import clean_answers, threat_tag
-from bench.analysis.metrics import Sharing, answered_right, at_budget
+from bench.analysis.metrics import Sharing, answered_right, at_budget, refuses
 from bench.analysis.pairs import Difference, paired, paired_repeated
 from bench.errors import BadValue
 from bench.rows import Row
@@ -42,8 +42,8 @@ def compare_runs(store: Store, a: RunRecord, b: RunRecord) -> Comparison:
     for record, outcome in zip((a, b), outcomes, strict=True):
         if missing := len(rows[record.key]) - len(outcome):
             raise BadValue(
-                f"{missing} examples of {record.key[:12]} are farther than its budget and have no clean answer to fall "
-                f"back on: play the clean run that it is paired with, with: bench run --attack clean"
+                f"{missing} examples of {record.key[:12]} are beyond its budget or refused, and have no clean answer "
+                f"to fall back on: play the clean run that it is paired with, with: bench run --attack clean"
             )
     keys = sorted(outcomes[0])
     first, second = ([outcome[key] for key in keys] for outcome in outcomes)
@@ -56,7 +56,7 @@ def compare_runs(store: Store, a: RunRecord, b: RunRecord) -> Comparison:
 def outcome_of(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[tuple[int, int], bool]:
     """Whether each example (game, index) was answered right: at the budget, for attacks of minimal norm."""
     if record.spec.get("attack_kind") != "minimal":
-        return answered_right(rows)
+        return answered_right(rows, clean_answers(store, record) if refuses(rows) else {})
     threat = ThreatModel(**record.spec["threat"])
     return at_budget(rows, threat.norm, threat.eps, clean_answers(store, record))
 

@@ -16,6 +16,8 @@ from bench.analysis.metrics import (
     answered_right,
     at_budget,
     clean_accuracy,
+    detection_rate,
+    false_rejections,
     median_distance,
     redraws,
     robust_accuracy,
@@ -53,13 +55,14 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     threat = ThreatModel(**spec["threat"])
     minimal = spec.get("attack_kind") == "minimal"
     clean = clean_answers(store, record)
-    right = at_budget(rows, threat.norm, threat.eps, clean) if minimal else answered_right(rows)
+    right = at_budget(rows, threat.norm, threat.eps, clean) if minimal else answered_right(rows, clean)
     robust = robust_accuracy(rows, sharing, right) if len(right) == len(rows) else None
     delays = answer_delays(store, record, rows)
     result = {
         **names_of(record),
         "clean_accuracy": _estimate(clean_accuracy(rows, sharing, clean)),
         "robust_accuracy": _estimate(robust),
+        **_refusals(spec, rows, sharing, clean),
         "violations": sum(bool(row.violation) for row in rows),
         "seconds": seconds(store, record, rows),
         "answer_s": float(np.median(delays)) if delays else None,
@@ -79,9 +82,21 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     if again is not None:
         result["redraws"] = asdict(again)
     if minimal:  # the image as the attack left it, whatever its distance; and how far that was
-        result["uncut_accuracy"] = _estimate(robust_accuracy(rows, sharing, answered_right(rows)))
+        result["uncut_accuracy"] = _estimate(robust_accuracy(rows, sharing, answered_right(rows, clean)))
         result["median_distance"] = median_distance(rows, threat.norm)
     return result
+
+
+def _refusals(
+    spec: Mapping[str, Any], rows: Sequence[Row], sharing: Sharing, clean: Mapping[tuple[int, int], int]
+) -> dict[str, Any]:
+    """What a defense that may refuse inputs did refuse; nothing for others."""
+    if not spec.get("abstains"):
+        return {}
+    return {
+        "false_rejections": _estimate(false_rejections(rows, sharing, clean)),
+        "detection_rate": _estimate(detection_rate(rows, sharing)),
+    }
 
 
 def _estimate(estimate: Estimate | None) -> Any:

@@ -12,7 +12,7 @@ from bench import registry
 from bench.errors import one_line
 from bench.game.resources import Resources
 from bench.planning.spec import RunSpec
-from bench.rows import Row
+from bench.rows import Row, is_fooled
 from bench.store import RunRecord, Store
 from bench.store.images import stored_images
 
@@ -58,8 +58,8 @@ def gallery(
 def choose(rows: Sequence[Row], count: int) -> list[Row]:
     """Rows to look at: violations first, then broken and survived in turn, each in the order of the run."""
     violated = [row for row in rows if row.violation]
-    broken = [row for row in rows if not row.violation and row.answer != row.label]
-    stood = [row for row in rows if not row.violation and row.answer == row.label]
+    broken = [row for row in rows if not row.violation and is_fooled(row)]
+    stood = [row for row in rows if not row.violation and not is_fooled(row)]
     turns = [row for pair in zip(broken, stood, strict=False) for row in pair]
     shorter = min(len(broken), len(stood))
     return [*violated, *turns, *broken[shorter:], *stood[shorter:]][:count]

@@ -12,7 +12,7 @@ import numpy as np
 from bench.analysis.intervals import Estimate, clustered, repeated, wilson, wilson_given
 from bench.analysis.worst_case import worst_case
 from bench.norms import Norm
-from bench.rows import Row, is_right
+from bench.rows import REFUSED, Row, is_fooled, is_right
 
 #: by (game, index): whether an example was answered right
 Outcomes = Mapping[tuple[int, int], bool]
@@ -45,9 +45,14 @@ def by_game(rows: Sequence[Row], outcome: Outcomes) -> list[list[bool]]:
     return list(games.values())
 
 
-def answered_right(rows: Sequence[Row]) -> dict[tuple[int, int], bool]:
-    """By example: whether the answer to what was served is right."""
-    return {(row.game, row.index): row.answer == row.label for row in rows}
+def answered_right(
+    rows: Sequence[Row], clean: Mapping[tuple[int, int], int] | None = None
+) -> dict[tuple[int, int], bool]:
+    """By example: whether the answer to what was served is right, or a refusal that counts as right (`is_right`).
+
+    clean: as for `at_budget`, for rows that were refused.
+    """
+    return _outcomes(rows, None, clean or {})
 
 
 def at_budget(
@@ -57,18 +62,29 @@ def at_budget(
 
     clean: clean answers by (game, index), for rows without. Examples whose outcome is not known are left out.
     """
+    return _outcomes(rows, (norm, eps), clean)
+
+
+def _outcomes(
+    rows: Sequence[Row], budget: tuple[Norm, float] | None, clean: Mapping[tuple[int, int], int]
+) -> dict[tuple[int, int], bool]:
     outcomes = {}
     for row in rows:
         example = (row.game, row.index)
-        right = is_right(row, (norm, eps), clean.get(example))
+        right = is_right(row, budget, clean.get(example))
         if right is not None:
             outcomes[example] = right
     return outcomes
 
 
+def refuses(rows: Sequence[Row]) -> bool:
+    """Whether the defense refused one of the attacked images: then the clean answers decide (`is_right`)."""
+    return any(row.answer == REFUSED for row in rows)
+
+
 def median_distance(rows: Sequence[Row], norm: Norm) -> float | None:
     """Median distance of the images that were answered wrong; 0 for an x that was wrong itself. None without any."""
-    measured = [row.distances.get(norm, math.nan) for row in rows if row.answer != row.label]
+    measured = [row.distances.get(norm, math.nan) for row in rows if is_fooled(row)]
     finite = [distance for distance in measured if math.isfinite(distance)]
     return float(np.median(finite)) if finite else None
 
@@ -80,16 +96,30 @@ def robust_accuracy(rows: Sequence[Row], sharing: Sharing, right: Outcomes) -> E
 
 def clean_accuracy(rows: Sequence[Row], sharing: Sharing, clean: Mapping[tuple[int, int], int]) -> Estimate | None:
     """Share of examples whose clean answer is right: from the rows themselves, else from `clean` (game, index)."""
+    answers = _clean(rows, clean)
+    labels = {(row.game, row.index): row.label for row in rows}
+    return _accuracy(rows, {example: answer == labels[example] for example, answer in answers.items()}, sharing)
+
+
+def false_rejections(rows: Sequence[Row], sharing: Sharing, clean: Mapping[tuple[int, int], int]) -> Estimate | None:
+    """Share of examples whose clean image is refused. clean: as for `clean_accuracy`."""
+    refused = {example: answer == REFUSED for example, answer in _clean(rows, clean).items()}
+    return _accuracy(rows, refused, sharing)
+
+
+def detection_rate(rows: Sequence[Row], sharing: Sharing) -> Estimate | None:
+    """Share of the attacked images that are refused, among those that differ from the clean one; None without any."""
+    attacked = [row for row in rows if row.adv_sha256 != row.x_sha256 and not row.violation]
+    return _accuracy(attacked, {(row.game, row.index): row.answer == REFUSED for row in attacked}, sharing)
+
+
+def _clean(rows: Sequence[Row], clean: Mapping[tuple[int, int], int]) -> dict[tuple[int, int], int]:
+    """The clean answer of each example: from the row itself, else from `clean`; without those that have none."""
     answers = {
         (row.game, row.index): row.clean_answer if row.clean_answer is not None else clean.get((row.game, row.index))
         for row in rows
     }
-    outcome = {
-        (row.game, row.index): answers[row.game, row.index] == row.label
-        for row in rows
-        if answers[row.game, row.index] is not None
-    }
-    return _accuracy(rows, outcome, sharing)
+    return {example: answer for example, answer in answers.items() if answer is not None}
 
 
 def _accuracy(rows: Sequence[Row], outcome: Outcomes, sharing: Sharing) -> Estimate | None:

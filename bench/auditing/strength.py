@@ -19,7 +19,7 @@ from bench.draws import Draws
 from bench.game.oracle import Trace
 from bench.norms import on_surface, random_offset
 from bench.pgd import pgd
-from bench.rows import Row
+from bench.rows import Row, is_fooled
 from bench.threat import ThreatModel
 
 #: iterates at the end of an attack within which its loss must have settled [IoAF]
@@ -137,7 +137,7 @@ def belief(played: Mapping[str, Played], name: str) -> Finding | None:
     if not rows:
         return None
     believed = sum(bool(row.believed) for row in rows) / len(rows)
-    judged = sum(row.answer != row.label for row in rows) / len(rows)
+    judged = sum(is_fooled(row) for row in rows) / len(rows)
     return finding("V2", abs(believed - judged), f"{name} believed {believed:.1%} broken, judged {judged:.1%}")
 
 

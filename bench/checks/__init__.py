@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,9 @@ def run_checks(name: str, kind: str, config: Config, resources: Resources, datas
     """All checks of one plug-in; `kind` is `defense` or `attack`. A check that raises has failed."""
     facts = facts_of(resources.settings.data_dir)
     if kind == "defense":
-        count = max(POINTS, 3 * int(registry.defenses.load(name).batch_size))
-        request = Request(defenses=(name,), attacks=("clean",), bases=(base,), datasets=(dataset,), n=count)
+        request = Request(defenses=(name,), attacks=("clean",), bases=(base,), datasets=(dataset,), n=POINTS)
         spec = plan([request], config, facts)[0].spec
-        subject = DefenseSubject(resources, spec)
+        subject = DefenseSubject(resources, replace(spec, n=max(POINTS, 3 * spec.game.batch)))
         return [_result(check, subject) for check in DEFENSE_CHECKS]
     entry = registry.attacks[name].resolved()
     quick = registry.protocols.load(str(entry.protocol)).quick

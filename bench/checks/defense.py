@@ -26,6 +26,8 @@ class DefenseSubject:
         self.spec = spec
         self._x, self.y = resources.of(spec).points(spec.indices)
         self.classes = resources.task(spec.dataset).facts.num_classes
+        #: columns of its logits: one more for a refusal
+        self.columns = self.classes + spec.abstains
 
     @property
     def x(self) -> Tensor:
@@ -57,9 +59,9 @@ def check_declares_its_kind(subject: DefenseSubject) -> str:
 
 
 def check_answers_finite_logits(subject: DefenseSubject) -> str:
-    """predict gives finite logits (N, K)."""
+    """predict gives finite logits (N, K); (N, K + 1) of a defense that abstains."""
     logits = subject.fresh().predict(subject.x)
-    want = (len(subject.x), subject.classes)
+    want = (len(subject.x), subject.columns)
     demand(tuple(logits.shape) == want, f"logits have the shape {tuple(logits.shape)} where {want} is due")
     demand(bool(torch.isfinite(logits).all()), "some logits are not finite")
     return f"{want[0]} x {want[1]}, finite"
@@ -217,7 +219,7 @@ def check_the_proxy_has_gradients(subject: DefenseSubject) -> str:
     proxy = defense.proxy()
     x = subject.x.clone().requires_grad_(True)
     logits = proxy(x)
-    want = (len(subject.x), subject.classes)
+    want = (len(subject.x), subject.columns)
     demand(tuple(logits.shape) == want, f"proxy logits have the shape {tuple(logits.shape)} where {want} is due")
     loss = torch.nn.functional.cross_entropy(logits, subject.y, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, x)

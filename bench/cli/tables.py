@@ -127,5 +127,9 @@ def print_results(results: Sequence[dict[str, Any]]) -> None:
     for r in results:
         if r["reason"]:
             console.print(f"{r['run'][:6]} {r['status']}: {escape(r['reason'])}", style="yellow")
+        if r.get("false_rejections") is not None:
+            attacked = r["detection_rate"]
+            text = "" if attacked is None else f", of attacked images {short_share(attacked)} %"
+            console.print(f"{r['run'][:6]} refuses {short_share(r['false_rejections'])} % of clean images{text}")
         for flag in r["flags"]:
             console.print(f"{r['run'][:6]} {escape(flag['id'])}: {escape(flag['message'])}", style="yellow")

@@ -15,6 +15,7 @@ from bench.contracts.defense import (
     labels_of,
     probe,
     shallow_fork,
+    with_refusal,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "labels_of",
     "probe",
     "shallow_fork",
+    "with_refusal",
 ]

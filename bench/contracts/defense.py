@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from bench.deadline import NEVER, Deadline
 from bench.draws import seed_of
 from bench.errors import BadAnswer
+from bench.rows import REFUSED
 from bench.values import Params, State
 
 if TYPE_CHECKING:
@@ -73,6 +74,13 @@ class Defense(ABC):
     randomised: ClassVar[bool] = False
     #: `proxy()` gives a network with useful gradients
     differentiable: ClassVar[bool] = True
+    #: it may refuse an input: all its logits, of `proxy()` too, are (N, K + 1), and it refuses where the last is the
+    #: largest (see `with_refusal`). Attackers see a refusal as an answer that their image did not change
+    abstains: ClassVar[bool] = False
+    #: why `unrolled` is not to be had; "": it is
+    not_unrolled: ClassVar[str] = "it declares no adaptation that is a function of its input"
+    #: it compares an input with those before it to find attackers, so attacks by queries are served like other inputs
+    watches_queries: ClassVar[bool] = False
     #: it is built on the base's network; False: it brings a network of its own, no base is trained, and who knows the
     #: trained network knows `proxy()` as it is before anything was served
     uses_base: ClassVar[bool] = True
@@ -82,6 +90,8 @@ class Defense(ABC):
     def __init__(self, params: Any = None) -> None:
         self.params: Any = params if params is not None else self.Params()
         self.noise_key: int = 0
+        #: who sends the next input, set by the harness: 0 a user of whom nothing else is known, above 0 an attacker's
+        self.account: int = 0
         #: optimiser steps taken by answers so far; a meter, not part of the state
         self.adaptation_steps: int = 0
 
@@ -104,7 +114,10 @@ class Defense(ABC):
 
     @abstractmethod
     def predict(self, x: Tensor) -> Tensor:
-        """Serve x (N, C, H, W) in [0, 1], in its order, and return logits (N, K). May change the state."""
+        """Serve x (N, C, H, W) in [0, 1], in its order, and return logits (N, K). May change the state.
+
+        (N, K + 1) of a defense that `abstains`, here and below.
+        """
 
     @abstractmethod
     def snapshot(self) -> State:
@@ -125,6 +138,13 @@ class Defense(ABC):
         draw: None reproduces the next answer's randomness, an integer gives an independent draw.
         company: (B-1, C, H, W), the rest of the batch of a `batch` defense.
         """
+
+    def unrolled(self, steps: int, served: int = 0, draw: int | None = None) -> nn.Module:
+        """Logits (B, K) of x (B, C, H, W) as a differentiable function of x through the last `steps` adaptation steps.
+
+        served: how many steps are taken in all; 0: as many as an answer takes. draw: as in `probe`.
+        """
+        raise BadAnswer(f"{type(self).__name__} cannot be unrolled: {self.not_unrolled}.")
 
     def noise_of(self, draw: int | None) -> int:
         """The noise key of a draw: its own for None, as in `probe`."""
@@ -286,9 +306,18 @@ def shallow_fork(defense: Any) -> Any:
     return twin
 
 
-def labels_of(logits: Tensor) -> list[int]:
-    """The answered label of each row: the first of the largest logits."""
-    return [int(label) for label in logits.argmax(dim=1)]
+def labels_of(logits: Tensor, classes: int) -> list[int]:
+    """The answered label of each row of logits (N, K), or (N, K + 1), where the last is `REFUSED`."""
+    return [REFUSED if int(label) == classes else int(label) for label in logits.argmax(dim=1)]
+
+
+def with_refusal(logits: Tensor, excess: Tensor) -> Tensor:
+    """Logits (N, K + 1) from (N, K): a refusal where excess (N,) is above 0.
+
+    excess: by how much a detector's score is above its threshold, in units in which 1 is much: the last logit is the
+    largest of the others plus this, so that a gradient through it leads out of the refusal.
+    """
+    return torch.cat([logits, logits.amax(1, keepdim=True) + excess[:, None].to(logits)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -299,3 +328,5 @@ class DefenseInfo:
     kind: Kind
     differentiable: bool
     randomised: bool
+    abstains: bool = False
+    not_unrolled: str = Defense.not_unrolled

@@ -8,7 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from bench.contracts.defense import DefenseInfo, Kind
@@ -23,8 +25,47 @@ def margins(logits: Tensor, y: Tensor) -> Tensor:
     return own - others
 
 
+def folded(logits: Tensor, y: Tensor, classes: int) -> Tensor:
+    """Logits (N, K) in which a refusal counts as the right answer, from logits (N, K) or (N, K + 1) and labels (N,).
+
+    An attack that looks for a wrong answer in them looks for one that is not refused: the logit of the label becomes
+    the larger of its own and the refusal's.
+    """
+    if logits.shape[1] == classes:
+        return logits
+    own, refusal = logits[:, :classes], logits[:, classes:]
+    right = torch.nn.functional.one_hot(y, classes).bool()
+    return torch.where(right, torch.maximum(own, refusal), own)
+
+
+#: the logit of the label in a reply that is a refusal; the others are 0
+SURE = 100.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an attacker gets from the deployed defense.
+
+    logits   (N, K); of a refused input 0, and `SURE` for its label: the image changed nothing, and no more is told
+    refused  (N,) bool
+    """
+
+    logits: Tensor
+    refused: Tensor
+
+    @staticmethod
+    def of(logits: Tensor, y: Tensor, classes: int) -> Reply:
+        """The reply for logits (N, K) or (N, K + 1) of inputs that are about images with labels y (N,)."""
+        refused = logits.argmax(1) == classes
+        nothing = SURE * torch.nn.functional.one_hot(y, classes).to(logits)
+        return Reply(torch.where(refused[:, None], nothing, logits[:, :classes]), refused)
+
+
 class Simulation(ABC):
-    """An attacker's own copy of the defense: used like a defense. What it costs is counted."""
+    """An attacker's own copy of the defense: used like a defense. What it costs is counted.
+
+    Logits and networks have K columns, also of a defense that refuses inputs: see `folded`.
+    """
 
     kind: Kind
     batch_size: int
@@ -69,6 +110,8 @@ class Simulation(ABC):
 class Oracle(ABC):
     """Answers an attack within its threat model, records and counts.
 
+    All logits have K columns. A refusal counts as the right answer in them: see `folded` and `Reply`.
+
     threat  what is granted
     info    name, kind, differentiable, randomised: a value, not the defense
     report  is called with one line of progress, by attacks that take long
@@ -87,16 +130,27 @@ class Oracle(ABC):
         """Within: `model()` is this network, which the attack made from what it was granted; its use is recorded."""
 
     @abstractmethod
-    def query(self, x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
-        """The deployed defense's answer, logits (N, K), for x (N, C, H, W): a fresh draw each time, counted.
+    def ask(self, x: Tensor, rows: Sequence[int] | None = None) -> Reply:
+        """The deployed defense's reply to x (N, C, H, W): a fresh draw each time, counted.
 
         rows: which example of the call each input is charged to. None: in order where there are as many inputs as
-        examples, else each to the nearest example.
+        examples, else each to the nearest example. An input is sent from the first open account of its example.
         """
+
+    def query(self, x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        """The logits (N, K) of `ask`, for attacks that do not look at refusals."""
+        return self.ask(x, rows).logits
 
     @abstractmethod
     def queries_left(self, row: int) -> int:
-        """How many queries about one example of the call are left."""
+        """How many queries about one example of the call are left; 0 where all its accounts are closed."""
+
+    @abstractmethod
+    def change_account(self, row: int) -> bool:
+        """Go on with another account in the queries about an example; False, and nothing changed, if it was the last.
+
+        With `threat.bans` an account is closed, and so changed, by its first refusal.
+        """
 
     @abstractmethod
     def about(self, rows: Sequence[int]) -> AbstractContextManager[None]:

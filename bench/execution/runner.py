@@ -279,12 +279,12 @@ class Runner:
     def _count_right(self, run: _Active, rows: list[Row]) -> int | None:
         """How many of these examples count as robust; None where a clean answer that decides it is not there yet."""
         spec = run.spec
-        if not spec.minimal:
+        if not spec.minimal and not spec.abstains:
             return sum(row.answer == row.label for row in rows)
         if not run.clean and run.clean_key is not None:
             ((_, answers),) = self._store.facts([run.clean_key], ("game", "index", "answer"))
             run.clean = {(game, index): answer for game, index, answer in answers}
-        budget = (spec.threat.norm, spec.threat.eps)
+        budget = (spec.threat.norm, spec.threat.eps) if spec.minimal else None
         outcomes = [is_right(row, budget, run.clean.get((row.game, row.index))) for row in rows]
         return None if None in outcomes else sum(map(bool, outcomes))
 

@@ -24,7 +24,9 @@ class Crafted:
     """Proposed images of a block with what they cost, one entry per example.
 
     images (N, C, H, W) float32; the counts (N,) int64; seconds (N,) float64; believed and fooled_inside (N,) int8 with
-    -1 where the attacker had no network.
+    -1 where the attacker had no network. answered (N,) int64: the label with which a defense that refuses inputs
+    answered the image when it was served as a query, which then is the answer that counts: an attacker who has a wrong
+    answer need not ask again. `UNANSWERED` where it was not; None where no query is served.
     """
 
     images: Tensor
@@ -35,9 +37,11 @@ class Crafted:
     seconds: Tensor
     believed: Tensor
     fooled_inside: Tensor
+    answered: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: tensor for name, tensor in held.items() if tensor is not None}
 
     def rows(self, rows: Sequence[int]) -> Crafted:
         return Crafted(**{name: tensor[list(rows)] for name, tensor in self.tensors().items()})
@@ -52,9 +56,7 @@ class Crafted:
 
     @staticmethod
     def join(parts: Sequence[Crafted]) -> Crafted:
-        return Crafted(
-            **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Crafted)},
-        )
+        return Crafted(**{name: torch.cat([part.tensors()[name] for part in parts]) for name in parts[0].tensors()})
 
 
 def _known(value: Tensor) -> bool | None:
@@ -93,6 +95,7 @@ def craft(attack: Attack, oracle: GameOracle, x: Tensor, y: Tensor, spec: RunSpe
         torch.full((count,), max(seconds, 0.0) / count, dtype=torch.float64),
         believed,
         inside,
+        oracle.answered(images),
     )
 
 

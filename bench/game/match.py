@@ -16,7 +16,7 @@ from bench.game.blocks import Blocks
 from bench.game.chunks import ChunkMaker
 from bench.game.crafting import Crafted, Crafts, craft
 from bench.game.judge import Ruling, admitted, rule
-from bench.game.oracle import GameOracle
+from bench.game.oracle import UNANSWERED, GameOracle
 from bench.game.serving import Serving
 from bench.planning.spec import RunSpec
 from bench.rows import Meter, Resume, Row, image_hash
@@ -147,13 +147,20 @@ class Match:
         """Serve x (B, C, H, W): the state moves on."""
         return self._metered(lambda: self.serving.serve(x), len(x))
 
+    def answered(self, group: Group) -> Answers | None:
+        """The answers that all proposals of a group already got as served queries: see `Crafted`. None: not all did."""
+        labels = group.crafted.answered
+        if labels is None or bool((labels == UNANSWERED).any()) or any(one.violation for one in group.rulings):
+            return None
+        return Answers([int(label) for label in labels], 0, 0.0)
+
     def probe(self, x: Tensor, company: Tensor | None = None) -> Answers:
         """Answer each point of x (B, C, H, W) as if it came next, alone; the state stays as it was."""
         return self._metered(lambda: self.serving.probe(x, company), len(x))
 
     def _metered(self, answer: Callable[[], Tensor], count: int) -> Answers:
         seconds, steps = self.serving.seconds, self.serving.steps
-        labels = labels_of(answer())
+        labels = labels_of(answer(), self.serving.classes)
         spent = self.serving.seconds - seconds
         self.meter.defense_s += spent
         return Answers(labels, (self.serving.steps - steps) // count, spent / count)

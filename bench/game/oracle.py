@@ -14,14 +14,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bench.contracts import Defense, DefenseInfo, probe
-from bench.contracts.oracle import Oracle, Simulation, margins
+from bench.contracts import Defense, DefenseInfo, labels_of, probe
+from bench.contracts.oracle import Oracle, Reply, Simulation, folded, margins
 from bench.draws import seed_of
 from bench.errors import AccessDenied
 from bench.models.frozen import frozen_copy
 from bench.norms import ball_of
+from bench.rows import REFUSED, image_hash
 from bench.threat import ThreatModel
 from bench.values import State
+
+#: the label of a proposal that was not served as a query before
+UNANSWERED = -2
 
 
 @dataclass
@@ -70,6 +74,7 @@ class GameOracle(Oracle):
 
     threat    what is granted
     info      name, kind, differentiable, randomised: a value, not the defense
+    classes   number of classes
     deployed  the defense as it serves now; None in `replay`, where nothing is deployed yet
     trained   theta_0
     surrogate the attacker's own network, if the threat model grants one
@@ -86,6 +91,7 @@ class GameOracle(Oracle):
         threat: ThreatModel,
         info: DefenseInfo,
         *,
+        classes: int,
         trained: nn.Module,
         surrogate: nn.Module | None = None,
         deployed: Defense | None,
@@ -101,6 +107,7 @@ class GameOracle(Oracle):
     ) -> None:
         self.threat = threat
         self.info = info
+        self.classes = classes
         self._trained = trained
         self._surrogate = surrogate
         self._deployed = deployed
@@ -119,6 +126,10 @@ class GameOracle(Oracle):
         self._x = torch.empty(0)
         self._y = torch.empty(0, dtype=torch.int64)
         self._indices: list[int] = []
+        #: how many accounts of each example of the call were given up or closed
+        self._closed: list[int] = []
+        #: by example of the call and image: the label with which a served query was answered
+        self._served: dict[tuple[int, str], int] = {}
         #: the examples of the call that the attack works on now; None: all
         self._focus: Tensor | None = None
         #: what the attack is handed for the granted network: see `granting`
@@ -129,7 +140,7 @@ class GameOracle(Oracle):
     # -- what an attack may call ------------------------------------------------------------------------------------
 
     def model(self) -> nn.Module:
-        return self.recorded(self._network() if self._stand_in is None else self._stand_in)
+        return self.recorded(self.accepting(self._network() if self._stand_in is None else self._stand_in))
 
     @contextmanager
     def granting(self, network: nn.Module) -> Iterator[None]:
@@ -142,27 +153,60 @@ class GameOracle(Oracle):
     def whose(self, x: Tensor) -> Tensor:
         return self._attribute(x)
 
-    def query(self, x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+    def ask(self, x: Tensor, rows: Sequence[int] | None = None) -> Reply:
         if not self.threat.queries:
             raise AccessDenied("The threat model grants no query (threat.queries is 0).")
         if self._deployed is None:
             raise AccessDenied("There is no deployed defense to query yet: this protocol crafts before it serves.")
         self.hurry()
-        answers = []
         charged = [int(row) for row in (self._attribute(x) if rows is None else rows)]
         if self._deployed.kind == "static" and not self.info.randomised:  # an answer depends on its point alone
             for row in charged:
                 self._charge(row)
-            return self._deployed.predict(x.clone())
+            return self._reply(self._deployed.predict(x.clone()), x, charged)
+        parts = []
         for row, point in zip(charged, x, strict=True):
             self.hurry()
             spent = self._charge(row)
             if self.threat.queries_served and self._serve is not None:
-                answers.append(self._serve(point[None]))
+                self._deployed.account = self._account(row)
+                answer = self._serve(point[None])
+                self._deployed.account = 0
             else:
                 draw = seed_of(self._key, "query", self._indices[row], spent)
-                answers.append(probe(self._deployed, point[None].clone(), draw, self.company))
-        return torch.cat(answers)
+                answer = probe(self._deployed, point[None].clone(), draw, self.company)
+            parts.append(self._reply(answer, point[None], [row]))
+        return Reply(torch.cat([part.logits for part in parts]), torch.cat([part.refused for part in parts]))
+
+    def _reply(self, answer: Tensor, x: Tensor, rows: list[int]) -> Reply:
+        """What the attacker gets of an answer to x that is charged to these examples."""
+        reply = Reply.of(answer, self._y[rows], self.classes)
+        for row, point, label, refused in zip(rows, x, labels_of(answer, self.classes), reply.refused, strict=True):
+            if refused and self.threat.bans:
+                self._closed[row] += 1
+            if self.info.abstains and self.threat.queries_served:
+                self._served[row, image_hash(point)] = label
+        return reply
+
+    def answered(self, images: Tensor) -> Tensor | None:
+        """The labels (N,) with which proposals (N, C, H, W) were answered when they were served as queries.
+
+        -2: it was not served, or not answered. None where the answers to queries do not count: see `Crafted`.
+        """
+        if not (self.info.abstains and self.threat.queries_served):
+            return None
+        labels = [self._served.get((row, image_hash(image)), REFUSED) for row, image in enumerate(images)]
+        return torch.tensor([UNANSWERED if label == REFUSED else label for label in labels])
+
+    def _account(self, row: int) -> int:
+        """The account, above 0, that is open for an example: another one for every example of a game."""
+        return 1 + seed_of(self._key, "account", self._indices[row], self._closed[row])
+
+    def change_account(self, row: int) -> bool:
+        if self._closed[row] + 1 >= self.threat.accounts:
+            return False
+        self._closed[row] += 1
+        return True
 
     @contextmanager
     def about(self, rows: Sequence[int]) -> Iterator[None]:
@@ -173,11 +217,15 @@ class GameOracle(Oracle):
             self._focus = before
 
     def queries_left(self, row: int) -> int:
+        if self._closed[row] >= self.threat.accounts:
+            return 0
         return self.threat.queries - int(self.ledger.queries[row])
 
     def _charge(self, row: int) -> int:
         """Count a query about an example; how many there were before it."""
         spent = int(self.ledger.queries[row])
+        if self._closed[row] >= self.threat.accounts:
+            raise AccessDenied(f"All {self.threat.accounts} accounts of the attacker are closed.")
         if spent >= self.threat.queries:
             raise AccessDenied(f"The budget of {self.threat.queries} queries per example is spent.")
         self.ledger.queries[row] += 1
@@ -222,6 +270,16 @@ class GameOracle(Oracle):
             raise AccessDenied(f"A threat model with weights {self.threat.weights!r} sees nothing of the stream.")
         return self._x[:0] if self._observed is None else self._observed
 
+    def accepting(self, network: nn.Module) -> nn.Module:
+        """The network, with logits (N, K) in which a refusal counts as the right answer."""
+        return _Accepting(self, network) if self.info.abstains else network
+
+    def accepted(self, x: Tensor, logits: Tensor) -> Tensor:
+        """Logits (N, K) for inputs x (N, C, H, W) in which a refusal counts as the right answer: see `folded`."""
+        if logits.shape[1] == self.classes:
+            return logits
+        return folded(logits, self._y[self._attribute(x).to(self._y.device)], self.classes)
+
     def recorded(self, network: nn.Module) -> Recorder:
         self.granted = network
         return Recorder(self, network)
@@ -234,6 +292,8 @@ class GameOracle(Oracle):
         self.ledger = Ledger.empty(len(x))
         self.trace = Trace()
         self._copies = 0
+        self._closed = [0] * len(x)
+        self._served = {}
         self._focus = self._stand_in = None
         self.granted = None
 
@@ -300,12 +360,12 @@ class CountedCopy(Simulation):
     def predict(self, x: Tensor) -> Tensor:
         self._oracle.hurry()
         self._oracle.ledger.simulated += len(x)
-        return self._defense.predict(x.clone())
+        return self._oracle.accepted(x, self._defense.predict(x.clone()))
 
     def probe(self, x: Tensor, draw: int | None = None) -> Tensor:
         self._oracle.hurry()
         self._oracle.ledger.simulated += len(x)
-        return probe(self._defense, x.clone(), draw, self._oracle.company)
+        return self._oracle.accepted(x, probe(self._defense, x.clone(), draw, self._oracle.company))
 
     def answers(self, x: Tensor) -> Tensor:
         if self.kind != "batch":
@@ -313,17 +373,17 @@ class CountedCopy(Simulation):
         return self.fork().predict(x)
 
     def proxy(self) -> nn.Module:
-        return self._oracle.recorded(self._defense.proxy())
+        return self._oracle.recorded(self.bare_proxy())
 
     def proxy_for(self, x: Tensor, draw: int | None = None) -> nn.Module:
         return self._oracle.recorded(self.bare_proxy(x, draw))
 
     def bare_proxy(self, x: Tensor | None = None, draw: int | None = None) -> nn.Module:
         if x is None:
-            return self._defense.proxy()
+            return self._oracle.accepting(self._defense.proxy())
         if self.kind != "static":
             self._oracle.ledger.simulated += len(x)
-        return self._defense.proxy_for(x, draw)
+        return self._oracle.accepting(self._defense.proxy_for(x, draw))
 
     def snapshot(self) -> State:
         return self._defense.snapshot()
@@ -333,6 +393,19 @@ class CountedCopy(Simulation):
 
     def fork(self, noise_key: int | None = None) -> Simulation:
         return CountedCopy(self._oracle, self._defense.fork(noise_key))
+
+
+class _Accepting(nn.Module):
+    """A network of a defense that refuses inputs, as an attacker uses it: see `folded`."""
+
+    def __init__(self, oracle: GameOracle, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._oracle = oracle
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._oracle.accepted(x, self.network(x))
 
 
 class Recorder(nn.Module):

@@ -259,6 +259,7 @@ class RunResources:
         return GameOracle(
             spec.threat,
             info or info_of(spec),
+            classes=self.task.facts.num_classes,
             trained=self.trained(),
             surrogate=self.surrogate(),
             deployed=None if serving is None else serving.defense,

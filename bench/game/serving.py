@@ -48,6 +48,8 @@ class Serving:
         self.defense = defense
         self.cache = cache
         self.classes = classes
+        #: columns of its logits: one more for a refusal
+        self.columns = classes + defense.abstains
         self.checkpoint_s = checkpoint_s
         self.deadline = deadline
         self.served = 0
@@ -75,14 +77,14 @@ class Serving:
         if self.defense.kind != "static":
             self.digest = self._links(x)[-1]
         self.served += len(x)
-        return checked_logits(logits, len(x), self.classes, self._name)
+        return checked_logits(logits, len(x), self.columns, self._name)
 
     def probe(self, x: Tensor, company: Tensor | None = None) -> Tensor:
         """Answer each point of x (N, C, H, W) as if it came next; the state stays as it was."""
         start = time.perf_counter()
         logits = probe(self.defense, x.clone(), company=company)
         self.seconds += time.perf_counter() - start
-        return checked_logits(logits, len(x), self.classes, self._name)
+        return checked_logits(logits, len(x), self.columns, self._name)
 
     def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]] | None]:
         """The label counts of the neighbours of each point of x (N, C, H, W) now; None if the defense has none."""

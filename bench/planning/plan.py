@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, cast
@@ -139,6 +139,7 @@ class _Resolver:
             seed=seed,
             surrogate=surrogate,
             surrogate_base=surrogate_base,
+            abstains=cls.abstains,
         )
         check_sizes(spec)
         if not self.request.force_eps:
@@ -249,7 +250,7 @@ class _Resolver:
         threat = ThreatModel().with_fields(dict(entry.preset or {}))
         free = set(entry.free or ())
         self.keys.declare("threat", free)
-        for name in set(threat.to_dict()) - free:
+        for name in {f.name for f in fields(threat)} - free:
             self.keys.fixed.setdefault(f"threat.{name}", set()).add(f"--{name}" if name in ("eps", "norm") else attack)
         values = {k: v for k, v in self._of_dataset(dataset, "threat").items() if k in free}
         values.update(
@@ -357,4 +358,4 @@ def _number(model: Any, section: str, key: str, value: Any) -> Any:
 def info_of(spec: RunSpec) -> DefenseInfo:
     """What an attack may know of a run's defense before the game."""
     cls: type[Defense] = registry.defenses.load(spec.defense.name)
-    return DefenseInfo(spec.defense.name, cls.kind, cls.differentiable, cls.randomised)
+    return DefenseInfo(spec.defense.name, cls.kind, cls.differentiable, cls.randomised, cls.abstains, cls.not_unrolled)

@@ -116,12 +116,15 @@ class RunSpec:
     surrogate_base: Part | None = None
     #: the places of the seeded order, below n, that are attacked, such as those left by earlier attacks; None: all n
     chosen: tuple[int, ...] | None = None
+    #: the defense may refuse inputs
+    abstains: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Every resolved parameter that applies, as JSON values."""
-        values = {**asdict(self), "harness": HARNESS_VERSION}
-        if self.surrogate_base is None:  # a run without one has the key that it had before there were any
-            del values["surrogate_base"]
+        values = {**asdict(self), "threat": self.threat.to_dict(), "harness": HARNESS_VERSION}
+        for name in ("surrogate_base", "abstains"):  # a run without has the key that it had before there were any
+            if not values[name]:
+                del values[name]
         return values
 
     @staticmethod

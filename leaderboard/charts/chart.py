@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import altair as alt
 
 from bench.analysis.metrics import Outcomes
-from bench.rows import Row
+from bench.rows import Row, is_fooled
 from leaderboard.content import TIERS, Board, Leaderboard, RunSummary, Share, Standing, outcome_of_example
 
 Records = list[dict[str, Any]]
@@ -65,7 +65,7 @@ class RunData:
 
     def outcome(self, row: Row) -> str:
         """broken, survived or violation. For attacks of minimal norm this is the outcome at the radius of the run."""
-        return outcome_of_example(self.right.get((row.game, row.index), row.answer == row.label), row.violation)
+        return outcome_of_example(self.right.get((row.game, row.index), not is_fooled(row)), row.violation)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Toy:
             self.network[1].bias.zero_()
         info = DefenseInfo("toy", kind, True, False)
         self.oracle = GameOracle(
-            threat, info, trained=self.network, deployed=defense, fresh=lambda noise: defense.fork(noise)
+            threat, info, classes=2, trained=self.network, deployed=defense, fresh=lambda noise: defense.fork(noise)
         )
         self.x = torch.tensor([[[[0.9, 0.1], [0.1, 0.5]]], [[[0.1, 0.9], [0.2, 0.5]]]])
         self.y = torch.tensor([0, 1])
@@ -318,8 +318,8 @@ def test_an_image_belongs_to_the_example_whose_ball_it_is_in() -> None:
     x = torch.zeros(2, 1, 8, 8)
     x[1, 0, 0, 0] = 1.0
     oracle = GameOracle(
-        ThreatModel(eps=0.3, weights="trained"), DefenseInfo("d", "static", True, False), trained=nn.Flatten(),
-        deployed=None, fresh=lambda noise: None,
+        ThreatModel(eps=0.3, weights="trained"), DefenseInfo("d", "static", True, False), classes=4,
+        trained=nn.Flatten(), deployed=None, fresh=lambda noise: None,
     )  # fmt: skip
     oracle.begin(x, torch.tensor([0, 1]), [0, 1])
     image = x[1:] + 0.3

@@ -143,8 +143,8 @@ def query_oracle(network: nn.Module, x: Tensor, y: Tensor, queries: int) -> Game
                 return network(images)
 
     oracle = GameOracle(
-        ThreatModel(eps=0.2, queries=queries), DefenseInfo("net", "static", True, False), trained=network,
-        deployed=Deployed(), fresh=lambda key: None,  # type: ignore[arg-type, return-value]
+        ThreatModel(eps=0.2, queries=queries), DefenseInfo("net", "static", True, False),
+        classes=network(x[:1]).shape[1], trained=network, deployed=Deployed(), fresh=lambda key: None,  # type: ignore[arg-type, return-value]
     )  # fmt: skip
     oracle.begin(x, y, range(len(x)))
     return oracle

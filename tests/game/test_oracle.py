@@ -16,7 +16,7 @@ INFO = DefenseInfo("d", "online", True, True)
 def make(threat: ThreatModel, **extra: object) -> GameOracle:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     values: dict[str, object] = {"trained": net, "deployed": None, "fresh": lambda noise: None, **extra}
-    oracle = GameOracle(threat, INFO, **values)  # type: ignore[arg-type]
+    oracle = GameOracle(threat, INFO, classes=10, **values)  # type: ignore[arg-type]
     oracle.begin(torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 2]), [10, 11, 12])
     return oracle
 
