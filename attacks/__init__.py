@@ -26,6 +26,9 @@ PAPERS = {
     "autoattack-skip": f"{ARXIV}2003.01690",
     "transfer-from-base": f"{ARXIV}2202.13711",
     "random-search": f"{ARXIV}1902.06705",
+    "persistent": "https://openreview.net/forum?id=ZJ2ONmSgCS",
+    "unrolled": f"{ARXIV}2202.13711",
+    "apgd-unrolled": f"{ARXIV}2202.13711",
     "bpda": f"{ARXIV}1802.00420",
     "eot": f"{ARXIV}1802.00420",
     "pgd-skip": WU,
@@ -160,3 +163,24 @@ def register() -> None:
         ("eot", "EOT", "mean over draws of the defense's randomness; eot:ATTACK wraps a gradient attack"),
     ):
         _add(name, f"wrappers:{target}", summary=f"{summary} (Athalye et al. 2018)", wraps="pgd-skip")
+    _add(
+        "persistent",
+        "pgd:PGD",
+        summary="PGD on the exact adapted weights; every image is sent again and again, one wrong answer is enough",
+        preset={"weights": "adapted", "bank": True, "known": 1.0, "delay": 0, "resubmits": 10},
+        free=("resubmits", "randomness"),
+        protocol="probe",
+    )
+    _add(
+        "unrolled",
+        "unrolled:Unrolled",
+        summary="through the defense's adaptation; unrolled:ATTACK wraps a gradient attack (Croce et al. 2022)",
+        wraps="pgd-skip",
+    )
+    _add(
+        "apgd-unrolled",
+        "unrolled:APGDUnrolled",
+        summary="APGD through the last steps of the defense's adaptation (Croce et al. 2022)",
+        preset={"weights": "adapted", "bank": True, "known": 1.0, "delay": 0},
+        protocol="probe",
+    )

@@ -30,6 +30,9 @@ class Row:
     violation         why x was served instead of the proposal; "" if the proposal was served
     believed          the attacked network is fooled by the proposal (None: the attacker had no network)
     fooled_inside     some image within eps that the attack tried fooled the attacked network
+    resent            where an image is sent several times: its answers in their order (`attacked`), and those to the
+                      clean image sent as often (`clean`); `answer` is the first that is wrong and no refusal, else the
+                      first. None: it is sent once
     neighbours        counts of the labels of the served image's neighbours, by the searched set; None: there are none
     """
 
@@ -53,6 +56,7 @@ class Row:
     attack_s: float
     defense_s: float
     neighbours: dict[str, list[int]] | None = None
+    resent: dict[str, list[int]] | None = None
 
 
 def is_right(row: Row, budget: tuple[Norm, float] | None, clean_answer: int | None) -> bool | None:

@@ -34,9 +34,7 @@ class ThreatModel:
     queries_served  whether such a query changes the deployed state
     accounts        accounts from which the attacker asks about each example, for defenses that tell users apart
     bans            an account is closed by the first refusal of one of its queries
-    resubmits       how often the attacker may send the image; one wrong answer is enough
-    share           protocol `poison`: of the inputs served beside the victims, the share that is the attacker's
-    place           where these are: in batches `before` the victims, `within` their batches, or `interleaved` with them
+    resubmits       how often the attacker sends the image; one wrong answer is enough
     """
 
     norm: Norm = "linf"
@@ -52,8 +50,6 @@ class ThreatModel:
     accounts: int = 1
     bans: bool = False
     resubmits: int = 1
-    share: float = 0.0
-    place: str = ""
 
     def __post_init__(self) -> None:
         for key, options in (("norm", NORMS), ("weights", get_args(Weights)), ("randomness", get_args(Randomness))):
@@ -76,13 +72,6 @@ class ThreatModel:
         for key in ("accounts", "resubmits"):
             if getattr(self, key) < 1:
                 raise BadValue(f"threat.{key} is {getattr(self, key)}; give a number of at least 1.")
-        if not (math.isfinite(self.share) and 0 <= self.share < 1):
-            raise BadValue(f"threat.share is {self.share}; it is a share of the served inputs, from 0 to below 1.")
-        if self.place not in PLACES or bool(self.place) != bool(self.share):
-            raise BadValue(
-                f"threat.place is {self.place!r} where threat.share is {self.share:g}; where the attacker has a share "
-                f"of the inputs, it must be one of {', '.join(PLACES[1:])}, and else empty."
-            )
 
     def with_fields(self, values: dict[str, Any]) -> ThreatModel:
         """A copy with some fields replaced; each value may be a string as typed on a command line."""
@@ -120,16 +109,12 @@ class ThreatModel:
             closed = ", each closed by its first refusal" if self.bans else ""
             parts.append(f"asks from {self.accounts} account{'s' if self.accounts > 1 else ''}{closed}")
         if self.resubmits > 1:
-            parts.append(f"sends an image up to {self.resubmits} times, one wrong answer is enough")
-        if self.share:
-            parts.append(f"{self.share:.3g} of the inputs are the attacker's, {self.place} those that are judged")
+            parts.append(f"sends an image {self.resubmits} times, and one wrong answer is enough")
         return "; ".join(parts)
 
 
-#: values of `place`
-PLACES = ("", "before", "within", "interleaved")
 #: fields that came later, with the values that they have where nothing is said
-LATER: dict[str, Any] = {"accounts": 1, "bans": False, "resubmits": 1, "share": 0.0, "place": ""}
+LATER: dict[str, Any] = {"accounts": 1, "bans": False, "resubmits": 1}
 
 #: kinds of knowledge, weakest first, in which robust accuracy is summed up
 Tier = Literal["gray-black-box", "train-time", "aware-realistic", "aware-full"]

@@ -6,7 +6,8 @@ f(x + gamma_K), with K = 2 and alpha = 0.15; x + gamma may leave the box, as the
 
 The label cannot change where the network is right about itself, so its robustness is the base's; what changes is the
 gradient. Croce et al. (Evaluating the Adversarial Robustness of Adaptive Test-time Defenses, ICML 2022) find 81 % under
-APGD on the defense and 62 % under images that are crafted on the base. proxy: the same steps, their signs held fixed.
+APGD on the defense and 62 % under images that are crafted on the base. proxy: the same steps, their signs held fixed;
+`unrolled` has the gradient through them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from bench.contracts.base import Base
 from bench.data.task import Task
 from bench.models.frozen import frozen_copy
 from bench.values import Params
+from defenses.unrolling import Moved, leaf, straight_sign
 
 
 class AntiAdversaryParams(Params):
@@ -36,12 +38,13 @@ class AntiAdversary(StaticDefense):
     """Answers for the image after a few steps that lower the loss of its own first label."""
 
     Params: ClassVar[type[Params]] = AntiAdversaryParams
+    not_unrolled: ClassVar[str] = ""
 
-    _moved: _Moved
+    _moved: _Countered
 
     def fit(self, task: Task, base: Defense | None, context: Context) -> None:
         assert isinstance(base, Base)
-        self._moved = _Moved(base.network, self.params.steps, self.params.step_size).eval()
+        self._moved = _Countered(base.network, self.params.step_size, self.params.steps).eval()
         self.noise_key = context.noise_key
 
     def predict(self, x: Tensor) -> Tensor:
@@ -55,27 +58,21 @@ class AntiAdversary(StaticDefense):
     def proxy(self) -> nn.Module:
         return frozen_copy(self._moved)
 
+    def unrolled(self, steps: int, served: int = 0, draw: int | None = None) -> nn.Module:
+        network = frozen_copy(self._moved.network)
+        return _Countered(network, self.params.step_size, served or self.params.steps, steps).eval()
 
-class _Moved(nn.Module):
-    """The network at x + gamma; gamma is held fixed in a backward."""
 
-    def __init__(self, network: nn.Module, steps: int, step_size: float) -> None:
-        super().__init__()
-        self.network = network
-        self._steps = steps
+class _Countered(Moved):
+    """The network at x + gamma."""
+
+    def __init__(self, network: nn.Module, step_size: float, steps: int, last: int = 0) -> None:
+        super().__init__(network, steps, last)
         self._step_size = step_size
 
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(x + self._gamma(x.detach()))
-        return logits
-
-    @torch.enable_grad()  # the caller may have switched gradients off
-    def _gamma(self, x: Tensor) -> Tensor:
-        gamma = torch.zeros_like(x)
+    def step(self, x: Tensor, shift: Tensor, number: int) -> Tensor:
         with torch.no_grad():
             label = self.network(x).argmax(1)
-        for _ in range(self._steps):
-            at = (x + gamma).requires_grad_(True)
-            (gradient,) = torch.autograd.grad(cross_entropy(self.network(at), label, reduction="sum"), at)
-            gamma = gamma - self._step_size * gradient.sign()
-        return gamma
+        at = leaf(x + shift)
+        loss = cross_entropy(self.network(at), label, reduction="sum")
+        return shift - self._step_size * straight_sign(self.slope(loss, at))

@@ -6,7 +6,7 @@ batch, afresh for every batch. Without their input adaptation (a smoothing of th
 
 Readings: where a network has no batch norm, the modulation follows its convolutions and its hidden linear layers; the
 number of steps (6 there) and the learning rate (0.006) are theirs, the batch is smaller than their 128 to 512. The
-answers of a point depend on its batch: a `batch` defense.
+answers of a point depend on its batch: a `batch` defense. `unrolled` is in float32, whatever the precision.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from bench.errors import BadAnswer
 from bench.models.frozen import freeze, frozen_copy
 from bench.values import Params, State
 from defenses.precision import Precision, computing, lowered
+from defenses.unrolling import Adam, AdaptedByAdam
 
 
 class DentParams(Params):
@@ -40,6 +41,7 @@ class Dent(BatchDefense):
     """Lowers the entropy of each batch's answers before it gives them. Each batch starts from the base again."""
 
     Params: ClassVar[type[Params]] = DentParams
+    not_unrolled: ClassVar[str] = ""
 
     _start: nn.Module
 
@@ -93,6 +95,14 @@ class Dent(BatchDefense):
     def proxy(self) -> nn.Module:
         """The network before it adapts to a batch: what it adapts to is not known yet."""
         return frozen_copy(self._start)
+
+    def unrolled(self, steps: int, served: int = 0, draw: int | None = None) -> nn.Module:
+        network, adam = frozen_copy(self._start), Adam(self.params.lr)
+        own = [f"{name}.{weight}" for name, part in network.named_modules() if isinstance(part, Modulation)
+               for weight in ("scale", "shift")]  # fmt: skip
+        return AdaptedByAdam(
+            network, own, adam, served or self.params.steps, steps, lambda logits: entropy(logits).mean()
+        )
 
     def proxy_for(self, x: Tensor, draw: int | None = None) -> nn.Module:
         return self._adapted(x[-self.batch_size :])

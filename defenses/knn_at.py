@@ -44,6 +44,7 @@ class KnnAT(RMC):
     """Adapts to clean neighbours, and to adversarial copies of them."""
 
     Params: ClassVar[type[Params]] = KnnATParams
+    not_unrolled: ClassVar[str] = "which neighbours it adapts to is a choice, not a function of its input"
 
     @classmethod
     def validate(cls, params: Any, facts: TaskFacts) -> None:

@@ -70,6 +70,7 @@ class RMC(OnlineDefense):
     """Adapts its weights to the neighbours of every input before it answers."""
 
     Params: ClassVar[type[Params]] = RMCParams
+    not_unrolled: ClassVar[str] = "which neighbours it adapts to is a choice, not a function of its input"
     randomised: ClassVar[bool] = True
     recipe_family: ClassVar[str] = "rmc"
 

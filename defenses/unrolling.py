@@ -30,7 +30,7 @@ Step = Callable[[Tensor, State, int], State]
 def stepped(step: Step, x: Tensor, state: State, steps: int, last: int) -> State:
     """The state after `steps` steps on x, a function of x through the last `last` of them."""
     for number in range(steps):
-        if number < steps - last:
+        if number < steps - last or not x.requires_grad:
             state = tuple(part.detach() for part in step(x.detach(), state, number))
         else:
             state = checkpoint(_flat(step, number), x, *state, use_reentrant=False)

@@ -20,6 +20,7 @@ from bench.analysis.metrics import (
     false_rejections,
     median_distance,
     redraws,
+    resubmission,
     robust_accuracy,
     within_trials,
 )
@@ -81,6 +82,8 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     again = redraws(right)
     if again is not None:
         result["redraws"] = asdict(again)
+    if (again_sent := resubmission(rows)) is not None:
+        result["resubmission"] = asdict(again_sent)
     if minimal:  # the image as the attack left it, whatever its distance; and how far that was
         result["uncut_accuracy"] = _estimate(robust_accuracy(rows, sharing, answered_right(rows, clean)))
         result["median_distance"] = median_distance(rows, threat.norm)
@@ -222,6 +225,7 @@ def example(row: Row, norm: str, clean: dict[tuple[int, int], int]) -> dict[str,
         "believed": row.believed,
         "fooled_inside": row.fooled_inside,
         "neighbours": row.neighbours,
+        "resent": row.resent,
         "seconds": {"attack": row.attack_s, "defense": row.defense_s},
     }
 
@@ -244,7 +248,7 @@ def flat_rows(store: Store, record: RunRecord) -> list[dict[str, Any]]:
     for facts in examples(store, record):
         row = dict(names)
         for name, value in facts.items():
-            if name == "neighbours":
+            if name in ("neighbours", "resent"):
                 continue  # lists by set: only JSON has them
             if isinstance(value, dict):
                 row.update({f"{name}_{part}": v for part, v in value.items()})

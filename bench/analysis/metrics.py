@@ -164,3 +164,45 @@ def redraws(right: Outcomes) -> Redraws | None:
     values = [sum(outcome.values()) / len(outcome) for _, outcome in sorted(games.items())]
     worst = worst_case(list(games.values()))
     return Redraws(values, float(np.mean(values)), float(np.std(values, ddof=1)), sum(worst.values()) / len(worst))
+
+
+@dataclass(frozen=True)
+class Resubmission:
+    """Robust accuracy where every image is sent `times` times, over the same examples.
+
+    average        over all answers, each judged alone
+    worst          of examples that no answer broke
+    after          the same for the first 1, 10, 100, ... answers, by their number
+    clean_average, clean_worst  of the clean images, sent as often: the floor that no attacker is needed for
+    """
+
+    times: int
+    average: float
+    worst: float
+    after: dict[str, float]
+    clean_average: float
+    clean_worst: float
+
+
+def resubmission(rows: Sequence[Row]) -> Resubmission | None:
+    """What images that are sent again add to the attack; None where each is sent once.
+
+    A refused answer counts as right, as far as the clean image, sent first, is answered right.
+    """
+    sent = [row for row in rows if row.resent is not None]
+    if not sent or len(sent) < len(rows):
+        return None
+    attacked = np.array([[_stands(row, label) for label in (row.resent or {})["attacked"]] for row in sent])
+    clean = np.array([[label == row.label for label in (row.resent or {})["clean"]] for row in sent])
+    times = attacked.shape[1]
+    counts = [*(10**power for power in range(len(str(times))) if 10**power < times), times]
+    after = {str(count): float(attacked[:, :count].all(1).mean()) for count in counts}
+    return Resubmission(
+        times, float(attacked.mean()), float(attacked.all(1).mean()), after, float(clean.mean()),
+        float(clean.all(1).mean()),
+    )  # fmt: skip
+
+
+def _stands(row: Row, label: int) -> bool:
+    first = (row.resent or {})["clean"][0]
+    return label == row.label or (label == REFUSED and first == row.label)

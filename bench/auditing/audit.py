@@ -76,7 +76,7 @@ def prepare(
     entry = registry.defenses[defense]
     cls = entry.load()
     own = entry.base or not cls.uses_base
-    subject = Subject(cls.kind, own, cls.randomised, cls.differentiable)
+    subject = Subject(cls.kind, own, cls.randomised, cls.differentiable, not cls.not_unrolled, cls.watches_queries)
     base = defense if own else base or config.run.base
     dataset = dataset or config.run.dataset
     facts, given = facts_of(settings.data_dir), dict(sets or {})

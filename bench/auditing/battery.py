@@ -53,13 +53,15 @@ class Step:
 class Subject:
     """The facts of a defense on which the battery depends.
 
-    is_base  it is a base, or does without one; randomised, differentiable: see `Defense`
+    is_base  it is a base, or does without one; the others: see `Defense`; unrolls: it can be unrolled
     """
 
     kind: str
     is_base: bool
     randomised: bool
     differentiable: bool = True
+    unrolls: bool = False
+    watches_queries: bool = False
 
 
 def battery(subject: Subject, budget: str) -> list[Step]:
@@ -67,7 +69,9 @@ def battery(subject: Subject, budget: str) -> list[Step]:
     size = SIZES[budget]
     n, slow = size["n"], subject.kind != "static"
     few = size["few"] if slow else n
-    asking = {"game.protocol": protocols_with(background=True)[0]} if subject.kind == "batch" else {}
+    asking: dict[str, Any] = {"game.protocol": protocols_with(background=True)[0]} if subject.kind == "batch" else {}
+    if subject.watches_queries:  # what it does about queries is seen only where they are served
+        asking["threat.queries_served"] = True
     thorough = {"attack.steps": size["steps"], "attack.square_queries": size["square"]}
     direct = DIRECT[budget]
     # the forward pass through a defense without a gradient, and the backward pass through its proxy
@@ -94,6 +98,9 @@ def battery(subject: Subject, budget: str) -> list[Step]:
             for name in ("gmsa-avg", "gmsa-min", "fpa")
         ]
     steps.append(Step("autoattack-skip", f"{around}autoattack-skip", n, thorough, survivors=True))
+    if subject.unrolls:
+        unrolled = {"attack.steps": size["steps"]}
+        steps.append(Step("apgd-unrolled", "apgd-unrolled", few, unrolled, survivors=True))
     if subject.randomised:
         steps.append(Step("eot:pgd-skip", "eot:pgd-skip", few, direct, survivors=True))
         steps += [

@@ -106,7 +106,7 @@ def comparisons(played: Mapping[str, Played], base: str, trials: Mapping[int, in
 #: steps that follow no gradient of the deployed defense, and steps that do
 WITHOUT = ("gray-box", "transfer", "square", "random-search", "hopskipjump-linf")
 WITH = ("pgd-skip", "pgd-skip, twice the work", "autoattack-skip", "gmsa-avg", "gmsa-min", "fpa", "eot:pgd-skip",
-        "bpda:pgd-skip")  # fmt: skip
+        "bpda:pgd-skip", "apgd-unrolled")  # fmt: skip
 
 
 def _black_box(played: Mapping[str, Played], trials: Mapping[int, int] | None) -> Finding | None:

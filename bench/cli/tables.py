@@ -131,5 +131,10 @@ def print_results(results: Sequence[dict[str, Any]]) -> None:
             attacked = r["detection_rate"]
             text = "" if attacked is None else f", of attacked images {short_share(attacked)} %"
             console.print(f"{r['run'][:6]} refuses {short_share(r['false_rejections'])} % of clean images{text}")
+        if (again := r.get("resubmission")) is not None:
+            after = ", ".join(f"{100 * value:.1f} after {count}" for count, value in again["after"].items())
+            floor = f"clean images {100 * again['clean_worst']:.1f} and {100 * again['clean_average']:.1f}"
+            console.print(f"{r['run'][:6]} each image sent {again['times']} times: robust % {after}", end=", ")
+            console.print(f"{100 * again['average']:.1f} on average; {floor}")
         for flag in r["flags"]:
             console.print(f"{r['run'][:6]} {escape(flag['id'])}: {escape(flag['message'])}", style="yellow")

@@ -95,6 +95,14 @@ class Simulation(ABC):
         """As `proxy` (without x) or `proxy_for`, unrecorded: a part of a network that is recorded as a whole."""
 
     @abstractmethod
+    def unrolled(self, steps: int, served: int = 0, draw: int | None = None) -> nn.Module:
+        """Logits (B, K) of x (B, C, H, W) through the copy's adaptation, unrecorded: see `Defense.unrolled`.
+
+        A point of a `batch` defense is answered in its company; without one, together with what was last given for the
+        other examples of the call.
+        """
+
+    @abstractmethod
     def snapshot(self) -> State:
         """The state of the copy."""
 

@@ -19,7 +19,7 @@ from bench.game.judge import Ruling, admitted, rule
 from bench.game.oracle import UNANSWERED, GameOracle
 from bench.game.serving import Serving
 from bench.planning.spec import RunSpec
-from bench.rows import Meter, Resume, Row, image_hash
+from bench.rows import REFUSED, Meter, Resume, Row, image_hash
 from bench.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -46,11 +46,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Answers:
-    """The labels that a group was answered with, and the mean steps and seconds of an answer."""
+    """The labels that a group was answered with, and the mean steps and seconds of an answer.
+
+    resent: see `Row.resent`, one for each example; None where an image is sent once.
+    """
 
     labels: list[int]
     steps: int
     seconds: float
+    resent: list[dict[str, list[int]]] | None = None
 
 
 class Match:
@@ -154,6 +158,34 @@ class Match:
             return None
         return Answers([int(label) for label in labels], 0, 0.0)
 
+    def sent(self, group: Group, company: Tensor | None = None, moves: bool = False) -> Answers | None:
+        """The answers to the images of a group, each sent as often as the threat model says; None: it is sent once.
+
+        moves: the attacker's images move the state of the deployed defense on. The clean images never do.
+        """
+        times = self.threat.resubmits
+        if times == 1:
+            return None
+        serving = self.serving
+        seconds, steps = serving.seconds, serving.steps
+        alone = company if self.spec.game.batch else None
+        if moves and self.spec.game.batch:  # the whole batch is sent again
+            twin = self._run.served(serving.defense.fork(), self._states)
+            clean = twin.sent(group.x, times, moves=True)
+            serving.seconds += twin.seconds
+        else:
+            clean = serving.sent(group.x, times, alone)
+        attacked = serving.sent(group.served, times, alone, moves)
+        spent = serving.seconds - seconds
+        self.meter.defense_s += spent
+        resent = [{"attacked": ours, "clean": theirs} for ours, theirs in zip(attacked, clean, strict=True)]
+        labels = [
+            next((label for label in ours if label not in (int(y), REFUSED)), ours[0])
+            for ours, y in zip(attacked, group.y, strict=True)
+        ]
+        answers = 2 * times * len(group.x)
+        return Answers(labels, (serving.steps - steps) // answers, spent / answers, resent)
+
     def probe(self, x: Tensor, company: Tensor | None = None) -> Answers:
         """Answer each point of x (B, C, H, W) as if it came next, alone; the state stays as it was."""
         return self._metered(lambda: self.serving.probe(x, company), len(x))
@@ -221,6 +253,7 @@ class Match:
                     adaptation_steps=answers.steps,
                     defense_s=answers.seconds,
                     neighbours=neighbours[i],
+                    resent=None if answers.resent is None else answers.resent[i],
                 ),
                 crafted.images[i],
             )

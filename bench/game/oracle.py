@@ -284,6 +284,10 @@ class GameOracle(Oracle):
         self.granted = network
         return Recorder(self, network)
 
+    def examples(self) -> Tensor:
+        """The clean images (N, C, H, W) of the call."""
+        return self._x
+
     # -- what the game calls ----------------------------------------------------------------------------------------
 
     def begin(self, x: Tensor, y: Tensor, indices: Sequence[int]) -> None:
@@ -385,6 +389,12 @@ class CountedCopy(Simulation):
             self._oracle.ledger.simulated += len(x)
         return self._oracle.accepting(self._defense.proxy_for(x, draw))
 
+    def unrolled(self, steps: int, served: int = 0, draw: int | None = None) -> nn.Module:
+        network = self._defense.unrolled(steps, served, draw)
+        if self.kind == "batch":
+            network = _InItsBatch(self._oracle, network, self.batch_size)
+        return self._oracle.accepting(network)
+
     def snapshot(self) -> State:
         return self._defense.snapshot()
 
@@ -393,6 +403,29 @@ class CountedCopy(Simulation):
 
     def fork(self, noise_key: int | None = None) -> Simulation:
         return CountedCopy(self._oracle, self._defense.fork(noise_key))
+
+
+class _InItsBatch(nn.Module):
+    """A network of batches as one of points: each point in its company, or with the others of the call."""
+
+    def __init__(self, oracle: GameOracle, network: nn.Module, size: int) -> None:
+        super().__init__()
+        self.network = network
+        self._oracle = oracle
+        self._size = size
+        #: what was last given for each example of the call
+        self._last = oracle.examples().clone()
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        company = self._oracle.company
+        if company is not None:
+            return torch.cat([self.network(torch.cat([company, point]))[-1:] for point in x.split(1)])
+        rows = self._oracle.whose(x)
+        place = torch.full((len(self._last),), -1).index_copy(0, rows, torch.arange(len(rows))).tolist()
+        whole = torch.stack([self._last[row] if at < 0 else x[at] for row, at in enumerate(place)])
+        self._last = whole.detach()
+        return torch.cat([self.network(part) for part in whole.split(self._size)])[rows]
 
 
 class _Accepting(nn.Module):

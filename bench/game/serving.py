@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.cache import Cache
-from bench.contracts import Defense, checked_logits, probe
+from bench.contracts import Defense, checked_logits, labels_of, probe
 from bench.deadline import NEVER, Deadline, OutOfTime
 from bench.errors import BadAnswer
 from bench.rows import Cost, image_hash
@@ -85,6 +85,38 @@ class Serving:
         logits = probe(self.defense, x.clone(), company=company)
         self.seconds += time.perf_counter() - start
         return checked_logits(logits, len(x), self.columns, self._name)
+
+    def sent(self, x: Tensor, times: int, company: Tensor | None = None, moves: bool = False) -> list[list[int]]:
+        """The labels of each point of x (N, C, H, W), sent this often: its answers in their order.
+
+        A static defense answers by another draw each time. For others every answer moves the state on: that of this
+        defense (`moves`; x are the points that are answered together), else that of a copy for each point.
+        """
+        if self.defense.kind == "static":
+            draws = [None, *range(1, times)]
+            columns = [labels_of(self._drawn(x, draw), self.classes) for draw in draws]
+        elif moves:
+            columns = [labels_of(self.serve(x), self.classes) for _ in range(times)]
+        else:
+            return [self._sent_alone(point, times, company) for point in x.split(1)]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def _drawn(self, x: Tensor, draw: int | None) -> Tensor:
+        start = time.perf_counter()
+        logits = probe(self.defense, x.clone(), draw)
+        self.seconds += time.perf_counter() - start
+        return checked_logits(logits, len(x), self.columns, self._name)
+
+    def _sent_alone(self, x: Tensor, times: int, company: Tensor | None) -> list[int]:
+        """The labels of one point x (1, C, H, W), sent this often to a copy."""
+        start, copy = time.perf_counter(), self.defense.fork()
+        batch = x if company is None else torch.cat([company, x])
+        labels = []
+        for _ in range(times):
+            logits = checked_logits(copy.predict(batch.clone()), len(batch), self.columns, self._name)
+            labels += labels_of(logits[-1:], self.classes)
+        self.seconds += time.perf_counter() - start
+        return labels
 
     def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]] | None]:
         """The label counts of the neighbours of each point of x (N, C, H, W) now; None if the defense has none."""

@@ -85,6 +85,7 @@ class ExampleRow(Table):
     attack_s: Mapped[float] = mapped_column(Float(53))
     defense_s: Mapped[float] = mapped_column(Float(53))
     neighbours: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    resent: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class AuditRow(Table):

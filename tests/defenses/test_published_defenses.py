@@ -211,3 +211,21 @@ def test_a_sign_has_the_gradient_over_its_mean_on_the_way_back() -> None:
     held = _Climbs(nn.Flatten(), 1, 0)
     (gradient,) = torch.autograd.grad(held(x).sum(), x)
     assert torch.equal(gradient, torch.ones(1, 1, 1, 2))
+
+
+@pytest.mark.parametrize("name", ["dent", "anti-adversary", "hedge", "ttc"])
+def test_what_is_unrolled_is_the_answer_and_has_a_gradient_of_its_own(resources: Resources, name: str) -> None:
+    spec = spec_of(name, "clean", **({"defense__batch_size": 4, "defense__lr": 0.05} if name == "dent" else {}))
+    x, y = resources.of(spec).points(spec.indices[:4])
+    defense = resources.of(spec).serving(spec.noise_key(0)).defense
+    expected = defense.proxy_for(x)(x)
+    gradients = []
+    for steps in (0, 1, 2):
+        z = x.clone().requires_grad_(True)
+        logits = defense.unrolled(steps)(z)
+        assert torch.allclose(logits, expected, atol=1e-4), "the forward pass does not depend on how far back it goes"
+        gradients.append(torch.autograd.grad(cross_entropy(logits, y, reduction="sum"), z)[0])
+    assert bool(torch.isfinite(torch.stack(gradients)).all())
+    assert not torch.allclose(gradients[0], gradients[1], rtol=1e-3) or not torch.allclose(gradients[1], gradients[2])
+    fewer = defense.unrolled(1, served=1)(x)
+    assert not torch.allclose(fewer, expected, atol=1e-4), "a copy that takes fewer steps answers otherwise"

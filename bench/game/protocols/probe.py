@@ -105,7 +105,8 @@ class Probe(Protocol):
             clean = match.probe(group.x, company)
             neighbours = match.neighbours(group.served)
             same = torch.equal(group.served, group.x)
-            answers = match.answered(group) or (clean if same else match.probe(group.served, company))
+            answers = match.answered(group) or match.sent(group, company)
+            answers = answers or (clean if same else match.probe(group.served, company))
             for row, image in match.rows(group, answers, neighbours, clean, after=resume.rows):
                 chunks.add(row, image)
             yield from chunks.due()

@@ -80,7 +80,7 @@ class Stream(Protocol):
                 continue
             group = match.group(first, here, crafts.at(here))
             neighbours = match.neighbours(group.served)
-            answers = match.answered(group) or match.serve(group.served)
+            answers = match.answered(group) or match.sent(group, moves=True) or match.serve(group.served)
             for row, image in match.rows(group, answers, neighbours, after=start):
                 chunks.add(row, image)
             yield from chunks.due()

@@ -1,0 +1,92 @@
+"""`unrolled`, `apgd-unrolled`: a gradient attack through the last steps of the defense's adaptation to the input.
+
+Croce, Gowal, Brunner, Shelhamer, Hein, Cemgil: Evaluating the Adversarial Robustness of Adaptive Test-time Defenses,
+ICML 2022: APGD with 100 steps on the defense itself, differentiated through its adaptation; Hedge with 5 steps attacked
+where 20 are served, and with the mean over draws where it is random.
+
+unrolled       a wrapper: the attack inside gets the unrolled network. It has the parameters of both
+apgd-unrolled  APGD on the cross-entropy inside (the first part of AutoAttack), with restarts
+
+The point of a batch defense is attacked in its batch: with the company that it will have, or, where all points of a
+batch are attacked in one call, with what the attack last tried for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from attacks.autoattack import AutoAttack, AutoAttackParams
+from attacks.wrappers import Wrapper
+from bench.contracts import DefenseInfo, Effort
+from bench.contracts.oracle import Oracle, Simulation
+from bench.data.task import TaskFacts
+from bench.threat import ThreatModel
+from bench.values import Params
+
+
+class UnrolledParams(Params):
+    """through: adaptation steps that the gradient goes through, the last ones; served: steps that the attacked copy
+    takes (0: as many as an answer takes); draws: of the defense's randomness in every pass, whose log-probabilities
+    are averaged."""
+
+    through: int = Field(default=4, ge=1)
+    served: int = Field(default=0, ge=0)
+    draws: int = Field(default=1, ge=1)
+
+
+class Unrolled(Wrapper):
+    """The attack inside differentiates the defense through its adaptation."""
+
+    Params: ClassVar[type[Params]] = UnrolledParams
+
+    def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
+        if info.not_unrolled:
+            return f"{info.name} cannot be unrolled: {info.not_unrolled}"
+        return super().declines(threat, facts, info)
+
+    def effort(self, threat: ThreatModel) -> Effort:
+        inside, params = self._attack().effort(threat), self.params
+        # a step and the way back through it take about five passes, and are computed twice (checkpoints)
+        return Effort(passes=inside.passes * params.draws * (1 + 10 * params.through), probes=inside.probes)
+
+    def network(self, oracle: Oracle, copy: Simulation, x: Tensor) -> nn.Module:
+        params = self.params
+        if params.draws == 1:
+            return copy.unrolled(params.through, params.served)
+        return _MeanOfDraws(copy, params.through, params.served, params.draws)
+
+
+class _MeanOfDraws(nn.Module):
+    """Mean log-probabilities (N, K) over draws that are new in every pass."""
+
+    def __init__(self, copy: Simulation, through: int, served: int, draws: int) -> None:
+        super().__init__()
+        self._copy = copy
+        self._given = through, served
+        self._draws = draws
+        self._drawn = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        numbers = range(self._drawn, self._drawn + self._draws)
+        self._drawn += self._draws
+        parts = [self._copy.unrolled(*self._given, number)(x).log_softmax(1) for number in numbers]
+        return torch.stack(parts).mean(0)
+
+
+class _APGD(AutoAttack):
+    """APGD on the cross-entropy alone."""
+
+    class Params(AutoAttackParams):  # the parts of the ensemble that differ from its own defaults
+        """Parameters of AutoAttack, of which only APGD on the cross-entropy is run."""
+
+        parts: str = "apgd-ce"
+
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 4}
+
+
+APGDUnrolled = Unrolled.around(_APGD)
