@@ -44,12 +44,16 @@ def _known_parts(given: str) -> str:
     return ",".join(names)
 
 
+#: names of parts, with commas
+Parts = Annotated[str, AfterValidator(_known_parts)]
+
+
 class AutoAttackParams(Params):
     """parts: the parts to run, in this order, separated by commas; steps: of APGD and FAB; restarts: of APGD-CE;
     target_classes: number of classes that the targeted parts try, most likely first; square_queries: queries of Square
     per example."""
 
-    parts: Annotated[str, AfterValidator(_known_parts)] = "apgd-ce,apgd-t,fab-t,square"
+    parts: Parts = "apgd-ce,apgd-t,fab-t,square"
     steps: int = Field(default=100, ge=2)
     restarts: int = Field(default=1, ge=1)
     target_classes: int = Field(default=9, ge=1)

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacks.autoattack import AutoAttack, AutoAttackParams
+from attacks.autoattack import AutoAttack, AutoAttackParams, Parts
 from attacks.wrappers import Wrapper
 from bench.contracts import DefenseInfo, Effort
 from bench.contracts.oracle import Oracle, Simulation
@@ -84,7 +84,7 @@ class _APGD(AutoAttack):
     class Params(AutoAttackParams):  # the parts of the ensemble that differ from its own defaults
         """Parameters of AutoAttack, of which only APGD on the cross-entropy is run."""
 
-        parts: str = "apgd-ce"
+        parts: Parts = "apgd-ce"
 
     quick: ClassVar[Mapping[str, Any]] = {"steps": 4}
 

@@ -70,9 +70,14 @@ class _Countered(Moved):
         super().__init__(network, steps, last)
         self._step_size = step_size
 
-    def step(self, x: Tensor, shift: Tensor, number: int) -> Tensor:
+    def fixed(self, x: Tensor) -> Tensor:
+        """The label of x itself, (N,)."""
         with torch.no_grad():
-            label = self.network(x).argmax(1)
+            label: Tensor = self.network(x).argmax(1)
+        return label
+
+    def step(self, x: Tensor, shift: Tensor, fixed: Tensor | None) -> Tensor:
+        assert fixed is not None
         at = leaf(x + shift)
-        loss = cross_entropy(self.network(at), label, reduction="sum")
+        loss = cross_entropy(self.network(at), fixed, reduction="sum")
         return shift - self._step_size * straight_sign(self.slope(loss, at))

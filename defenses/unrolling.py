@@ -138,20 +138,26 @@ class Moved(nn.Module):
         return logits
 
     def shift(self, x: Tensor) -> Tensor:
-        """The shift (N, C, H, W) of x."""
-        (shift,) = stepped(self._step, x, (self.start(x.detach()),), self.steps, min(self.last, self.steps))
+        """The shift (N, C, H, W) of x (N, C, H, W) in [0, 1]."""
+        fixed = self.fixed(x.detach())
+
+        def step(x: Tensor, state: State, number: int) -> State:
+            return (self.step(x, state[0], fixed),)
+
+        (shift,) = stepped(step, x, (self.start(x.detach()),), self.steps, min(self.last, self.steps))
         return shift if self.last else shift.detach()
 
-    def _step(self, x: Tensor, state: State, number: int) -> State:
-        return (self.step(x, state[0], number),)
-
     def start(self, x: Tensor) -> Tensor:
-        """The shift before the first step."""
+        """The shift (N, C, H, W) of x before the first step."""
         return torch.zeros_like(x)
 
+    def fixed(self, x: Tensor) -> Tensor | None:
+        """What all steps on x use, found once."""
+        return None
+
     @abstractmethod
-    def step(self, x: Tensor, shift: Tensor, number: int) -> Tensor:
-        """The next shift; gradients are on, and taken with `slope`."""
+    def step(self, x: Tensor, shift: Tensor, fixed: Tensor | None) -> Tensor:
+        """The next shift (N, C, H, W); gradients are on, and taken with `slope`."""
 
     @staticmethod
     def slope(loss: Tensor, at: Tensor) -> Tensor:

@@ -173,6 +173,7 @@ class Match:
             twin = self._run.served(serving.defense.fork(), self._states)
             clean = twin.sent(group.x, times, moves=True)
             serving.seconds += twin.seconds
+            serving.defense.adaptation_steps += twin.steps
         else:
             clean = serving.sent(group.x, times, alone)
         attacked = serving.sent(group.served, times, alone, moves)

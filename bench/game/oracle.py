@@ -169,14 +169,21 @@ class GameOracle(Oracle):
             self.hurry()
             spent = self._charge(row)
             if self.threat.queries_served and self._serve is not None:
-                self._deployed.account = self._account(row)
-                answer = self._serve(point[None])
-                self._deployed.account = 0
+                answer = self._served_to(self._deployed, self._serve, point[None], self._account(row))
             else:
                 draw = seed_of(self._key, "query", self._indices[row], spent)
                 answer = probe(self._deployed, point[None].clone(), draw, self.company)
             parts.append(self._reply(answer, point[None], [row]))
         return Reply(torch.cat([part.logits for part in parts]), torch.cat([part.refused for part in parts]))
+
+    @staticmethod
+    def _served_to(deployed: Defense, serve: Callable[[Tensor], Tensor], x: Tensor, account: int) -> Tensor:
+        """The answer to x (N, C, H, W), sent from an account; what comes next is of nobody's account again."""
+        deployed.account = account
+        try:
+            return serve(x)
+        finally:
+            deployed.account = 0
 
     def _reply(self, answer: Tensor, x: Tensor, rows: list[int]) -> Reply:
         """What the attacker gets of an answer to x that is charged to these examples."""

@@ -116,6 +116,7 @@ class Serving:
             logits = checked_logits(copy.predict(batch.clone()), len(batch), self.columns, self._name)
             labels += labels_of(logits[-1:], self.classes)
         self.seconds += time.perf_counter() - start
+        self.defense.adaptation_steps += copy.adaptation_steps
         return labels
 
     def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]] | None]:

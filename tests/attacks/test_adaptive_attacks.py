@@ -362,3 +362,8 @@ def test_the_network_that_answers_a_point_is_the_one_that_adapted_to_it(resource
     static = resources.of(spec_of("regular", "clean")).serving(0).defense
     with torch.no_grad():
         assert torch.equal(static.proxy_for(x)(x), static.proxy()(x))
+
+
+def test_a_wrong_part_of_apgd_unrolled_is_refused(bench) -> None:
+    done = bench("run", "--defense", "hedge", "--attack", "apgd-unrolled", "--set", "attack.parts=apgd-xx", "-n", "2")
+    assert done.code == 2 and "no part is called 'apgd-xx'" in done.err

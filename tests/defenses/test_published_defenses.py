@@ -197,7 +197,7 @@ def test_a_gradient_through_adam_is_that_of_finite_differences() -> None:
 class _Climbs(Moved):
     """Moves the input once along the sign of the gradient of its square."""
 
-    def step(self, x: Tensor, shift: Tensor, number: int) -> Tensor:
+    def step(self, x: Tensor, shift: Tensor, fixed: Tensor | None) -> Tensor:
         at = leaf(x + shift)
         return shift + 0.1 * straight_sign(self.slope(at.square().sum(), at))
 

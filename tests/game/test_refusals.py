@@ -109,6 +109,18 @@ def test_accounts_differ_by_example_and_are_closed_by_a_refusal_where_the_threat
     assert deployed.account == 0, "what is served besides queries is of no attacker's account"
 
 
+def test_the_account_is_given_back_where_an_answer_raises() -> None:
+    oracle, deployed = asked()
+
+    def fails(x: Tensor) -> Tensor:
+        raise ValueError("broken")
+
+    oracle._serve = fails
+    with pytest.raises(ValueError, match="broken"):
+        oracle.ask(torch.zeros(1, 1, 2, 2), [0])
+    assert deployed.account == 0
+
+
 def test_an_attacker_may_change_the_account_while_there_is_another() -> None:
     oracle, deployed = asked(accounts=2)
     oracle.ask(torch.zeros(1, 1, 2, 2), [0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -51,4 +52,7 @@ def test_answers_to_all_sends_are_stored_repeated_and_verified(bench: Bench, def
     again = run["resubmission"]
     assert again["times"] == 3 and again["worst"] <= again["average"] and set(again["after"]) == {"1", "3"}
     assert again["worst"] == pytest.approx(run["robust_accuracy"]["value"]), "one wrong answer is enough"
+    if defense != "noise-vote":  # a mean over all answers, those of copies too
+        examples = json.loads(bench("export", run["run"], "--format", "json").out)[0]["examples"]
+        assert all(example["adaptation_steps"] > 0 for example in examples)
     assert bench("verify", run["run"]).code == 0
