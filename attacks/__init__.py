@@ -29,6 +29,8 @@ PAPERS = {
     "persistent": "https://openreview.net/forum?id=ZJ2ONmSgCS",
     "unrolled": f"{ARXIV}2202.13711",
     "apgd-unrolled": f"{ARXIV}2202.13711",
+    "dia": f"{ARXIV}2301.12576",
+    "rttdp": f"{ARXIV}2410.04682",
     "bpda": f"{ARXIV}1802.00420",
     "eot": f"{ARXIV}1802.00420",
     "pgd-skip": WU,
@@ -171,6 +173,31 @@ def register() -> None:
         free=("resubmits", "randomness"),
         protocol="probe",
     )
+    sends = {"eps": 1.0, "norm": "linf"}
+    for name, target, summary, preset, free in (
+        (
+            "dia",
+            "DIA",
+            "images within a batch that harm the other users' answers (Wu et al. 2023)",
+            {"weights": "adapted", "bank": True, "share": 0.05, "place": "within", "others": True, **sends},
+            ("share", "eps"),
+        ),
+        (
+            "rttdp",
+            "RTTDP",
+            "batches between those of other users, crafted on a surrogate that follows the defense (Su et al. 2025)",
+            {"weights": "trained", "share": 0.5, "place": "interleaved", **sends, "eps": 0.3},
+            ("share", "place", "eps"),
+        ),
+        (
+            "repeat",
+            "Repeat",
+            "one image, sent again and again among other users",
+            {"weights": "none", "share": 0.5, "place": "before", **sends},
+            ("share", "place"),
+        ),
+    ):
+        _add(name, f"poison:{target}", summary=summary, preset=preset, free=free, protocol="poison")
     _add(
         "unrolled",
         "unrolled:Unrolled",

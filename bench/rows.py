@@ -33,6 +33,7 @@ class Row:
     resent            where an image is sent several times: its answers in their order (`attacked`), and those to the
                       clean image sent as often (`clean`); `answer` is the first that is wrong and no refusal, else the
                       first. None: it is sent once
+    poison            it is one of the attacker's inputs, served among those of other users: its answer is not judged
     neighbours        counts of the labels of the served image's neighbours, by the searched set; None: there are none
     """
 
@@ -57,6 +58,7 @@ class Row:
     defense_s: float
     neighbours: dict[str, list[int]] | None = None
     resent: dict[str, list[int]] | None = None
+    poison: bool = False
 
 
 def is_right(row: Row, budget: tuple[Norm, float] | None, clean_answer: int | None) -> bool | None:

@@ -12,6 +12,7 @@ from bench.norms import NORMS, Norm
 
 Weights = Literal["none", "surrogate", "trained", "simulated", "adapted"]
 Randomness = Literal["private", "shared"]
+Place = Literal["before", "within", "interleaved"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class ThreatModel:
     accounts        accounts from which the attacker asks about each example, for defenses that tell users apart
     bans            an account is closed by the first refusal of one of its queries
     resubmits       how often the attacker sends the image; one wrong answer is enough
+    share           of all inputs, the share that the attacker sends among those of other users, in [0, 1). Above 0 the
+                    other users' inputs are judged, which nobody perturbs (see the protocol `poison`)
+    place           where it sends them: before the others, within their batches, or interleaved with theirs
+    others          it knows the inputs of the other users with which its own are served, and their labels
     """
 
     norm: Norm = "linf"
@@ -50,9 +55,17 @@ class ThreatModel:
     accounts: int = 1
     bans: bool = False
     resubmits: int = 1
+    share: float = 0.0
+    place: Place = "within"
+    others: bool = False
 
     def __post_init__(self) -> None:
-        for key, options in (("norm", NORMS), ("weights", get_args(Weights)), ("randomness", get_args(Randomness))):
+        for key, options in (
+            ("norm", NORMS),
+            ("weights", get_args(Weights)),
+            ("randomness", get_args(Randomness)),
+            ("place", get_args(Place)),
+        ):
             value = getattr(self, key)
             if value not in options:
                 raise BadValue(f"threat.{key} is {value!r}; it must be one of {', '.join(options)}.")
@@ -69,6 +82,10 @@ class ThreatModel:
             raise BadValue(f"threat.delay is {self.delay}; give a number of points of at least 0.")
         if self.queries < 0:
             raise BadValue(f"threat.queries is {self.queries}; give a number of at least 0.")
+        if not 0 <= self.share < 1:
+            raise BadValue(
+                f"threat.share is {self.share}; it is the attacker's share of all inputs: from 0 to below 1."
+            )
         for key in ("accounts", "resubmits"):
             if getattr(self, key) < 1:
                 raise BadValue(f"threat.{key} is {getattr(self, key)}; give a number of at least 1.")
@@ -110,11 +127,22 @@ class ThreatModel:
             parts.append(f"asks from {self.accounts} account{'s' if self.accounts > 1 else ''}{closed}")
         if self.resubmits > 1:
             parts.append(f"sends an image {self.resubmits} times, and one wrong answer is enough")
+        if self.share:
+            where = {"before": "before them", "within": "within their batches", "interleaved": "in between"}[self.place]
+            parts.append(f"other users' inputs are judged; {self.share:.3g} of all are the attacker's, sent {where}")
+            parts.append(f"the attacker {'knows' if self.others else 'does not know'} the others' inputs")
         return "; ".join(parts)
 
 
 #: fields that came later, with the values that they have where nothing is said
-LATER: dict[str, Any] = {"accounts": 1, "bans": False, "resubmits": 1}
+LATER: dict[str, Any] = {
+    "accounts": 1,
+    "bans": False,
+    "resubmits": 1,
+    "share": 0.0,
+    "place": "within",
+    "others": False,
+}
 
 #: kinds of knowledge, weakest first, in which robust accuracy is summed up
 Tier = Literal["gray-black-box", "train-time", "aware-realistic", "aware-full"]

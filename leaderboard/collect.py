@@ -96,6 +96,7 @@ def _summary(entry: Entry, record: RunRecord, result: dict[str, Any], base_time:
         robust=share(result["robust_accuracy"]) if done else None,
         refused=share(result.get("false_rejections")),
         detected=share(result.get("detection_rate")),
+        lost=share((result.get("harm") or {}).get("lost")),
         answer_s=answer_s,
         seconds=result["seconds"]["total"],
         flags=tuple((flag["id"], flag["message"]) for flag in result["flags"]),

@@ -32,6 +32,7 @@ REFUSED_TOOLTIP = (
     "under attack counts as robust only where the clean image is answered right."
 )
 DETECTED_TOOLTIP = "Share of the attacked images that the defense refuses; empty for a defense that never refuses."
+LOST_TOOLTIP = "Points of accuracy that other users lose by the attacker's inputs among theirs, with a 95 % interval."
 MS_TOOLTIP = "Median time of one answer of the defense, in milliseconds."
 TIMES_TOOLTIP = "The time of one answer divided by that of the base alone on the same machine."
 BASE_TOOLTIP = "The trained network that the defense runs on."
@@ -85,6 +86,8 @@ RUNS: tuple[Column[RunSummary], ...] = (
            layout="number", optional=True),
     Column("detected", "Detects %", DETECTED_TOOLTIP, lambda run: share_cell(run.detected), "share",
            layout="number", optional=True),
+    Column("lost", "Others lose", LOST_TOOLTIP, lambda run: share_cell(run.lost), "share", layout="number",
+           optional=True),
     Column("ms", "ms per answer", MS_TOOLTIP, lambda run: _milliseconds(run.answer_s), "figure", layout="number"),
     Column("flags", "Flags and reasons", "Warnings about the run, and why it was skipped or failed.",
            lambda run: [run.flags, "" if run.status == "DONE" else f"{run.status}: {run.reason}"], "flags",
@@ -98,6 +101,7 @@ RUN_FIGURES: tuple[Column[RunSummary], ...] = (
     Column("clean", "clean %", CLEAN_TOOLTIP, lambda run: share_cell(run.clean), "share"),
     Column("refused", "refuses %", REFUSED_TOOLTIP, lambda run: share_cell(run.refused), "share", optional=True),
     Column("detected", "detects %", DETECTED_TOOLTIP, lambda run: share_cell(run.detected), "share", optional=True),
+    Column("lost", "others lose", LOST_TOOLTIP, lambda run: share_cell(run.lost), "share", optional=True),
     Column("ms", "ms per answer", MS_TOOLTIP, lambda run: _milliseconds(run.answer_s), "figure"),
     Column("times", "times the base", TIMES_TOOLTIP, lambda run: figure_cell(run.times_base), "figure"),
 )

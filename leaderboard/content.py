@@ -81,6 +81,7 @@ class RunSummary:
     times_base    the time of one answer divided by that of the base on the same machine; None if one was not measured
     page          where the page of the run lies in the site; "" if it has none
     refused       of a defense that may refuse: the share of clean images that it refuses; detected: of attacked ones
+    lost          of other users' inputs, the share that the attacker's inputs among them cost; None where it sent none
     """
 
     run: str
@@ -108,6 +109,7 @@ class RunSummary:
     page: str = ""
     refused: Share | None = None
     detected: Share | None = None
+    lost: Share | None = None
 
     @property
     def board(self) -> Board:

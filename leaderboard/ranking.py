@@ -6,7 +6,7 @@ that need less, so the tiers of aware attackers include the other tiers.
 
 A standing is shown without a rank, with the reason, in two cases: no attack of the tier itself was run on an unbiased
 sample of examples, or an image of one of its attacks broke the threat model (flag V1). An attack that knows the random
-draws of the defense belongs to no tier.
+draws of the defense belongs to no tier, nor does one that leaves the judged inputs alone (flag poison).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.analysis.worst_case import INCLUDES, shared_games, tier_verdict
 from leaderboard.content import TIERS, Board, Entry, RunSummary, Share, Standing, share
 
 #: flags of runs whose figure must not be compared with others
-UNRANKED = ("V1", "survivors", "draws")
+UNRANKED = ("V1", "survivors", "draws", "poison")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def standings_of(entry: Entry, runs: Sequence[AnsweredRun]) -> list[Standing]:
     """The standings of one entry, without ranks: one for each tier of every board on which it was attacked."""
     boards: dict[Board, list[AnsweredRun]] = defaultdict(list)
     for run in runs:
-        if run.summary.attacked and not _has(run.summary, "draws"):
+        if run.summary.attacked and not any(_has(run.summary, flag) for flag in ("draws", "poison")):
             boards[run.summary.board].append(run)
     return [_standing(entry, board, tier, own) for board, own in boards.items() for tier in TIERS]
 

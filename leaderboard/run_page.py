@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.analysis.compare import outcome_of
-from bench.analysis.describe import clean_answers
+from bench.analysis.describe import clean_answers, harm_of
 from bench.analysis.gallery import gallery
 from bench.game.resources import Resources
 from bench.rows import Row
@@ -55,7 +55,7 @@ def details_of(store: Store, run: RunSummary, resources: Resources, command: tup
     clean = clean_answers(store, record)
     right = outcome_of(store, record, rows)
     shown, note = gallery(store, record, rows, resources, GALLERY) if rows else ([], "")
-    data = RunData(rows, right, [one.row for one in shown])
+    data = RunData(rows, right, [one.row for one in shown], harm_of(record, store.all_rows(run.run), clean))
     return RunDetails(
         command=command[0],
         command_note=command[1],

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.analysis.harm import Harm, harm
 from bench.analysis.intervals import Estimate
 from bench.analysis.metrics import (
     Sharing,
@@ -51,7 +52,8 @@ def names_of(record: RunRecord) -> dict[str, Any]:
 def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     """What `bench run --json` prints for one run; JSON values only."""
     spec = record.spec
-    rows = store.rows(record.key)
+    served = store.all_rows(record.key)
+    rows = [row for row in served if not row.poison]
     sharing, facts = Sharing.of(spec), spec["game"]["facts"]
     threat = ThreatModel(**spec["threat"])
     minimal = spec.get("attack_kind") == "minimal"
@@ -64,17 +66,17 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
         "clean_accuracy": _estimate(clean_accuracy(rows, sharing, clean)),
         "robust_accuracy": _estimate(robust),
         **_refusals(spec, rows, sharing, clean),
-        "violations": sum(bool(row.violation) for row in rows),
-        "seconds": seconds(store, record, rows),
+        "violations": sum(bool(row.violation) for row in served),
+        "seconds": seconds(store, record, served),
         "answer_s": float(np.median(delays)) if delays else None,
         "answer_p95_s": float(np.quantile(delays, 0.95)) if delays else None,
         "probe_s": statistics.median(row.defense_s for row in rows) if rows and facts["answers_clean"] else None,
-        "ledger": ledger(store, record, rows),
+        "ledger": ledger(store, record, served),
         "threat": spec["threat"],
         "threat_in_words": threat_card(spec),
         "threat_in_short": threat_tag(spec),
         "game": spec["game"],
-        "flags": flags(store, record, rows, clean),
+        "flags": flags(store, record, served, clean),
         "reason": record.reason,
     }
     if facts["splits"] and robust is not None:
@@ -84,10 +86,20 @@ def describe(store: Store, record: RunRecord) -> dict[str, Any]:
         result["redraws"] = asdict(again)
     if (again_sent := resubmission(rows)) is not None:
         result["resubmission"] = asdict(again_sent)
+    if (lost := harm_of(record, served, clean)) is not None:
+        result["harm"] = asdict(lost)
     if minimal:  # the image as the attack left it, whatever its distance; and how far that was
         result["uncut_accuracy"] = _estimate(robust_accuracy(rows, sharing, answered_right(rows, clean)))
         result["median_distance"] = median_distance(rows, threat.norm)
     return result
+
+
+def harm_of(record: RunRecord, rows: Sequence[Row], clean: Mapping[tuple[int, int], int]) -> Harm | None:
+    """What other users lost in a run by the attacker's inputs: see `bench.analysis.harm`.
+
+    rows: all; clean: see `clean_answers`.
+    """
+    return None if record.spec["attack"]["name"] == "clean" else harm(rows, clean, Sharing.of(record.spec))
 
 
 def _refusals(
@@ -150,7 +162,7 @@ def ledger(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, in
 def flags(
     store: Store, record: RunRecord, rows: Sequence[Row], clean: Mapping[tuple[int, int], int]
 ) -> list[dict[str, Any]]:
-    """Warnings that a reader of the result needs, each with its figure. clean: see `clean_answers`."""
+    """Warnings that a reader of the result needs, each with its figure. rows: all; clean: see `clean_answers`."""
     warnings = []
     broken = [row for row in rows if row.violation]
     if broken:
@@ -172,6 +184,13 @@ def flags(
             "of the attack (S11), not of the defense; not ranked."
         )
         warnings.append({"id": "draws", "value": 1, "message": message})
+    if (sent := sum(row.poison for row in rows)) and record.spec["attack"]["name"] != "clean":
+        message = (
+            f"Other users' inputs are judged, which nobody perturbed; the attacker sent {sent} among them, "
+            f"{ThreatModel(**record.spec['threat']).place}. It measures what the defense loses by what it serves, and not how it "
+            f"answers an attacked input; not ranked."
+        )
+        warnings.append({"id": "poison", "value": sent, "message": message})
     if rows and not record.spec["game"]["facts"]["answers_clean"] and not clean:
         pair = None if record.clean_key is None else store.find(record.clean_key)
         state = "is not there" if pair is None else f"is {pair.status}{f': {pair.reason}' if pair.reason else ''}"

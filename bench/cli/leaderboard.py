@@ -174,6 +174,7 @@ def plot(
 def _of_a_run(chart: RunChart, store: Store, run: str | None, example: int | None) -> tuple[str, list[dict[str, Any]]]:
     """The title and the records of a chart of one run."""
     from bench.analysis.compare import outcome_of
+    from bench.analysis.describe import clean_answers, harm_of
     from leaderboard.charts.chart import RunData
 
     if run is None:
@@ -181,7 +182,8 @@ def _of_a_run(chart: RunChart, store: Store, run: str | None, example: int | Non
     record = store.resolve(run)
     rows = store.rows(record.key)
     shown = [row for row in rows if example in (None, row.index)]
-    drawings = chart.records(RunData(rows, outcome_of(store, record, rows), shown))
+    lost = harm_of(record, store.all_rows(record.key), clean_answers(store, record))
+    drawings = chart.records(RunData(rows, outcome_of(store, record, rows), shown, lost))
     if not drawings:
         what = f"the example {example}" if example is not None else "any example"
         raise BadValue(

@@ -136,5 +136,11 @@ def print_results(results: Sequence[dict[str, Any]]) -> None:
             floor = f"clean images {100 * again['clean_worst']:.1f} and {100 * again['clean_average']:.1f}"
             console.print(f"{r['run'][:6]} each image sent {again['times']} times: robust % {after}", end=", ")
             console.print(f"{100 * again['average']:.1f} on average; {floor}")
+        if (harm := r.get("harm")) is not None:
+            lost, last = harm["lost"], harm["moments"][-1]
+            console.print(
+                f"{r['run'][:6]} other users lose {100 * lost['value']:.1f} points ({100 * lost['low']:.1f} to "
+                f"{100 * lost['high']:.1f}) by {last['sent']} inputs of the attacker"
+            )
         for flag in r["flags"]:
             console.print(f"{r['run'][:6]} {escape(flag['id'])}: {escape(flag['message'])}", style="yellow")

@@ -59,6 +59,8 @@ class Attack(ABC):
     block: ClassVar[int | None] = BLOCK
     #: it differentiates the network that the oracle grants
     needs_gradients: ClassVar[bool] = True
+    #: what it sends depends on the answers to what it sent before (`Oracle.received`)
+    remembers: ClassVar[bool] = False
     recipe_family: ClassVar[str] = ""
     #: parameter values for `bench check`, which needs few steps: a runtime defense answers slowly
     quick: ClassVar[Mapping[str, Any]] = {}

@@ -103,6 +103,14 @@ class Simulation(ABC):
         """
 
     @abstractmethod
+    def of_batches(self, steps: int) -> nn.Module:
+        """Logits (B, K) of a batch x (B, C, H, W) of a `batch` defense as a function of all its points, unrecorded.
+
+        Through the last `steps` adaptation steps, or, of a defense that cannot be unrolled, by its network as it is
+        now. Its columns are those of the defense: the harness folds no refusal, since the points are not the call's.
+        """
+
+    @abstractmethod
     def snapshot(self) -> State:
         """The state of the copy."""
 
@@ -175,6 +183,22 @@ class Oracle(ABC):
     @abstractmethod
     def deployed(self) -> Simulation:
         """The attacker's exact copy of the deployed defense as it serves now. Private randomness, or the defense's."""
+
+    @property
+    @abstractmethod
+    def others(self) -> tuple[Tensor, Tensor]:
+        """Inputs of other users (M, C, H, W) in [0, 1] and their labels (M,), if the threat model grants them.
+
+        The inputs of the call are served before them, or in front of them in one batch.
+        """
+
+    @property
+    @abstractmethod
+    def received(self) -> tuple[Tensor, Tensor]:
+        """What the attacker last sent among other users' inputs, (M, C, H, W), and the logits (M, K) that came back.
+
+        Empty before the first time. An attack that reads it declares `remembers`.
+        """
 
     @property
     @abstractmethod

@@ -279,6 +279,8 @@ class Runner:
     def _count_right(self, run: _Active, rows: list[Row]) -> int | None:
         """How many of these examples count as robust; None where a clean answer that decides it is not there yet."""
         spec = run.spec
+        if spec.threat.share:  # rows that are not judged are among them
+            return None
         if not spec.minimal and not spec.abstains:
             return sum(row.answer == row.label for row in rows)
         if not run.clean and run.clean_key is not None:

@@ -75,7 +75,7 @@ class Verification:
 
 def verify(store: Store, record: RunRecord, resources: Resources) -> Verification:
     """Check a stored run: see the module."""
-    rows = store.rows(record.key)
+    rows = store.all_rows(record.key)
     result = Verification(record.key, len(rows))
     spec = RunSpec.from_dict(record.spec)
     images = stored_images(store, record, resources.cache)

@@ -55,6 +55,12 @@ class Crafted:
         }
 
     @staticmethod
+    def untouched(x: Tensor) -> Crafted:
+        """The images x (N, C, H, W) as they are, which no attack has seen."""
+        nothing, unknown = torch.zeros(len(x), dtype=torch.int64), torch.full((len(x),), -1, dtype=torch.int8)
+        return Crafted(x, nothing, nothing, nothing, nothing, nothing.double(), unknown, unknown)
+
+    @staticmethod
     def join(parts: Sequence[Crafted]) -> Crafted:
         return Crafted(**{name: torch.cat([part.tensors()[name] for part in parts]) for name in parts[0].tensors()})
 

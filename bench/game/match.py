@@ -16,7 +16,7 @@ from bench.game.blocks import Blocks
 from bench.game.chunks import ChunkMaker
 from bench.game.crafting import Crafted, Crafts, craft
 from bench.game.judge import Ruling, admitted, rule
-from bench.game.oracle import UNANSWERED, GameOracle
+from bench.game.oracle import UNANSWERED, Around, GameOracle
 from bench.game.serving import Serving
 from bench.planning.spec import RunSpec
 from bench.rows import REFUSED, Meter, Resume, Row, image_hash
@@ -48,13 +48,15 @@ class Group:
 class Answers:
     """The labels that a group was answered with, and the mean steps and seconds of an answer.
 
-    resent: see `Row.resent`, one for each example; None where an image is sent once.
+    resent: see `Row.resent`, one for each example; None where an image is sent once. logits (B, columns): of what was
+    answered once.
     """
 
     labels: list[int]
     steps: int
     seconds: float
     resent: list[dict[str, list[int]]] | None = None
+    logits: Tensor | None = None
 
 
 class Match:
@@ -106,16 +108,21 @@ class Match:
         return self._run.serving(self.spec.noise_key(self.number), self._states)
 
     def oracle(
-        self, observed: Tensor | None = None, company: Tensor | None = None, deployed: bool = True
+        self,
+        observed: Tensor | None = None,
+        company: Tensor | None = None,
+        deployed: bool = True,
+        around: Around | None = None,
     ) -> GameOracle:
         """The oracle, through which the attacker reaches the defense.
 
         observed  background points that the attacker saw, (M, C, H, W)
         company   the rest of the batch in which a `batch` defense answers a query, (B-1, C, H, W)
         deployed  False: there is no deployed defense yet
+        around    what the attacker's inputs are served among; None: it is alone
         """
         serving = self.serving if deployed else None
-        return self._run.oracle(self.number, serving, observed, company, states=self._states)
+        return self._run.oracle(self.number, serving, observed, company, states=self._states, around=around)
 
     # -- points and images ------------------------------------------------------------------------------------------
 
@@ -193,10 +200,11 @@ class Match:
 
     def _metered(self, answer: Callable[[], Tensor], count: int) -> Answers:
         seconds, steps = self.serving.seconds, self.serving.steps
-        labels = labels_of(answer(), self.serving.classes)
+        logits = answer()
         spent = self.serving.seconds - seconds
         self.meter.defense_s += spent
-        return Answers(labels, (self.serving.steps - steps) // count, spent / count)
+        labels = labels_of(logits, self.serving.classes)
+        return Answers(labels, (self.serving.steps - steps) // count, spent / count, logits=logits)
 
     def neighbours(self, x: Tensor) -> list[dict[str, list[int]] | None]:
         """Counts of the labels of each point's neighbours, for x (B, C, H, W), if the defense retrieves any."""
@@ -230,10 +238,12 @@ class Match:
         neighbours: Sequence[dict[str, list[int]] | None],
         clean: Answers | None = None,
         after: int = 0,
+        poison: int = 0,
     ) -> Iterator[tuple[Row, Tensor]]:
         """The rows of a group from position `after` on, each with its proposed image (C, H, W).
 
-        clean: the answers to the clean images from the same state, if the protocol has them.
+        clean: the answers to the clean images from the same state, if the protocol has them. poison: how many of the
+        group, the first ones, are the attacker's inputs among those of other users.
         """
         crafted = group.crafted
         for i in range(max(after - group.first, 0), len(group.indices)):
@@ -255,6 +265,7 @@ class Match:
                     defense_s=answers.seconds,
                     neighbours=neighbours[i],
                     resent=None if answers.resent is None else answers.resent[i],
+                    poison=i < poison,
                 ),
                 crafted.images[i],
             )

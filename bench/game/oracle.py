@@ -69,6 +69,27 @@ class Trace:
         return fooled
 
 
+@dataclass
+class Around:
+    """What the attacker's inputs are served among; the game brings it up to date before each call.
+
+    x, y           the others' inputs (M, C, H, W) and labels (M,): see `Oracle.others`
+    sent, labels   the attacker's last inputs (A, C, H, W), and the labels (A,) of the images that they were made from
+    logits         the logits (A, columns) that came back
+    """
+
+    x: Tensor
+    y: Tensor
+    sent: Tensor
+    labels: Tensor
+    logits: Tensor
+
+    @staticmethod
+    def nothing(x: Tensor, y: Tensor, columns: int) -> Around:
+        """Before the first call; x (N, C, H, W) and y (N,) give shapes, types and device."""
+        return Around(x[:0], y[:0], x[:0], y[:0], x.new_empty(0, columns))
+
+
 class GameOracle(Oracle):
     """The oracle of one game: `AccessDenied` for anything that the threat model does not grant.
 
@@ -81,6 +102,7 @@ class GameOracle(Oracle):
     fresh     makes a defense that has served nothing, with a given noise key
     observed  background points that the attacker saw, (M, C, H, W)
     company   the rest of the batch in which a `batch` defense answers a query, (B-1, C, H, W)
+    around    what the attacker is served among: see `Around`; None where it is alone
     key       the attacker's own randomness
     report    is called with one line of progress, by attacks that take long
     hurry     is called before every answer to the attack; raises `OutOfTime` when the command has to end
@@ -101,6 +123,7 @@ class GameOracle(Oracle):
         serve: Callable[[Tensor], Tensor] | None = None,
         catch_up: Callable[[Defense, Tensor], Defense] | None = None,
         company: Tensor | None = None,
+        around: Around | None = None,
         key: int = 0,
         report: Callable[[str], None] = lambda line: None,
         hurry: Callable[[], None] = lambda: None,
@@ -117,6 +140,7 @@ class GameOracle(Oracle):
         self._serve = serve
         self._catch_up = catch_up or _serve_all
         self.company = company
+        self._around = around
         self._key = key
         self.report = report
         self.hurry = hurry
@@ -272,6 +296,23 @@ class GameOracle(Oracle):
         return copy
 
     @property
+    def others(self) -> tuple[Tensor, Tensor]:
+        if not self.threat.others:
+            raise AccessDenied("The threat model grants no sight of other users' inputs (threat.others is false).")
+        return self._among.x, self._among.y
+
+    @property
+    def received(self) -> tuple[Tensor, Tensor]:
+        reply = Reply.of(self._among.logits, self._among.labels, self.classes)
+        return self._among.sent, reply.logits
+
+    @property
+    def _among(self) -> Around:
+        if self._around is None:
+            raise AccessDenied("The attacker is alone: this protocol serves no other users' inputs beside its own.")
+        return self._around
+
+    @property
     def observed(self) -> Tensor:
         if self.threat.weights not in ("simulated", "adapted"):
             raise AccessDenied(f"A threat model with weights {self.threat.weights!r} sees nothing of the stream.")
@@ -338,6 +379,10 @@ class GameOracle(Oracle):
             logits.register_hook(lambda gradient: self._count(self.ledger.backwards, rows))
         self.ledger.recording_s += time.perf_counter() - start
 
+    def count_backwards(self) -> None:
+        """Count a backward pass for every example of the call."""
+        self.ledger.backwards += 1
+
     @staticmethod
     def _count(counter: Tensor, rows: Tensor | None) -> None:
         if rows is None:
@@ -402,6 +447,10 @@ class CountedCopy(Simulation):
             network = _InItsBatch(self._oracle, network, self.batch_size)
         return self._oracle.accepting(network)
 
+    def of_batches(self, steps: int) -> nn.Module:
+        network = self._defense.proxy() if self._defense.not_unrolled else self._defense.unrolled(steps)
+        return _Counted(self._oracle, network)
+
     def snapshot(self) -> State:
         return self._defense.snapshot()
 
@@ -433,6 +482,25 @@ class _InItsBatch(nn.Module):
         whole = torch.stack([self._last[row] if at < 0 else x[at] for row, at in enumerate(place)])
         self._last = whole.detach()
         return torch.cat([self.network(part) for part in whole.split(self._size)])[rows]
+
+
+class _Counted(nn.Module):
+    """A network that is given more than the examples of the call: each pass counts once for every example."""
+
+    def __init__(self, oracle: GameOracle, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._oracle = oracle
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._oracle.hurry()
+        ledger = self._oracle.ledger
+        ledger.forwards += 1
+        logits: Tensor = self.network(x)
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: self._oracle.count_backwards())
+        return logits
 
 
 class _Accepting(nn.Module):

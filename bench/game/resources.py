@@ -22,11 +22,11 @@ from bench.game.blocks import Blocks
 from bench.game.crafting import Crafted, Crafts, craft
 from bench.game.identity import hold_against
 from bench.game.match import Match
-from bench.game.oracle import GameOracle
+from bench.game.oracle import Around, GameOracle
 from bench.game.serving import Serving
 from bench.game.start import look
 from bench.planning.plan import info_of
-from bench.planning.preflight import no_company, no_surrogate
+from bench.planning.preflight import no_company, no_poisoning, no_surrogate
 from bench.planning.spec import Part, RunSpec
 from bench.registry import BUILT_IN
 from bench.settings import Settings
@@ -123,7 +123,7 @@ class RunResources:
     def declined(self) -> str | None:
         """Why the attack cannot run against the defense; None if it can."""
         reason = self.attack.declines(self.spec.threat, self.task.facts, info_of(self.spec))
-        return reason or no_surrogate(self.spec) or no_company(self.spec)
+        return reason or no_surrogate(self.spec) or no_company(self.spec) or no_poisoning(self.spec)
 
     def findings(self) -> list[str]:
         """What a reader must know before the rows: see `bench.game.start`."""
@@ -248,6 +248,7 @@ class RunResources:
         company: Tensor | None = None,
         info: DefenseInfo | None = None,
         states: Cache | None = None,
+        around: Around | None = None,
     ) -> GameOracle:
         """The oracle of one game. serving: the deployed defense; None if there is none yet."""
         spec = self.spec
@@ -269,6 +270,7 @@ class RunResources:
             serve=None if serving is None else serving.serve,
             catch_up=catch_up,
             company=company,
+            around=around,
             key=spec.noise_key(game),
             report=self.resources.report,
             hurry=self.resources.settings.deadline.check,

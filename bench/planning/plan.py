@@ -257,7 +257,7 @@ class _Resolver:
             {k.partition(".")[2]: v for k, v in self.sets.items() if k.startswith("threat.") and k[7:] in free}
         )
         threat = threat.with_fields(values)
-        if "eps" in (entry.preset or {}):
+        if "eps" in (entry.preset or {}) and not ("eps" in free and self.request.eps):
             return [threat]
         cls = entry.load()
         if cls.kind == "minimal":  # its own norm; the budget is the metrics' question

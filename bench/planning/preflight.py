@@ -26,7 +26,7 @@ def check_sizes(spec: RunSpec) -> None:
 def check_radius(threat: ThreatModel, image_shape: tuple[int, int, int]) -> None:
     """Raise `BadValue` for a radius that cannot be meant: its ball holds every image, so it bounds nothing."""
     widest = ball_of(threat.norm).distance(torch.ones(1, *image_shape))
-    if threat.eps < float(widest):
+    if threat.eps < float(widest) or threat.share:  # nobody judges what the attacker sends among others' inputs
         return
     guess = f"; did you mean {threat.eps:g}/255?" if threat.norm == "linf" and threat.eps > 1 else ""
     raise BadValue(
@@ -43,6 +43,14 @@ def check_protocol(spec: RunSpec, attack: type[Attack]) -> None:
             f"threat.delay and threat.known have no meaning in the protocol {protocol} ({spec.attack.name} has delay "
             f"{threat.delay}, known {threat.known:g}); use game.protocol={protocols_with(background=True)[0]}."
         )
+    if bool(threat.share) != spec.game.facts.among:
+        other = "one that serves them, such as" if threat.share else "one that does not serve them, such as"
+        raise BadValue(
+            f"threat.share is {threat.share:g}, and the protocol {protocol} serves "
+            f"{'no' if threat.share else 'an'} attacker's inputs among those of other users; use "
+            f"{other} game.protocol={protocols_with(among=bool(threat.share))[0]}"
+            f"{'' if threat.share else ', or an attack that poisons, such as dia'}."
+        )
     if reason := rules_of(spec.game).refuses(spec, attack):
         raise BadValue(reason)
 
@@ -54,6 +62,20 @@ def no_company(spec: RunSpec) -> str | None:
         return (
             f"{spec.defense.name} answers batches of {spec.game.batch}, so a query needs company: use "
             f"game.protocol={protocols_with(background=True)[0]} and threat.queries_served=false"
+        )
+    return None
+
+
+def no_poisoning(spec: RunSpec) -> str | None:
+    """Why inputs among those of other users do nothing, or have no such place; None if they do."""
+    if not spec.threat.share:
+        return None
+    if spec.kind == "static":
+        return f"{spec.defense.name} is static: no answer depends on what other users send"
+    if spec.kind == "online" and spec.threat.place == "within":
+        return (
+            f"{spec.defense.name} answers inputs one at a time, so none is sent within a batch: use "
+            f"threat.place=before or threat.place=interleaved"
         )
     return None
 

@@ -91,7 +91,7 @@ def paired_clean(spec: RunSpec, clean: Any) -> RunSpec | None:
     game = rules_of(spec.game).clean_game(spec)
     if game is None or spec.attack.name == clean.name:
         return None
-    threat = type(spec.threat)(eps=0.0, weights="none")
+    threat = type(spec.threat)(eps=0.0, weights="none", share=spec.threat.share, place=spec.threat.place)
     pair = replace(
         spec,
         attack=clean,

@@ -53,6 +53,8 @@ class GameFacts:
     answers_clean  its rows hold the answer to the clean image too; False: a paired run of the attack `clean` has it
     background     other users' inputs are served before the attacker crafts, so that `threat.known` and `threat.delay`
                    have a meaning
+    among          the attacker's inputs are served among those of other users, and the others' answers are judged:
+                   `threat.share`, `threat.place` and `threat.others` have a meaning
     """
 
     games_key: str
@@ -60,6 +62,7 @@ class GameFacts:
     splits: bool = False
     answers_clean: bool = False
     background: bool = False
+    among: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,8 @@ class RunSpec:
     def crafted_on_base(self) -> bool:
         """The attack's images do not depend on the runtime defense: they are crafted once and cached."""
         whole = self.chosen is None  # blocks of a choice are its own
-        return whole and self.threat.weights in ("trained", "surrogate") and not self.threat.queries
+        alone = not self.threat.share  # else they depend on the inputs around them
+        return whole and alone and self.threat.weights in ("trained", "surrogate") and not self.threat.queries
 
     @property
     def sees_state(self) -> bool:

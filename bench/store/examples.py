@@ -47,19 +47,21 @@ def delete_rows(session: Session, run: str) -> None:
         session.execute(delete(table).where(table.run == run))
 
 
-def rows_of(session: Session, run: str) -> list[Row]:
-    """The rows of a run by game and position."""
-    return [from_columns(values) for values in columns_of(session, run, COLUMNS)]
+def rows_of(session: Session, run: str, judged: bool) -> list[Row]:
+    """The rows of a run by game and position; judged: without the attacker's inputs among those of other users."""
+    return [from_columns(values) for values in columns_of(session, run, COLUMNS, judged)]
 
 
-def columns_of(session: Session, run: str, names: Sequence[str]) -> list[Any]:
-    """These columns of a run's rows, as bare tuples by game and position."""
-    return list(session.execute(_by_position(tuple(names)), {"run_key": run}).all())
+def columns_of(session: Session, run: str, names: Sequence[str], judged: bool = True) -> list[Any]:
+    """These columns of a run's rows, as bare tuples by game and position. judged: as for `rows_of`."""
+    return list(session.execute(_by_position(tuple(names), judged), {"run_key": run}).all())
 
 
-def _by_position(names: tuple[str, ...]) -> Select[Any]:
-    columns = select(*(getattr(ExampleRow, name) for name in names))
-    return columns.where(ExampleRow.run == bindparam("run_key")).order_by(ExampleRow.game, ExampleRow.position)
+def _by_position(names: tuple[str, ...], judged: bool) -> Select[Any]:
+    columns = select(*(getattr(ExampleRow, name) for name in names)).where(ExampleRow.run == bindparam("run_key"))
+    if judged:
+        columns = columns.where(ExampleRow.poison.is_(False))
+    return columns.order_by(ExampleRow.game, ExampleRow.position)
 
 
 def count_rows(session: Session, run: str) -> int:

@@ -195,17 +195,22 @@ class Store:
     # -- rows, games and images -------------------------------------------------------------------------------------
 
     def rows(self, key: str) -> list[Row]:
-        """The rows of a run by game and position."""
+        """The rows of a run whose answers are judged, by game and position."""
         with self._reading() as session:
-            return examples.rows_of(session, key)
+            return examples.rows_of(session, key, judged=True)
+
+    def all_rows(self, key: str) -> list[Row]:
+        """All rows of a run: also the attacker's inputs that were served among those of other users."""
+        with self._reading() as session:
+            return examples.rows_of(session, key, judged=False)
 
     def count_rows(self, key: str) -> int:
-        """How many rows a run has."""
+        """How many rows a run has, all of them."""
         with self._reading() as session:
             return examples.count_rows(session, key)
 
     def facts(self, keys: Iterable[str], names: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
-        """The rows of many runs as bare tuples of these columns, run by run, in each by game and position."""
+        """The judged rows of many runs as bare tuples of these columns, run by run, in each by game and position."""
         with self._reading() as session:
             for key in keys:
                 yield key, examples.columns_of(session, key, names)

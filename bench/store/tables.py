@@ -86,6 +86,7 @@ class ExampleRow(Table):
     defense_s: Mapped[float] = mapped_column(Float(53))
     neighbours: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     resent: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    poison: Mapped[bool] = mapped_column(default=False)
 
 
 class AuditRow(Table):

@@ -10,6 +10,7 @@ import altair as alt
 from leaderboard.charts.attack_cost import ATTACK_COST
 from leaderboard.charts.chart import LeaderboardChart, Records, RunChart
 from leaderboard.charts.curves import CURVES
+from leaderboard.charts.harm import HARM
 from leaderboard.charts.heatmap import HEATMAP
 from leaderboard.charts.neighbours import NEIGHBOURS
 from leaderboard.charts.pareto import PARETO
@@ -30,7 +31,7 @@ def by_name(*charts: ChartT) -> dict[str, ChartT]:
 #: charts of many runs, in the order of the pages
 LEADERBOARD_CHARTS: dict[str, LeaderboardChart] = by_name(HEATMAP, PARETO, *CURVES, *SURFACES, ATTACK_COST)
 #: charts of one run, in the order of its page
-RUN_CHARTS: dict[str, RunChart] = by_name(RUNNING, NEIGHBOURS)
+RUN_CHARTS: dict[str, RunChart] = by_name(RUNNING, HARM, NEIGHBOURS)
 
 
 def spec_of(chart: LeaderboardChart | RunChart) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import altair as alt
 
+from bench.analysis.harm import Harm
 from bench.analysis.metrics import Outcomes
 from bench.rows import Row, is_fooled
 from leaderboard.content import TIERS, Board, Leaderboard, RunSummary, Share, Standing, outcome_of_example
@@ -57,11 +58,13 @@ class LeaderboardChart:
 
 @dataclass(frozen=True)
 class RunData:
-    """What a chart of one run is made from. right: whether each example was answered right; shown: examples to show."""
+    """What a chart of one run is made from. right: whether each example was answered right; shown: examples to show;
+    harm: what other users lost; None where the attacker sent nothing among theirs."""
 
     rows: Sequence[Row]
     right: Outcomes
     shown: Sequence[Row]
+    harm: Harm | None = None
 
     def outcome(self, row: Row) -> str:
         """broken, survived or violation. For attacks of minimal norm this is the outcome at the radius of the run."""
