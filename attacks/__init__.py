@@ -29,6 +29,8 @@ PAPERS = {
     "persistent": "https://openreview.net/forum?id=ZJ2ONmSgCS",
     "unrolled": f"{ARXIV}2202.13711",
     "apgd-unrolled": f"{ARXIV}2202.13711",
+    "oars": f"{ARXIV}2303.06280",
+    "diffhammer": "https://openreview.net/forum?id=ZJ2ONmSgCS",
     "dia": f"{ARXIV}2301.12576",
     "rttdp": f"{ARXIV}2410.04682",
     "bpda": f"{ARXIV}1802.00420",
@@ -87,7 +89,7 @@ def register() -> None:
             target,
             summary=summary,
             preset={"weights": "none", "queries": 1000},
-            free=("queries", "queries_served"),
+            free=("queries", "queries_served", "accounts", "bans"),
         )
     _add(
         "pgd",
@@ -198,6 +200,21 @@ def register() -> None:
         ),
     ):
         _add(name, f"poison:{target}", summary=summary, preset=preset, free=free, protocol="poison")
+    _add(
+        "oars",
+        "oars:OARS",
+        summary="adapts to refusals of queries that are alike; oars:square, oars:hopskipjump (Feng et al. 2023)",
+        preset={"queries_served": True},
+        wraps="square",
+    )
+    _add(
+        "diffhammer",
+        "diffhammer:DiffHammer",
+        summary="gradients of many draws, weighted by how far each can be broken (Wang et al. 2024)",
+        preset={"weights": "adapted", "bank": True, "known": 1.0, "delay": 0, "resubmits": 10},
+        free=("resubmits", "randomness"),
+        protocol="probe",
+    )
     _add(
         "unrolled",
         "unrolled:Unrolled",

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, kl_div, one_hot
 
+from attacks.steps import STEPPED, within_radius
 from bench.contracts import Attack, Effort
 from bench.contracts.defense import DefenseInfo
 from bench.contracts.oracle import Oracle, margins
@@ -130,6 +131,7 @@ class RTTDP(Attack):
     """Realistic test-time data poisoning: batches of wrong answers that the defense learns from."""
 
     Params: ClassVar[type[Params]] = RTTDPParams
+    block: ClassVar[int | None] = None
     remembers: ClassVar[bool] = True
     quick: ClassVar[Mapping[str, Any]] = {"steps": 3, "fit_steps": 2}
 
@@ -193,13 +195,14 @@ class _Surrogate(nn.Module):
 
 
 class Repeat(Attack):
-    """The attacker's first image, sent in place of all its others. Nothing is perturbed."""
+    """The attacker's first image, sent in place of all its others, as far as the radius allows."""
 
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[Norm, ...]] = STEPPED
+    block: ClassVar[int | None] = None
     needs_gradients: ClassVar[bool] = False
     remembers: ClassVar[bool] = True
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         sent, _ = oracle.received
         first = sent[:1] if len(sent) else x[:1]
-        return first.expand_as(x).clone()
+        return x + within_radius(first - x, oracle.threat.eps, oracle.threat.norm)

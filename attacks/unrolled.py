@@ -16,12 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from attacks.autoattack import AutoAttack, AutoAttackParams, Parts
-from attacks.wrappers import Wrapper
+from attacks.wrappers import Drawn, MeanOfDraws, Wrapper
 from bench.contracts import DefenseInfo, Effort
 from bench.contracts.oracle import Oracle, Simulation
 from bench.data.task import TaskFacts
@@ -58,24 +57,23 @@ class Unrolled(Wrapper):
         params = self.params
         if params.draws == 1:
             return copy.unrolled(params.through, params.served)
-        return _MeanOfDraws(copy, params.through, params.served, params.draws)
+        return MeanOfDraws(UnrolledDraws(copy, params.draws, params.through, params.served))
 
 
-class _MeanOfDraws(nn.Module):
-    """Mean log-probabilities (N, K) over draws that are new in every pass."""
+class UnrolledDraws(Drawn):
+    """The unrolled defense in each of its draws. through, served: see `UnrolledParams`."""
 
-    def __init__(self, copy: Simulation, through: int, served: int, draws: int) -> None:
-        super().__init__()
-        self._copy = copy
+    def __init__(self, copy: Simulation, count: int, through: int, served: int = 0) -> None:
+        super().__init__(copy, count)
         self._given = through, served
-        self._draws = draws
-        self._drawn = 0
+        self._before = 0
+
+    def redraw(self) -> None:
+        self._before += self.count
 
     def forward(self, x: Tensor) -> Tensor:
-        numbers = range(self._drawn, self._drawn + self._draws)
-        self._drawn += self._draws
-        parts = [self._copy.unrolled(*self._given, number)(x).log_softmax(1) for number in numbers]
-        return torch.stack(parts).mean(0)
+        logits: Tensor = self._copy.unrolled(*self._given, self._before + self.number)(x)
+        return logits
 
 
 class _APGD(AutoAttack):

@@ -127,39 +127,64 @@ class EOT(Wrapper):
         return super().declines(threat, facts, info)
 
     def network(self, oracle: Oracle, copy: Simulation, x: Tensor) -> nn.Module:
-        if copy.kind == "static":
-            return _Redrawn(copy, self.params.samples)
-        return _DrawnOnce(oracle, copy, self.params.samples, x)
+        return MeanOfDraws(drawn(oracle, copy, x, self.params.samples))
 
 
-class _Redrawn(nn.Module):
-    """Mean log-probabilities over draws that are new in every forward pass."""
+class MeanOfDraws(nn.Module):
+    """Mean log-probabilities (N, K) over all draws, in every forward pass over others, if they are drawn again."""
 
-    def __init__(self, copy: Simulation, samples: int) -> None:
+    def __init__(self, network: Drawn) -> None:
         super().__init__()
-        self._copy = copy
-        self._samples = samples
-        self._drawn = 0
+        self._network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        draws = range(self._drawn, self._drawn + self._samples)
-        self._drawn += self._samples
-        return _mean([self._copy.bare_proxy(x, draw) for draw in draws], x)
+        parts = []
+        for number in range(self._network.count):
+            self._network.number = number
+            parts.append(self._network(x).log_softmax(1))
+        self._network.redraw()
+        return torch.stack(parts).mean(0)
 
 
-class _DrawnOnce(nn.Module):
-    """Mean log-probabilities over networks: for each example, one network per draw, adapted to the example."""
+def drawn(oracle: Oracle, copy: Simulation, x: Tensor, count: int) -> Drawn:
+    """The networks of `count` draws of a copy's randomness, for the examples x (N, C, H, W)."""
+    return _Redrawn(copy, count) if copy.kind == "static" else _DrawnOnce(oracle, copy, count, x)
 
-    def __init__(self, oracle: Oracle, copy: Simulation, samples: int, x: Tensor) -> None:
+
+class Drawn(nn.Module):
+    """One network for each of `count` draws; `number` says which one answers next."""
+
+    def __init__(self, copy: Simulation, count: int) -> None:
         super().__init__()
+        self._copy = copy
+        self.count = count
+        self.number = 0
+
+    def redraw(self) -> None:
+        """Go on to other draws, if there is a network for more."""
+
+
+class _Redrawn(Drawn):
+    """Of a static defense: as many draws as one likes."""
+
+    _before = 0
+
+    def redraw(self) -> None:
+        self._before += self.count
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self._copy.bare_proxy(x, self._before + self.number)(x)
+        return logits
+
+
+class _DrawnOnce(Drawn):
+    """Of one that adapts: for each example, one network per draw, adapted to the example."""
+
+    def __init__(self, oracle: Oracle, copy: Simulation, count: int, x: Tensor) -> None:
+        super().__init__(copy, count)
         self._oracle = oracle
-        self._networks = [[copy.bare_proxy(point, draw) for draw in range(samples)] for point in x.split(1)]
+        self._networks = [[copy.bare_proxy(point, draw) for draw in range(count)] for point in x.split(1)]
 
     def forward(self, x: Tensor) -> Tensor:
         whose = self._oracle.whose(x).tolist()
-        return torch.cat([_mean(self._networks[row], x[i : i + 1]) for i, row in enumerate(whose)])
-
-
-def _mean(networks: list[Any], x: Tensor) -> Tensor:
-    """Mean log-probabilities (N, K) of several networks for images x (N, C, H, W)."""
-    return torch.stack([network(x).log_softmax(1) for network in networks]).mean(0)
+        return torch.cat([self._networks[row][self.number](x[i : i + 1]) for i, row in enumerate(whose)])

@@ -75,7 +75,9 @@ class Entry:
     def sections(self) -> list[str]:
         """Names of the sections of bench.toml that hold its parameters, later over earlier."""
         own = [self.name.partition(":")[0]] if self.wraps else [self.name]
-        return own if self.inside is None else [*self.inside.sections, *own]
+        if self.inside is None or not getattr(self._import(), "takes_inside_params", True):
+            return own
+        return [*self.inside.sections, *own]
 
     def section_fields(self) -> set[str]:
         """Parameters that its own section of bench.toml may hold: of a wrapper, not those of the attack inside."""
@@ -85,7 +87,8 @@ class Entry:
         """The entry, completed by the attributes of its class where the registration left them out."""
         if self.inside is not None:
             inside = self.inside.resolved()
-            return replace(self, preset=inside.preset, free=inside.free, protocol=inside.protocol)
+            preset = {**(inside.preset or {}), **(self.preset or {})}
+            return replace(self, preset=preset, free=inside.free, protocol=inside.protocol)
         cls = self.load()
         given = {name: getattr(self, name) for name in ("preset", "free", "protocol")}
         return replace(self, **{name: getattr(cls, name) if v is None else v for name, v in given.items()})

@@ -187,8 +187,8 @@ def flags(
     if (sent := sum(row.poison for row in rows)) and record.spec["attack"]["name"] != "clean":
         message = (
             f"Other users' inputs are judged, which nobody perturbed; the attacker sent {sent} among them, "
-            f"{ThreatModel(**record.spec['threat']).place}. It measures what the defense loses by what it serves, and not how it "
-            f"answers an attacked input; not ranked."
+            f"{ThreatModel(**record.spec['threat']).place}. It measures what the defense loses by what it serves, and "
+            f"not how it answers an attacked input; not ranked."
         )
         warnings.append({"id": "poison", "value": sent, "message": message})
     if rows and not record.spec["game"]["facts"]["answers_clean"] and not clean:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
 
 from bench import registry
 from bench.analysis.compare import outcome_of
+from bench.analysis.describe import clean_answers, harm_of
+from bench.analysis.harm import Harm
 from bench.analysis.metrics import Sharing
 from bench.analysis.worst_case import INCLUDES, Outcome, gain_over_base, shared_games, tier_verdict
 from bench.auditing.battery import Step, Subject, battery
 from bench.auditing.behaviour import behaviour
 from bench.auditing.cost import STREAMS, costs, pace, times_the_base
 from bench.auditing.findings import Finding, finding, in_order
-from bench.auditing.strength import Played, belief, comparisons, gain, planted, settled, silent
+from bench.auditing.strength import Played, belief, comparisons, gain, others, planted, settled, silent
 from bench.cache import digest
 from bench.checks.defense import DefenseSubject
 from bench.config import Config
@@ -49,6 +51,8 @@ class Audit:
     budget: str
     steps: list[Step]
     planned: dict[str, Planned]
+    #: by the name of an optional step: why it cannot be played
+    impossible: dict[str, str] = field(default_factory=dict)
 
     @property
     def main(self) -> RunSpec:
@@ -85,6 +89,7 @@ def prepare(
             "An audit plays every game once; leave out game.repeats, and see the spread with: bench run --repeats"
         )
     planned: dict[str, Planned] = {}
+    impossible: dict[str, str] = {}
     steps = battery(subject, budget)
     if n is not None:
         steps = [replace(step, n=min(step.n, n)) for step in steps]
@@ -103,9 +108,16 @@ def prepare(
             sets={**values, **step.sets},
             force_eps=step.eps in (0.0, 2.0),  # no bound, or twice a radius that may reach far
         )
-        planned[step.name] = plan([request], config, facts)[0]
-        radius = radius or planned[step.name].spec.threat.eps
-    return Audit(defense, base, dataset, budget, steps, planned)
+        try:
+            planned[step.name] = plan([request], config, facts)[0]
+        except BadValue as error:
+            if not step.optional:
+                raise
+            impossible[step.name] = str(error)
+        else:
+            radius = radius or planned[step.name].spec.threat.eps
+    steps = [step for step in steps if step.name in planned]
+    return Audit(defense, base, dataset, budget, steps, planned, impossible)
 
 
 def _bounded(radius: float, factor: float) -> float:
@@ -134,7 +146,9 @@ class Player:
         self.resources = Resources(settings)
         self.played: dict[str, Played] = {}
         #: by the name of a step: why it was not played
-        self.left_out: dict[str, str] = {}
+        self.left_out: dict[str, str] = dict(audit.impossible)
+        #: by the name of a step: what other users lost in it
+        self.harms: dict[str, Harm] = {}
         #: names of the steps that failed: the verdict lacks the examples that they might have broken
         self.failed: list[str] = []
         self.runs: dict[str, str] = {}
@@ -192,7 +206,11 @@ class Player:
             if record.status == "FAILED":
                 self.failed.append(step.name)
             return
-        rows = self._store.rows(record.key)
+        rows = self._store.all_rows(record.key)
+        if (lost := harm_of(record, rows, clean_answers(self._store, record))) is not None:
+            self.harms[step.name] = lost
+            self.played[step.name] = Played({}, rows)
+            return
         outcome = {index: right for (_, index), right in outcome_of(self._store, record, rows).items()}
         self.played[step.name] = Played(outcome, rows)
 
@@ -282,6 +300,7 @@ class Player:
         if whole:
             strongest = min(whole, key=lambda name: sum(self.played[name].outcome.values()))
             findings += [one for one in (belief(self.played, strongest),) if one is not None]
+        findings += [one for one in (others(self.harms),) if one is not None]
         findings += comparisons(self.played, self.audit.base, trials)
         findings += [one for one in (silent(self.played, "pgd-skip"),) if one is not None]
         return findings + self._direct()

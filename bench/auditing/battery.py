@@ -37,6 +37,7 @@ class Step:
     survivors  it attacks only what the steps before it left
     on_base    it is played against the base alone
     eps        factor of the radius, or 0 for no bound
+    optional   it is left out where the dataset has too few points for it
     """
 
     name: str
@@ -47,6 +48,7 @@ class Step:
     survivors: bool = False
     on_base: bool = False
     eps: float = 1.0
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def battery(subject: Subject, budget: str) -> list[Step]:
         Step("transfer", "transfer", n),
         Step("square", "square", few, {"threat.queries": size["queries"], **asking}),
         Step("hopskipjump-linf", "hopskipjump-linf", few, {"threat.queries": size["hops"], **asking}),
+        *_watched(subject, size, few),
         Step("pgd-skip-delayed", f"{around}pgd-skip-delayed", n, direct),
         Step("pgd-skip-partial", f"{around}pgd-skip-partial", n, direct),
         Step("pgd-skip", f"{around}pgd-skip", n, direct),
@@ -110,6 +113,11 @@ def battery(subject: Subject, budget: str) -> list[Step]:
             )
             for name, value in (("hidden", "private"), ("known", "shared"))
         ]  # fmt: skip
+    if subject.randomised and subject.kind != "batch" and subject.differentiable:
+        hammer = {"attack.steps": size["steps"] // 2, "attack.losses": "margin", "threat.resubmits": 1}
+        steps.append(Step("diffhammer", "diffhammer", few, hammer, survivors=True))
+    if slow:
+        steps += _among_others(subject, size, n, few)
     if budget != "quick" and not around:
         steps.append(Step("bpda:pgd-skip", "bpda:pgd-skip", few, direct, survivors=True))
     return steps
@@ -118,6 +126,25 @@ def battery(subject: Subject, budget: str) -> list[Step]:
 def _draws(subject: Subject, size: Mapping[str, int]) -> dict[str, Any]:
     asked = size["draws"] if subject.kind == "static" else size["asked"]
     return {"attack.draws": size["draws"], "threat.queries": asked}
+
+
+def _watched(subject: Subject, size: Mapping[str, int], few: int) -> list[Step]:
+    """Attacks that adapt to refusals, for a defense that watches queries."""
+    if not subject.watches_queries:
+        return []
+    names = {"oars:square": size["queries"], "oars:hopskipjump-linf": size["hops"]}
+    return [
+        Step(name, name, few, {"threat.queries": queries, "threat.accounts": queries})
+        for name, queries in names.items()
+    ]
+
+
+def _among_others(subject: Subject, size: Mapping[str, int], n: int, few: int) -> list[Step]:
+    """What other users lose, for a defense that learns from what it serves. No input of theirs is attacked."""
+    sends: list[tuple[str, int, dict[str, Any]]] = [("repeat", n, {}), ("rttdp", n, {})]
+    if subject.kind == "batch" and subject.differentiable:
+        sends.append(("dia", few, {"attack.steps": size["steps"], "attack.goal": "margins", "threat.share": 0.2}))
+    return [Step(name, name, count, sets, counts=False, optional=True) for name, count, sets in sends]
 
 
 def _strength(subject: Subject, size: Mapping[str, int], n: int, direct: Mapping[str, Any], around: str) -> list[Step]:

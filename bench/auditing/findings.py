@@ -134,6 +134,10 @@ CHECKS: dict[str, Check] = {
             "S13", "share of planted adversarial points that the same attack finds", 0.8,
             "The attack misses points that are certainly adversarial: its failure proves nothing (Z22).", "below",
         ),
+        Check(
+            "P1", "accuracy that other users lose by the attacker's inputs among theirs", 0,
+            "It learns from what it serves, at the cost of users who attack nothing.",
+        ),
         Check(  # two points, as S1
             "S14", "robust accuracy gained by more rounds of simulating and attacking", 0.02,
             "More rounds make the attack weaker: its copy is not the defense (GMSA).",

@@ -10,6 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from bench.analysis.harm import Harm
 from bench.analysis.pairs import Difference, paired
 from bench.analysis.worst_case import Outcome, worst_case
 from bench.auditing.cost import roughly
@@ -139,6 +140,15 @@ def belief(played: Mapping[str, Played], name: str) -> Finding | None:
     believed = sum(bool(row.believed) for row in rows) / len(rows)
     judged = sum(is_fooled(row) for row in rows) / len(rows)
     return finding("V2", abs(believed - judged), f"{name} believed {believed:.1%} broken, judged {judged:.1%}")
+
+
+def others(harms: Mapping[str, Harm]) -> Finding | None:
+    """P1: what other users lose, by the attack that costs them most for sure. harms: by name; None without any."""
+    if not harms:
+        return None
+    name = max(harms, key=lambda one: (harms[one].lost.low, harms[one].lost.value))
+    lost = harms[name].lost
+    return finding("P1", lost.value, f"{_points(lost)} under {name}", sure=lost.low > 0)
 
 
 def gain(difference: Difference, times: float) -> Finding:

@@ -15,6 +15,7 @@ from bench.checks.verdict import Check, demand, under_global_seed
 from bench.draws import Draws
 from bench.game.crafting import craft
 from bench.game.judge import rule
+from bench.game.oracle import Around
 from bench.game.resources import Resources
 from bench.game.serving import Serving
 from bench.planning.spec import RunSpec
@@ -35,8 +36,15 @@ class AttackSubject:
         if eps is not None:
             spec = replace(spec, threat=spec.threat.with_fields({"eps": eps}))
         serving: Serving = self.resources.of(spec).serving(spec.noise_key(0))
-        oracle = self.resources.of(spec).oracle(0, serving)
+        oracle = self.resources.of(spec).oracle(0, serving, around=self._around(serving) if spec.threat.share else None)
         return craft(self.resources.of(spec).attack, oracle, self.x, self.y, spec, spec.indices).images
+
+    def _around(self, serving: Serving) -> Around:
+        """Nothing was sent before, and the points after the dozen are the other users'."""
+        around = Around.nothing(self.x, self.y, serving.columns)
+        others = self.spec.order[len(self.x) : 2 * len(self.x)]
+        around.x, around.y = self.resources.of(self.spec).points(others)
+        return around
 
 
 def check_declines_with_a_reason_or_runs(subject: AttackSubject) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attacks.pgd import PGD
 from bench import config, registry
+from bench.analysis.harm import Harm
 from bench.analysis.pairs import paired
 from bench.analysis.worst_case import breakers_of, gain_over_base, tier_verdict
 from bench.auditing import prepare
@@ -22,7 +23,7 @@ from bench.auditing.battery import BUDGETS, Step, Subject, battery
 from bench.auditing.behaviour import behaviour
 from bench.auditing.cost import Pace, costs, times_the_base
 from bench.auditing.findings import CHECKS, Finding, finding
-from bench.auditing.strength import Played, belief, comparisons, gain, planted, settled, silent
+from bench.auditing.strength import Played, belief, comparisons, gain, others, planted, settled, silent
 from bench.checks.defense import DefenseSubject
 from bench.draws import Draws
 from bench.execution.runner import Listener
@@ -191,6 +192,42 @@ def test_a_gain_that_cannot_be_told_from_nothing_trips_s15() -> None:
     assert not wins.tripped and wins.value > 0.02
     nothing = gain(paired([False] * 60 + [True] * 40, [False] * 58 + [True] * 42), 30.0)
     assert nothing.tripped and "30 times the base's time" in nothing.message
+
+
+def test_what_other_users_lose_for_sure_trips_p1() -> None:
+    def lost(attacked: list[bool], clean: list[bool]) -> Harm:
+        return Harm(paired(attacked, clean), [])
+
+    right = [True] * 40
+    harms = {"repeat": lost([False, *right[1:]], right), "dia": lost([False] * 12 + right[12:], right)}
+    found = others(harms)
+    assert found is not None and found.tripped and "+30.0 points" in found.message and "under dia" in found.message
+    chance = others({"repeat": harms["repeat"]})  # one of 40: its interval contains 0
+    assert chance is not None and chance.value == pytest.approx(1 / 40) and not chance.tripped
+    deaf = others({"repeat": lost(right, right)})
+    assert deaf is not None and deaf.value == 0 and not deaf.tripped
+    assert others({}) is None
+
+
+@pytest.mark.parametrize(
+    ("subject", "names"),
+    [
+        (Subject("static", False, False), set()),
+        (Subject("static", False, True), {"diffhammer"}),
+        (Subject("online", False, False), {"repeat", "rttdp"}),
+        (Subject("online", False, False, watches_queries=True),
+         {"repeat", "rttdp", "oars:square", "oars:hopskipjump-linf"}),
+        (Subject("batch", False, True), {"repeat", "rttdp", "dia"}),
+        (Subject("batch", False, True, differentiable=False), {"repeat", "rttdp"}),
+    ],
+)  # fmt: skip
+def test_the_battery_follows_from_what_a_defense_declares(subject: Subject, names: set[str]) -> None:
+    steps = {step.name: step for step in battery(subject, "standard")}
+    asked = {"repeat", "rttdp", "dia", "diffhammer", "oars:square", "oars:hopskipjump-linf"}
+    assert set(steps) & asked == names
+    for name in names:
+        among = name in ("repeat", "rttdp", "dia")  # nobody's input is attacked, so it counts in no worst case
+        assert steps[name].counts != among and steps[name].optional == among
 
 
 def test_thresholds_are_crossed_from_the_right_side() -> None:

@@ -81,6 +81,7 @@ def test_what_is_not_registered_is_refused(bench: Bench) -> None:
         "stream",
         "probe",
         "replay",
+        "poison",
     }
 
 

@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import count
 from typing import ClassVar
 
 from bench.contracts import Attack
@@ -54,14 +55,16 @@ class Poison(Stream):
     def turns(self, spec: RunSpec, game: int) -> list[Turn]:
         """The turns of one game, in their order."""
         judged, size, share = super().places(spec, game), max(spec.game.batch, 1), _share(spec)
-        own = iter(range(spec.test_size - 1, -1, -1))
+        own = count(spec.test_size - 1, -1)  # `refuses` sees to it that there are enough
         if spec.threat.place == "before":
-            count = math.ceil(len(judged) * share / (1 - share) / size) * size
-            sent = [Turn([next(own) for _ in range(size)], [], judged) for _ in range(count // size)]
+            needed = math.ceil(len(judged) * share / (1 - share) / size)
+            sent = [Turn([next(own) for _ in range(size)], [], judged) for _ in range(needed)]
             return sent + [Turn([], part, []) for part in _parts(judged, size)]
         if spec.threat.place == "within":
             first = max(round(size * share), 1)
-            return [Turn([next(own) for _ in range(first)], part, part) for part in _parts(judged, size - first)]
+            return [
+                Turn([next(own) for _ in range(first)], part, part) for part in _parts(judged, max(size - first, 1))
+            ]
         turns: list[Turn] = []
         rest = _parts(judged, size)
         while rest:
