@@ -59,6 +59,10 @@ def register() -> None:
             f"{ARXIV}2006.10726",
         ),
         ("hedge", "hedge:Hedge", "moves inputs to where no class is likely (Wu et al. 2021)", f"{ARXIV}2106.04169"),
+        (
+            "purify", "purify:Purify", "noise and a denoiser in several rounds (after Lee and Kim 2023)",
+            f"{ARXIV}2303.09051",
+        ),
         ("ttc", "ttc:TTC", "counterattacks the features of an input (Xing et al. 2025)", f"{ARXIV}2503.03613"),
         (
             "input-transform", "input_transform:InputTransform", "fewer bits, JPEG, median filter (Guo et al. 2018)",
