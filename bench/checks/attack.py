@@ -15,7 +15,7 @@ from bench.checks.verdict import Check, demand, under_global_seed
 from bench.draws import Draws
 from bench.game.crafting import craft
 from bench.game.judge import rule
-from bench.game.oracle import Around
+from bench.game.oracle import Around, GameOracle
 from bench.game.resources import Resources
 from bench.game.serving import Serving
 from bench.planning.spec import RunSpec
@@ -35,9 +35,13 @@ class AttackSubject:
         spec = self.spec
         if eps is not None:
             spec = replace(spec, threat=spec.threat.with_fields({"eps": eps}))
-        serving: Serving = self.resources.of(spec).serving(spec.noise_key(0))
-        oracle = self.resources.of(spec).oracle(0, serving, around=self._around(serving) if spec.threat.share else None)
-        return craft(self.resources.of(spec).attack, oracle, self.x, self.y, spec, spec.indices).images
+        return craft(self.resources.of(spec).attack, self.oracle(spec), self.x, self.y, spec, spec.indices).images
+
+    def oracle(self, spec: RunSpec) -> GameOracle:
+        """The oracle of a fresh game."""
+        serving = self.resources.of(spec).serving(spec.noise_key(0))
+        around = self._around(serving) if spec.threat.share else None
+        return self.resources.of(spec).oracle(0, serving, around=around)
 
     def _around(self, serving: Serving) -> Around:
         """Nothing was sent before, and the points after the dozen are the other users'."""
@@ -100,8 +104,7 @@ def check_remembers_nothing(subject: AttackSubject) -> str:
     """The attack object holds the same before and after a call."""
     attack = subject.resources.of(subject.spec).attack
     before = copy.deepcopy(vars(attack))
-    serving = subject.resources.of(subject.spec).serving(subject.spec.noise_key(0))
-    oracle = subject.resources.of(subject.spec).oracle(0, serving)
+    oracle = subject.oracle(subject.spec)
     oracle.begin(subject.x, subject.y, subject.spec.indices)
     attack.perturb(oracle, subject.x.clone(), subject.y, Draws(0, "check", subject.spec.indices))
     after = vars(attack)

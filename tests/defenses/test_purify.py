@@ -39,7 +39,11 @@ def test_rounds_of_noise_and_denoising_are_those_of_the_algorithm(resources: Res
 
 
 def test_the_denoiser_takes_noise_away(resources: Resources) -> None:
-    defense = resources.of(spec_of("purify", "clean", **{**SMALL, "defense__epochs": 40, "defense__width": 16})).serving(0).defense
+    defense = (
+        resources.of(spec_of("purify", "clean", **{**SMALL, "defense__epochs": 40, "defense__width": 16}))
+        .serving(0)
+        .defense
+    )
     x, _ = resources.of(spec_of("purify", "clean", **SMALL)).points(list(range(20)))
     noisy = x + 0.2 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     cleaned = defense._denoiser(noisy, torch.full((20,), 0.2))
