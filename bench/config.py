@@ -84,10 +84,15 @@ Where = Annotated[dict[str, Any], AfterValidator(_known_facts)]
 
 
 class TableColumn(_Section):
-    """A column of a suite's table: the runs in it (see `bench.analysis.report`)."""
+    """A column of a suite's table: the runs in it (see `bench.analysis.report`).
+
+    kind  run: one run. worst: the worst case over all attacked runs that fit, per example. gain: that worst case less
+          the one of the base alone, over the suite's runs of it
+    """
 
     title: str
-    where: Where
+    where: Where = {}
+    kind: Literal["run", "worst", "gain"] = "run"
 
 
 class TableRow(_Section):

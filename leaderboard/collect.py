@@ -6,15 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench.analysis.compare import outcome_of
-from bench.analysis.describe import describe
-from bench.analysis.metrics import Sharing
+from bench.analysis.answered import answered
+from bench.analysis.describe import UNRANKED, describe
+from bench.analysis.worst_case import breakers_in_words
 from bench.cache import digest
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel, tier_of
 from leaderboard.content import TIERS, AuditSummary, Entry, Leaderboard, RunSummary, share
 from leaderboard.entries import base_key, entries_of, without_folders
-from leaderboard.ranking import UNRANKED, AnsweredRun, breakers_in_words, ranked, standings_of
+from leaderboard.ranking import AnsweredRun, ranked, standings_of
 
 #: statuses of runs that have ended
 ENDED = ("DONE", "SKIPPED", "FAILED")
@@ -61,18 +61,8 @@ def _machine(record: RunRecord) -> str:
 
 
 def _answered(store: Store, record: RunRecord, summary: RunSummary) -> AnsweredRun:
-    """The run with one answer for each example. An example that is in several games counts with its first game."""
-    right: dict[int, bool] = {}
-    games: dict[int, int] = {}
-    if record.status == "DONE":
-        rows = store.rows(record.key)
-        outcomes = outcome_of(store, record, rows)
-        if len(outcomes) == len(rows):  # examples without an outcome would make the rest a biased sample
-            for (game, index), ok in outcomes.items():
-                if index not in right:
-                    right[index], games[index] = ok, game
-    shared = Sharing.of(record.spec).shared
-    return AnsweredRun(summary, right, games, shared)
+    found = answered(store, record)
+    return AnsweredRun(summary, found.right, found.game, found.shared)
 
 
 def _summary(entry: Entry, record: RunRecord, result: dict[str, Any], base_time: float | None) -> RunSummary:

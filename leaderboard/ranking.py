@@ -15,11 +15,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bench.analysis.worst_case import INCLUDES, shared_games, tier_verdict
+from bench.analysis.worst_case import INCLUDES, breakers_in_words, shared_games, tier_verdict
 from leaderboard.content import TIERS, Board, Entry, RunSummary, Share, Standing, share
-
-#: flags of runs whose figure must not be compared with others
-UNRANKED = ("V1", "survivors", "draws", "poison")
 
 
 @dataclass(frozen=True)
@@ -95,12 +92,6 @@ def _worst_case(tier: str, done: Sequence[AnsweredRun], fair: Sequence[AnsweredR
 def _cost(run: AnsweredRun) -> tuple[float, str]:
     """Passes and queries that the attack spent on an example; equal costs are ordered by the key of the run."""
     return sum(run.summary.spent.get(name, 0.0) for name in ("forwards", "backwards", "queries")), run.summary.run
-
-
-def breakers_in_words(breakers: Mapping[str, float]) -> str:
-    """The attacks that broke examples, each with its share of the broken examples; the largest share first."""
-    ordered = sorted(breakers.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{name} {part:.0%}" for name, part in ordered)
 
 
 def _why_unranked(

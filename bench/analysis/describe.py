@@ -30,6 +30,9 @@ from bench.rows import Row
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel
 
+#: flags of runs whose figure must not be compared with others
+UNRANKED = ("V1", "survivors", "draws", "poison")
+
 
 def names_of(record: RunRecord) -> dict[str, Any]:
     """The names and numbers that identify a run for a reader: the first columns of every table of examples."""

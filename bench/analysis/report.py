@@ -3,19 +3,26 @@
 A figure of a paper comes from other networks and mostly without its n, so it is compared with a margin: it agrees where
 our whole interval lies within the margin of it, disagrees where our whole interval lies outside, and is undecided
 otherwise (two one-sided tests; Schuirmann 1987). More examples decide more.
+
+A column may also hold the worst case over all attacks of a row, per example, with what broke it, or what that worst
+case gains over the base alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bench.config import Suite, SuiteTable
+from bench.analysis.answered import Answered
+from bench.analysis.describe import UNRANKED
+from bench.analysis.worst_case import breakers_in_words, gain_over_base, shared_games, tier_verdict
+from bench.config import Suite, SuiteTable, TableColumn
 from bench.errors import BadValue, UnknownName
 from bench.planning.spec import placeless
-from bench.threat import parse_number
+from bench.threat import ThreatModel, parse_number, tier_of
 
 #: points of accuracy within which a published figure counts as reproduced. No source gives one; in the paper's own
 #: table 2 the clean accuracy of one defense (RMC) varies by 4.3 points with the base alone, so less would ask for the
@@ -31,6 +38,8 @@ class Cell:
 
     violations: images that broke the threat model and were judged as the clean ones. No figure is held against such a
     value.
+    kind: see `bench.config.TableColumn`; a worst case and a gain are of several runs, and `run` is empty
+    breakers: of a worst case, which attack broke which share of the broken examples
     """
 
     row: str
@@ -43,6 +52,8 @@ class Cell:
     paper: float | None
     at_budget: float | None = None
     violations: int = 0
+    kind: Literal["run", "worst", "gain"] = "run"
+    breakers: str = ""
 
     @property
     def difference(self) -> float | None:
@@ -108,10 +119,11 @@ def lay_out(
     results: Sequence[dict[str, Any]],
     specs: Mapping[str, Any],
     common: Mapping[str, Any] | None = None,
+    answers: Callable[[str], Answered] | None = None,
 ) -> Report:
     """The table filled with described runs (see `bench.analysis.describe`) and their specs by key, oldest first.
 
-    common: what every run in the table has.
+    common: what every run in the table has. answers: the outcomes of a run by its key, for columns of worst cases.
     If several runs fit a cell, the run with most examples is taken, of these the newest. Rows without any run are
     left out.
     """
@@ -122,13 +134,76 @@ def lay_out(
             paper = row.paper[number] if row.paper else "-"
             where = {**(common or {}), **row.where, **column.where}
             fitting = [r for r in results if r["status"] == "DONE" and matches(where, specs[r["run"]])]
+            if column.kind != "run" and answers is not None:
+                own = _comparable(fitting)
+                base = _comparable([r for r in results if _is_base_of(specs[r["run"]], own, specs)])
+                figure = None if isinstance(paper, str) else float(paper)
+                cells.append(_over_runs(row.title, column, own, base, specs, answers, figure))
+                continue
             best = max(enumerate(fitting), key=lambda item: (item[1]["n"], item[0]), default=(0, None))[1]
             figure = None if isinstance(paper, str) else float(paper)
             cells.append(None if best is None else _cell(row.title, column.title, best, figure))
         if any(cell is not None for cell in cells):
             rows.append((row.title, cells))
-    shown = [specs[cell.run] for _, cells in rows for cell in cells if cell is not None]
+    shown = [specs[cell.run] for _, cells in rows for cell in cells if cell is not None and cell.run]
     return Report(suite, table.source, conditions(shown), [column.title for column in table.columns], rows)
+
+
+def _comparable(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Attacked runs whose figures may be compared, the cheapest attack first."""
+    fair = [
+        r
+        for r in results
+        if r["status"] == "DONE" and r["attack"] != "clean" and not any(f["id"] in UNRANKED for f in r["flags"])
+    ]
+    return sorted(fair, key=lambda r: sum(r["ledger"][name] for name in ("forwards", "backwards", "queries")) / r["n"])
+
+
+def _is_base_of(spec: Mapping[str, Any], runs: Sequence[dict[str, Any]], specs: Mapping[str, Any]) -> bool:
+    """Whether a run is of the base alone that these runs are on, over the same data at the same radius."""
+    if spec["defense"]["name"] != spec["base"]["name"] or not runs:
+        return False
+    ours = specs[runs[0]["run"]]
+    same = all(spec[name] == ours[name] for name in ("base", "dataset", "seed"))
+    return same and all(spec["threat"][name] == ours["threat"][name] for name in ("norm", "eps"))
+
+
+def _over_runs(
+    row: str, column: TableColumn, own: list[dict[str, Any]], base: list[dict[str, Any]], specs: Mapping[str, Any],
+    answers: Callable[[str], Answered], paper: float | None,
+) -> Cell | None:  # fmt: skip
+    """The worst case over runs, or what it gains over that of the base; None where it cannot be told.
+
+    Only examples count that every attack saw, so that no attack's choice of them enters.
+    """
+    played = {r["run"]: answers(r["run"]) for r in own}
+    played = {run: found for run, found in played.items() if found.right}
+    if not played:
+        return None
+    examples = set.intersection(*(set(found.right) for found in played.values()))
+    outcomes = {run: {index: found.right[index] for index in examples} for run, found in played.items()}
+    shared = max(found.shared for found in played.values())
+    games = shared_games([found.game for found in played.values()], examples) if shared else None
+    if column.kind == "worst":
+        steps = [(run, tier_of(ThreatModel(**specs[run]["threat"]))) for run in played]
+        verdict = tier_verdict(steps, outcomes, "aware-full", games, shared)
+        if verdict is None:
+            return None
+        attacks: dict[str, float] = defaultdict(float)
+        for run, part in verdict["breakers"].items():
+            attacks[specs[run]["attack"]["name"]] += part
+        value, low, high = (100 * verdict["robust_accuracy"][name] for name in ("value", "low", "high"))
+        words = breakers_in_words(attacks)
+        return Cell(row, column.title, "", verdict["n"], value, low, high, paper, kind="worst", breakers=words)
+    theirs = [answers(r["run"]).right for r in base]
+    compared = gain_over_base(list(outcomes.values()), [one for one in theirs if one], games)
+    if compared is None:
+        return None
+    gained = compared[2]
+    count = sum(any(index in one for one in theirs) for index in examples)
+    return Cell(
+        row, column.title, "", count, 100 * gained.value, 100 * gained.low, 100 * gained.high, paper, kind="gain"
+    )
 
 
 def conditions(specs: Sequence[Mapping[str, Any]]) -> str:
@@ -198,6 +273,8 @@ def short(cell: Cell) -> str:
     """`0.0 (0-1)`: the value with the ends of its interval rounded outwards, in percent; marked where it is not to be
     used."""
     low, high = math.floor(cell.low + 1e-7), math.ceil(cell.high - 1e-7)
+    if cell.kind == "gain":
+        return f"{cell.value:+.1f} ({low:+d} to {high:+d})"
     return f"{cell.value:.1f} ({low}-{high}){' V1' if cell.violations else ''}"
 
 
@@ -219,6 +296,8 @@ def _in_markdown(cell: Cell | None) -> str:
         parts.append(f"[{cell.at_budget:.1f} at budget]")
     if cell.paper is not None:
         parts.append(f"/ {cell.paper:g} {cell.verdict}".strip())
+    if cell.breakers:
+        parts.append(f"by {_escaped(cell.breakers)}")
     return " ".join(parts)
 
 

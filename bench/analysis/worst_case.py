@@ -109,3 +109,9 @@ def worst_case(runs: Sequence[Mapping[int, bool]]) -> dict[int, bool]:
         for index, right in run.items():
             worst[index] = worst.get(index, True) and right
     return worst
+
+
+def breakers_in_words(breakers: Mapping[str, float]) -> str:
+    """The attacks that broke examples, each with its share of the broken examples; the largest share first."""
+    ordered = sorted(breakers.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {part:.0%}" for name, part in ordered)

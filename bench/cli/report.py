@@ -54,6 +54,7 @@ def report(
     if form not in ("text", "markdown", "html"):
         raise BadValue(f"--format is {form!r}; give text, markdown or html.")
     session = open_session(config)
+    from bench.analysis.answered import answered
     from bench.analysis.describe import describe
     from bench.analysis.report import lay_out, table_of, to_markdown
 
@@ -67,7 +68,9 @@ def report(
                        f"see: bench run --suite {suite}")  # fmt: skip
     results = [describe(store, record) for record in records]
     specs = {record.key: record.spec for record in records}
-    made = lay_out(suite, layout, results, specs, session.config.suite[suite].where)
+    by_key = {record.key: record for record in records}
+    made = lay_out(suite, layout, results, specs, session.config.suite[suite].where,
+                   lambda key: answered(store, by_key[key]))  # fmt: skip
     if as_json:
         text = "".join(json.dumps(_as_json(cell)) + "\n" for cell in made.cells)
     elif form == "markdown":
@@ -94,13 +97,16 @@ def _as_text(made: Report) -> str:
     from bench.cli.tables import hanging, table_text
 
     rows, before = [], ""
+    broken: list[str] = []
     for cell in made.cells:
         budget = "" if cell.at_budget is None else f"{cell.at_budget:.1f}"
         paper = "" if cell.paper is None else f"{cell.paper:g}"
         difference = "" if cell.difference is None else f"{cell.difference:+.1f}"
         title = "" if cell.row == before else cell.row
         rows.append([title, cell.column, str(cell.n), short(cell), budget, paper, difference, cell.verdict])
+        if cell.breakers:
+            broken.append(f"{cell.row}, {cell.column}: broken by {cell.breakers}")
         before = cell.row
     columns = ("", "column", "n", "ours %", "at budget", "paper", "diff", "verdict")
     table = table_text(made.source or made.suite, columns, rows, names=("", "column"))
-    return table + "".join(f"{hanging(line, 0)}\n" for line in (made.about, agreement(made)))
+    return table + "".join(f"{hanging(line, 0)}\n" for line in (*broken, made.about, agreement(made)))
