@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench import config
+from bench.analysis.answered import Answered
 from bench.analysis.report import MARGIN, Cell, agreement, lay_out, matches, short, table_of, to_markdown, verdict
 from bench.config import SuiteTable
 from bench.errors import BadValue, UnknownName
@@ -290,3 +291,77 @@ def test_the_cifar10_suites_too(bench: Bench, cifar10_dir: Path, suite: str, cel
     results = [{**result(plan["run"], plan["n"], 0.5)} for plan in plans]
     made = lay_out(suite, table_of(suite, config.load(None).suite), results, {p["run"]: p["spec"] for p in plans})
     assert len(made.cells) == cells == len({cell.run for cell in made.cells}) and made.missing == 0
+
+
+# -- worst cases over the runs of a row --------------------------------------------------------------------------------
+
+WORST = SuiteTable.model_validate(
+    {
+        "columns": [
+            {"title": "direct", "where": {"attack": "pgd-skip"}},
+            {"title": "worst", "kind": "worst"},
+            {"title": "gain", "kind": "gain"},
+        ],
+        "rows": [{"title": "mine", "where": {"defense": "mine"}, "paper": [80, 55, "-"]}],
+    }
+)
+
+
+def attacked(
+    run: str, attack: str, cost: int, defense: str = "mine", flags: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A described run and its spec."""
+    made = spec()
+    made |= {"defense": {"name": defense, "params": {}}, "attack": {"name": attack, "params": {}}, "seed": 0}
+    made["threat"] = {"norm": "linf", "eps": 0.1, "weights": "adapted"}
+    ledger = {"forwards": cost, "backwards": cost, "queries": 0}
+    described = result(run, 10, 0.5, attack=attack, flags=[{"id": flag} for flag in flags], ledger=ledger)
+    return described, made
+
+
+def test_a_worst_case_is_per_example_and_says_what_broke_it_and_what_it_gains() -> None:
+    """Ten examples; the cheaper attack breaks 0 to 3, the dearer 2 to 5, a cheat all, and the base falls in 0 to 6."""
+    right = {
+        "cheap": {i: i > 3 for i in range(10)}, "dear": {i: not 2 <= i <= 5 for i in range(10)},
+        "cheat": dict.fromkeys(range(10), False), "others": dict.fromkeys(range(10), False),
+        "base": {i: i > 6 for i in range(10)}, "empty": {},
+    }  # fmt: skip
+    runs = [
+        attacked("dear", "apgd-unrolled", 1000), attacked("cheap", "pgd-skip", 10),
+        attacked("cheat", "cheater", 1, flags=("V1",)), attacked("others", "dia", 1, flags=("poison",)),
+        attacked("base", "pgd-skip", 10, "regular"), attacked("empty", "cw-l2", 5),
+    ]  # fmt: skip
+    specs = {described["run"]: made for described, made in runs}
+    answers = {run: Answered(found, dict.fromkeys(found, 0), "") for run, found in right.items()}
+    made = lay_out("mine", WORST, [described for described, _ in runs], specs, answers=answers.__getitem__)
+    ((_, (direct, worst, gained)),) = made.rows
+    assert direct is not None and (direct.run, direct.paper) == ("cheap", 80.0)
+    assert worst is not None and (worst.value, worst.n, worst.paper, worst.run) == (40.0, 10, 55.0, "")
+    assert worst.breakers == "pgd-skip 67%, apgd-unrolled 33%"
+    assert gained is not None and gained.value == pytest.approx(10) and gained.low < 0 < gained.high
+    assert short(gained).startswith("+10.0 (-") and " to +" in short(gained)
+    assert "by pgd-skip 67%" in to_markdown(made) and "pgd-skip 67%" in render(made)
+    alone = lay_out("mine", WORST, [runs[1][0]], specs, answers=answers.__getitem__)
+    assert alone.rows[0][1][2] is None, "no run of the base, so no gain can be told"
+
+
+def test_the_fallen_defenses_fall_on_digits_as_the_suite_says(bench: Bench) -> None:
+    small = ["--set", "base.epochs=8", "--set", "attack.steps=10", "--set", "attack.square_queries=20",
+             "--set", "threat.queries=60", "--set", "attack.restarts=1", "--set", "attack.samples=2"]  # fmt: skip
+    done = bench("run", "--suite", "fallen-digits", "-n", "10", "--workers", "1", "--json", *small)
+    assert done.code == 0, done.err
+    assert all(run["violations"] == 0 for run in done.runs)
+    cells = [json.loads(line) for line in bench("report", "fallen-digits", "--json").out.splitlines()]
+    found = {(cell["row"], cell["column"]): cell for cell in cells}
+    for defense in ("anti-adversary", "hedge", "dent"):
+        assert found[defense, "gain over the base"]["low"] <= 0, "nothing is gained over the base for sure"
+        worst = found[defense, "worst case"]
+        assert worst["value"] <= found[defense, "direct"]["value"] and worst["run"] == ""
+    assert "worst case: broken by" in bench("report", "fallen-digits").out
+
+
+def test_fallen_names_every_defense_with_the_figures_that_are_known(bench: Bench, cifar10_dir: Path) -> None:
+    plans = bench("run", "--suite", "fallen", "--dry-run", "--json", "--data-dir", cifar10_dir).runs
+    rows = {row.title: row.paper for row in table_of("fallen", config.load(None).suite).rows}
+    assert {plan["spec"]["defense"]["name"] for plan in plans} - {"given"} == set(rows) - {"the base alone"}
+    assert rows["anti-adversary"][1:3] == [81, 62] and rows["hedge"][2:4] == [65.5, 59.2]
