@@ -114,6 +114,14 @@ def register() -> None:
         protocol="probe",
     )
     _add(
+        "pgd-skip-copies",
+        "pgd:PGDOnCopies",
+        summary="PGD on several simulated copies that have seen the stream, each with draws of its own",
+        preset={"weights": "simulated", "bank": True, "known": 1.0, "delay": 0},
+        free=("known", "delay"),
+        protocol="probe",
+    )
+    _add(
         "pgd-skip-delayed",
         "pgd:PGD",
         summary="PGD on the exact adapted weights; the image is served after `delay` further inputs",

@@ -55,6 +55,7 @@ class DiffHammer(Attack):
     """Gradients of many draws, weighted by how far each can be broken."""
 
     Params: ClassVar[type[Params]] = DiffHammerParams
+    brings_network: ClassVar[bool] = True
     norms: ClassVar[tuple[Norm, ...]] = STEPPED
     quick: ClassVar[Mapping[str, Any]] = {"steps": 2, "draws": 2, "losses": "margin"}
 

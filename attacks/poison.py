@@ -58,6 +58,7 @@ class DIA(Attack):
     """Distribution invading attack: images that shift what a batch is normalised by and adapted to."""
 
     Params: ClassVar[type[Params]] = DIAParams
+    brings_network: ClassVar[bool] = True
     block: ClassVar[int | None] = None
     quick: ClassVar[Mapping[str, Any]] = {"steps": 3}
 
@@ -132,7 +133,7 @@ class RTTDP(Attack):
 
     Params: ClassVar[type[Params]] = RTTDPParams
     block: ClassVar[int | None] = None
-    remembers: ClassVar[bool] = True
+    heeds_replies: ClassVar[bool] = True
     quick: ClassVar[Mapping[str, Any]] = {"steps": 3, "fit_steps": 2}
 
     def effort(self, threat: ThreatModel) -> Effort:
@@ -200,7 +201,7 @@ class Repeat(Attack):
     norms: ClassVar[tuple[Norm, ...]] = STEPPED
     block: ClassVar[int | None] = None
     needs_gradients: ClassVar[bool] = False
-    remembers: ClassVar[bool] = True
+    heeds_replies: ClassVar[bool] = True
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         sent, _ = oracle.received

@@ -16,6 +16,10 @@ answers x_r wrong. Then the best image is served to the copy, and the next point
 whole sequence is finally served once to a fresh defense, whose randomness the attacker does not know (protocol
 `replay`).
 
+An attacker who knows that the defense draws at random (as RMC+ does where it replaces rows of D') may simulate several
+copies with draws of their own: the networks of all enter the loss, and the rounds end once all copies answer wrong
+(`copies`, ours).
+
 Deviation: the paper compares the accuracies of a batch; here each example keeps the image of its lowest margin.
 """
 
@@ -40,49 +44,54 @@ from bench.values import Params
 
 
 class TransductiveParams(Params):
-    """rounds: of attack and adaptation, at most; steps: of PGD in each round; rel_step_size: step / eps."""
+    """rounds: of attack and adaptation, at most; steps: of PGD in each round; rel_step_size: step / eps; copies: of the
+    simulated defense, each with randomness of its own where it is private."""
 
     rounds: int = Field(default=10, ge=1)
     steps: int = Field(default=40, ge=1)
     rel_step_size: float = Field(default=0.0333333333, gt=0, allow_inf_nan=False)
+    copies: int = Field(default=1, ge=1)
 
 
 class TransductiveAttack(Attack):
     """Attacks the networks that a simulated defense adapts to. A subclass combines their losses."""
 
     Params: ClassVar[type[Params]] = TransductiveParams
+    brings_network: ClassVar[bool] = True
     norms: ClassVar[tuple[Norm, ...]] = DESCENDED
     block: ClassVar[int | None] = None
-    #: the loss uses all networks so far, not only the last
-    remembers: ClassVar[bool] = True
+    #: the loss uses the networks of all rounds so far, not only those of the last
+    cumulates: ClassVar[bool] = True
     quick: ClassVar[Mapping[str, Any]] = {"steps": 10, "rounds": 2}
 
     @abstractmethod
     def over(self, losses: Tensor) -> Tensor:
-        """The loss to maximise (N,), from the losses (S, N) of the networks so far, oldest first."""
+        """The loss to maximise (N,), from the losses (S, N) of the networks so far, oldest first, of all copies."""
 
     def effort(self, threat: ThreatModel) -> Effort:
         # each round asks the copy for its answer and for its next network; the copy is served the best image
         rounds = self.params.rounds
-        networks = rounds * (rounds + 1) / 2 if self.remembers else rounds
-        return Effort(passes=self.params.steps * networks, probes=2.0 * rounds, answers=1.0)
+        networks = rounds * (rounds + 1) / 2 if self.cumulates else rounds
+        copies = self.params.copies
+        return Effort(passes=self.params.steps * networks * copies, probes=2.0 * rounds * copies, answers=float(copies))
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
-        copy = oracle.simulate()
-        images = x.clone()
-        together = {"static": BLOCK, "online": 1, "batch": copy.batch_size}[copy.kind]
+        copies = [oracle.simulate() for _ in range(self.params.copies)]
+        images, kind = x.clone(), copies[0].kind
+        together = {"static": BLOCK, "online": 1, "batch": copies[0].batch_size}[kind]
         for first in range(0, len(x), together):
             rows = list(range(first, min(first + together, len(x))))
             oracle.report(f"crafting example {rows[-1] + 1} of {len(x)}")
             with oracle.about(rows):
-                images[rows] = self._attacked(oracle, copy, x[rows], y[rows], draws.of(rows))
-                if copy.kind != "static":
+                images[rows] = self._attacked(oracle, copies, x[rows], y[rows], draws.of(rows))
+                for copy in copies if kind != "static" else ():
                     copy.predict(images[rows])
         return images
 
-    def _attacked(self, oracle: Oracle, copy: Simulation, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+    def _attacked(self, oracle: Oracle, copies: list[Simulation], x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        """Images for x (N, C, H, W): those of the lowest margin on the copy that stands best."""
         threat, params = oracle.threat, self.params
-        networks: list[nn.Module] = [copy.proxy()]
+        networks: list[nn.Module] = [copy.proxy() for copy in copies]
         best, lowest = x.clone(), torch.full((len(x),), torch.inf, device=x.device)
         for round_ in range(params.rounds):
             x_adv = pgd(
@@ -96,12 +105,12 @@ class TransductiveAttack(Attack):
                 offset=random_offset(draws.sub(round_), tuple(x.shape[1:]), threat.eps, threat.norm),
                 loss=self._loss,
             )
-            margin = margins(copy.answers(x_adv), y)
+            margin = torch.stack([margins(copy.answers(x_adv), y) for copy in copies]).amax(0)
             better = margin < lowest
             best[better], lowest[better] = x_adv[better], margin[better]
-            if copy.kind == "static" or bool((lowest < 0).all()):
+            if copies[0].kind == "static" or bool((lowest < 0).all()):
                 break  # a static defense does not adapt, and another round would be the same; or all are fooled
-            networks = [*(networks if self.remembers else []), copy.proxy_for(x_adv)]
+            networks = [*(networks if self.cumulates else []), *(copy.proxy_for(x_adv) for copy in copies)]
         return best
 
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -122,12 +131,12 @@ class _Stacked(nn.Module):
 
 
 class FPA(TransductiveAttack):
-    """Fixed point attack: the loss of the last network."""
+    """Fixed point attack: the loss of the last round's network, or the mean over its copies."""
 
-    remembers: ClassVar[bool] = False
+    cumulates: ClassVar[bool] = False
 
     def over(self, losses: Tensor) -> Tensor:
-        return losses[-1]
+        return losses.mean(0)
 
 
 class GMSAAvg(TransductiveAttack):

@@ -36,6 +36,7 @@ from bench.values import Params
 class Wrapper(Attack):
     """An attack around another attack, which gets the network of the wrapper instead of the granted one."""
 
+    brings_network: ClassVar[bool] = True
     #: the attack inside; set by `around`
     inside: ClassVar[type[Attack]]
 
@@ -53,6 +54,8 @@ class Wrapper(Attack):
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
         if not self.inside.needs_gradients:
             return "the attack inside uses no gradients"
+        if self.inside.brings_network:
+            return "the attack inside makes its own network of the defense, so a wrapper around it would do nothing"
         if threat.weights not in ("adapted", "simulated") or not threat.bank:
             return "it needs a copy of the defense, and the threat model grants none (threat.weights, threat.bank)"
         return self._attack().declines(threat, facts, info)

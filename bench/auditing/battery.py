@@ -100,6 +100,12 @@ def battery(subject: Subject, budget: str) -> list[Step]:
             Step(f"{name}, one round", name, few, {"attack.rounds": 1}, counts=False)
             for name in ("gmsa-avg", "gmsa-min", "fpa")
         ]
+    if (
+        slow and subject.randomised and not around
+    ):  # copies with draws of their own, of a defense whose state comes from its draws
+        steps.append(Step("pgd-skip-copies", "pgd-skip-copies", few, direct))
+        copied = {"attack.rounds": size["rounds"], "attack.copies": 3}
+        steps.append(Step("gmsa-avg, three copies", "gmsa-avg", few, copied))
     steps.append(Step("autoattack-skip", f"{around}autoattack-skip", n, thorough, survivors=True))
     if subject.unrolls:
         unrolled = {"attack.steps": size["steps"]}

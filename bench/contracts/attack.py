@@ -60,7 +60,9 @@ class Attack(ABC):
     #: it differentiates the network that the oracle grants
     needs_gradients: ClassVar[bool] = True
     #: what it sends depends on the answers to what it sent before (`Oracle.received`)
-    remembers: ClassVar[bool] = False
+    heeds_replies: ClassVar[bool] = False
+    #: it makes its own network of copies of the defense, and so would pass over one that a wrapper around it gives
+    brings_network: ClassVar[bool] = False
     recipe_family: ClassVar[str] = ""
     #: parameter values for `bench check`, which needs few steps: a runtime defense answers slowly
     quick: ClassVar[Mapping[str, Any]] = {}

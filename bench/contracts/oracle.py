@@ -197,7 +197,7 @@ class Oracle(ABC):
     def received(self) -> tuple[Tensor, Tensor]:
         """What the attacker last sent among other users' inputs, (M, C, H, W), and the logits (M, K) that came back.
 
-        Empty before the first time. An attack that reads it declares `remembers`.
+        Empty before the first time. An attack that reads it declares `heeds_replies`.
         """
 
     @property

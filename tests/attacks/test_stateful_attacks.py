@@ -154,3 +154,29 @@ def test_diffhammer_declines_where_nothing_is_drawn(bench: Bench) -> None:
     done = bench("run", "--defense", "regular", "--attack", "diffhammer", "-n", "2", "--json", "--workers", "1",
                  *sets(base__epochs=2))  # fmt: skip
     assert [(run["status"], "not randomised" in run["reason"]) for run in done.runs] == [("SKIPPED", True)]
+
+
+def test_gmsa_over_copies_looks_for_what_fools_the_copy_that_stands_best(bench: Bench) -> None:
+    """The copies draw replacements of their own, so more of them cost more and answer as one where nothing is drawn."""
+    args = ["run", "--defense", "rmc-plus", "-n", "4", "--json", "--workers", "1",
+            *sets(base__epochs=4, defense__epochs=1, defense__k=32, defense__bank_steps=2, defense__replace_steps=1,
+                  attack__steps=3, attack__rounds=2)]  # fmt: skip
+    one, three = (bench(*args, "--attack", "gmsa-avg", *sets(attack__copies=count)).runs[0] for count in (1, 3))
+    assert one["status"] == three["status"] == "DONE" and one["violations"] == three["violations"] == 0
+    assert three["ledger"]["simulated"] >= 2 * one["ledger"]["simulated"]
+    assert bench("verify", three["run"]).code == 0
+    (copies,) = bench(
+        *args[:-2], "--attack", "pgd-skip-copies", *sets(attack__copies=2, game__p=4, game__trials=1)
+    ).runs
+    assert copies["status"] == "DONE" and copies["ledger"]["simulated"] == 2 * 4, "each copy served the background"
+    assert bench("verify", copies["run"]).code == 0
+
+
+@pytest.mark.parametrize("inside", ["fpa", "bpda:pgd-skip", "pgd-skip-copies", "diffhammer"])
+def test_a_wrapper_that_would_do_nothing_declines(bench: Bench, inside: str) -> None:
+    done = bench("run", "--defense", "rmc", "--attack", f"eot:{inside}", "-n", "2", "--json", "--workers", "1",
+                 *sets(base__epochs=2, defense__epochs=1, defense__k=16, defense__bank_steps=1, game__p=2,
+                       game__trials=1) if inside != "fpa" else
+                 sets(base__epochs=2, defense__epochs=1, defense__k=16, defense__bank_steps=1))  # fmt: skip
+    assert done.code == 0, done.err
+    assert [(run["status"], "would do nothing" in run["reason"]) for run in done.runs] == [("SKIPPED", True)]

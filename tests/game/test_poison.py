@@ -65,7 +65,7 @@ class White(Attack):
 class Chain(Attack):
     '''Sends what it sent last, a little brighter: what it remembers must survive an interruption.'''
     needs_gradients = False
-    remembers = True
+    heeds_replies = True
     def perturb(self, oracle, x, y, draws):
         sent, logits = oracle.received
         return (sent + 0.01 + 0.001 * logits.sigmoid().mean()).clamp(0, 1) if len(sent) else x

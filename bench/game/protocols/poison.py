@@ -107,11 +107,11 @@ class Poison(Stream):
         if resume.rows >= sum(len(turn.attackers) + len(turn.judged) for turn in turns):
             return
         # what an attack was answered before is in no stored state: it plays again from the start
-        start = 0 if match.attack.remembers else match.resumed(resume)
+        start = 0 if match.attack.heeds_replies else match.resumed(resume)
         around = Around.nothing(*match.points(spec.indices[:1]), match.serving.columns)
         order = [place for turn in turns for place in turn.attackers]
         crafts = match.crafts(order, lambda: match.oracle(around=around), late=True)
-        chunks, first = match.chunks(stores=not match.attack.remembers), 0
+        chunks, first = match.chunks(stores=not match.attack.heeds_replies), 0
         for turn in turns:
             here, sent = [*turn.attackers, *turn.judged], len(turn.attackers)
             if first + len(here) > start:
