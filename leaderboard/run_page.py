@@ -54,8 +54,12 @@ def details_of(store: Store, run: RunSummary, resources: Resources, command: tup
     rows = store.rows(run.run)
     clean = clean_answers(store, record)
     right = outcome_of(store, record, rows)
-    shown, note = gallery(store, record, rows, resources, GALLERY) if rows else ([], "")
-    data = RunData(rows, right, [one.row for one in shown], harm_of(record, store.all_rows(run.run), clean))
+    served = store.all_rows(run.run)
+    own = [row for row in served if row.poison]  # the other users' inputs are as they were
+    shown, note = gallery(store, record, own or rows, resources, GALLERY) if rows else ([], "")
+    if own and not note:
+        note = "The attacker's inputs; those of the other users, which are judged, are as they were."
+    data = RunData(rows, right, [one.row for one in shown], harm_of(record, served, clean))
     return RunDetails(
         command=command[0],
         command_note=command[1],

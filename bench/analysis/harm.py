@@ -18,11 +18,12 @@ PARTS = 20
 class Moment:
     """The judged inputs of one part of a game, in their order. Shares are in [0, 1].
 
-    sent        inputs of the attacker that were served before the last of them, or with it
+    served      inputs of anybody that were served before the last of them, or with it; sent: those of the attacker
     instant     share of the part that is lost: right in the clean run, wrong in this one, less those won
     cumulative  the same over all judged inputs up to here
     """
 
+    served: int
     sent: int
     instant: float
     cumulative: float
@@ -72,7 +73,9 @@ def _moments(rows: Sequence[Row], clean: Mapping[tuple[int, int], int]) -> list[
     ordered = [sum(losses[place]) / len(losses[place]) for place in sorted(losses)]
     size = max(1, -(-len(ordered) // PARTS))
     return [
-        Moment(sent[last - 1], sum(ordered[start:last]) / (last - start), sum(ordered[:last]) / last)
+        Moment(
+            last + sent[last - 1], sent[last - 1], sum(ordered[start:last]) / (last - start), sum(ordered[:last]) / last
+        )
         for start in range(0, len(ordered), size)
         for last in (min(start + size, len(ordered)),)
     ]

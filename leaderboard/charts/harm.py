@@ -10,11 +10,16 @@ from leaderboard.charts.chart import ROWS, RunChart, RunData, TitledRecords
 def _spec() -> alt.TopLevelMixin:
     lines = alt.Chart(ROWS).mark_line(point=True)
     return lines.encode(
-        x=alt.X("sent:Q", title="inputs of the attacker served"),
+        x=alt.X("served:Q", title="inputs served"),
         y=alt.Y("lost:Q", title="points that others lose"),
         color=alt.Color("what:N", legend=alt.Legend(title="")),
         strokeDash=alt.StrokeDash("what:N", legend=None),
-        tooltip=[alt.Tooltip("what:N"), alt.Tooltip("sent:Q"), alt.Tooltip("lost:Q", format=".1f")],
+        tooltip=[
+            alt.Tooltip("what:N"),
+            alt.Tooltip("served:Q"),
+            alt.Tooltip("sent:Q", title="the attacker's"),
+            alt.Tooltip("lost:Q", format=".1f"),
+        ],
     ).properties(width=420, height=200)
 
 
@@ -22,7 +27,7 @@ def _records(run: RunData) -> list[TitledRecords]:
     if run.harm is None:
         return []
     records = [
-        {"sent": moment.sent, "what": what, "lost": round(100 * value, 2)}
+        {"served": moment.served, "sent": moment.sent, "what": what, "lost": round(100 * value, 2)}
         for moment in run.harm.moments
         for what, value in (("in this part", moment.instant), ("up to here", moment.cumulative))
     ]

@@ -221,8 +221,8 @@ def test_harm_is_paired_with_the_clean_run_and_told_over_time() -> None:
     found = harm(rows, clean, Sharing("stream", False))
     assert found is not None
     assert (found.lost.value, found.lost.only_b, found.lost.only_a) == (1 / 4, 2, 1)
-    assert [(m.sent, m.instant, m.cumulative) for m in found.moments] == [
-        (1, 0, 0), (2, 1, 1 / 2), (2, 1, 2 / 3), (2, -1, 1 / 4),
+    assert [(m.served, m.sent, m.instant, m.cumulative) for m in found.moments] == [
+        (2, 1, 0, 0), (4, 2, 1, 1 / 2), (5, 2, 1, 2 / 3), (6, 2, -1, 1 / 4),
     ]  # fmt: skip
     assert harm(rows, {}, Sharing("stream", False)) is None
     assert harm([row(0, 1)], {(0, 0): 1}, Sharing("stream", False)) is None
