@@ -63,6 +63,8 @@ class DIA(Attack):
     quick: ClassVar[Mapping[str, Any]] = {"steps": 3}
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
+        if info.kind != "batch":
+            return f"{info.name} answers no batches, and its images harm those that share a batch with them"
         if threat.place != "within":
             return f"its images are made for the batch that they share: give threat.place=within, not {threat.place}"
         if not threat.others or threat.weights != "adapted":

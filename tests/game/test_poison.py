@@ -148,6 +148,9 @@ def test_what_cannot_be_played_is_refused_in_one_line(bench: Bench, plugin: str)
     assert "lower n or threat.share" in said(
         "--defense", "learner", "--attack", "white", *small, *sets(threat__share=0.99)
     )
+    assert "rmc answers no batches" in said(
+        "--defense", "rmc", "--attack", "dia", *small, *sets(defense__k=16, defense__epochs=1, defense__bank_steps=1)
+    )
     assert "leaves no place for others" in said(
         "--defense", "dent", "--attack", "dia", *small, *sets(threat__share=0.97)
     )
