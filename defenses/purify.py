@@ -135,7 +135,7 @@ class Purify(StaticDefense):
             torch.randn(shape, generator=generator(self.noise_of(draw), "purify proxy", sample))
             for sample in range(self.params.samples)
         ]
-        return _Purified(frozen_copy(self._network), self._denoiser, levels, noises, steps).eval()
+        return _Purified(frozen_copy(self._network), frozen_copy(self._denoiser), levels, noises, steps).eval()
 
 
 class _Purified(nn.Module):

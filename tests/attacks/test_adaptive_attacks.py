@@ -186,7 +186,7 @@ def test_rounds_end_once_every_point_is_fooled(wrong_from: int, rounds: int) -> 
     toy = Toy(ThreatModel(eps=0.1, weights="simulated", bank=True))
     attack = FPA(FPA.Params(rounds=6, steps=1))
     copy = Scripted(toy.network, wrong_from)
-    attack._attacked(toy.oracle, copy, toy.x[:1], toy.y[:1], Draws(0, "t", [7]))
+    attack._attacked(toy.oracle, [copy], toy.x[:1], toy.y[:1], Draws(0, "t", [7]))
     assert copy.rounds == rounds
 
 
