@@ -115,7 +115,7 @@ def register() -> None:
     )
     _add(
         "pgd-skip-copies",
-        "pgd:PGDOnCopies",
+        "copies:PGDOnCopies",
         summary="PGD on several simulated copies that have seen the stream, each with draws of its own",
         preset={"weights": "simulated", "bank": True, "known": 1.0, "delay": 0},
         free=("known", "delay"),

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 
 from attacks.steps import STEPPED, inside, unit
 from attacks.unrolled import UnrolledDraws
-from attacks.wrappers import Drawn, drawn
+from attacks.wrappers import Drawn, drawn, undrawn
 from bench.contracts import Attack, DefenseInfo, Effort
 from bench.contracts.oracle import Oracle, margins
 from bench.data.task import TaskFacts
@@ -60,11 +60,7 @@ class DiffHammer(Attack):
     quick: ClassVar[Mapping[str, Any]] = {"steps": 2, "draws": 2, "losses": "margin"}
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
-        if not info.randomised:
-            return f"{info.name} is not randomised: all draws are the same"
-        if info.kind == "batch":
-            return f"{info.name} adapts to a batch, and the attacker does not know the batch of an example"
-        return super().declines(threat, facts, info)
+        return undrawn(info) or super().declines(threat, facts, info)
 
     def effort(self, threat: ThreatModel) -> Effort:
         own = self.params
@@ -108,8 +104,7 @@ class DiffHammer(Attack):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Losses (D, N), their gradients (D, N, C, H, W) and margins (D, N) of all draws at x (N, C, H, W)."""
         losses, gradients, gaps = [], [], []
-        for number in range(self.params.draws):
-            network.number = number
+        for _ in network.each():
             with torch.enable_grad():
                 at = x.detach().requires_grad_(True)
                 logits = recorded(at)
@@ -121,11 +116,7 @@ class DiffHammer(Attack):
         return torch.stack(losses), torch.stack(gradients), torch.stack(gaps)
 
     def _gaps(self, recorded: nn.Module, network: Drawn, x: Tensor, y: Tensor) -> Tensor:
-        gaps = []
-        for number in range(self.params.draws):
-            network.number = number
-            gaps.append(margins(recorded(x), y))
-        return torch.stack(gaps)
+        return torch.stack([margins(recorded(x), y) for _ in network.each()])
 
     def _direction(self, losses: Tensor, gradients: Tensor, step: float, norm: Norm) -> Tensor:
         """The direction (N, C, H, W) of length 1 after all rounds, from losses (D, N) and gradients (D, N, C, H, W)."""

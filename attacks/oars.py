@@ -21,6 +21,7 @@ square at a time, as the plain attack does.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -29,12 +30,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacks.query import HopSkipJump, HopSkipJumpLinf, QueryAttack, Square
+from attacks.query import HopSkipJump, HopSkipJumpLinf, QueryAttack, Square, first_image
 from bench.contracts import Attack, DefenseInfo
 from bench.contracts.oracle import Oracle, margins
 from bench.data.task import TaskFacts
 from bench.draws import Draws
-from bench.norms import ball_of
+from bench.norms import Norm, ball_of
 from bench.threat import ThreatModel
 from bench.values import Params
 
@@ -88,6 +89,22 @@ class OARSParams(Params):
     retries: int = Field(default=20, ge=1)
 
 
+class Walk(ABC):
+    """How one image is changed by asking about proposals. params: `OARSParams`; norm: the one it is measured in."""
+
+    def __init__(self, params: Any, norm: Norm) -> None:
+        self.params = params
+        self.norm = norm
+
+    @abstractmethod
+    def rank(self, x: Tensor) -> Callable[[Tensor, float], float | None]:
+        """Which accepted images are kept for x (1, C, H, W): see `_Asked`."""
+
+    @abstractmethod
+    def walk(self, ask: _Asked, x: Tensor, threat: ThreatModel, drawing: torch.Generator) -> None:
+        """Ask about images near x (1, C, H, W) until the queries are spent (`_Spent`) or nothing is left to try."""
+
+
 class OARS(QueryAttack):
     """A walk for each example that asks about proposals and draws refused ones again. `around` picks the walk."""
 
@@ -96,38 +113,31 @@ class OARS(QueryAttack):
     inside: ClassVar[type[Attack]]
     #: its parameters are its own alone: the walks are, too
     takes_inside_params: ClassVar[bool] = False
-    #: there is a form of the attack inside that adapts to refusals
-    adapts: ClassVar[bool] = False
+    #: the form of the attack inside that adapts to refusals; None: there is none
+    form: ClassVar[type[Walk] | None] = None
 
     @classmethod
     def around(cls, inside: type[Attack]) -> type[Attack]:
         """The form of an attack that adapts to refusals; of one that has none, an attack that declines."""
-        form = next((form for plain, form in FORMS.items() if inside is plain), cls)
-        return type(f"OARS{inside.__name__}", (form,), {"inside": inside, "kind": inside.kind, "norm": inside.norm})
+        own = {"inside": inside, "kind": inside.kind, "norm": inside.norm, "form": FORMS.get(inside)}
+        return type(f"OARS{inside.__name__}", (cls,), own)
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
-        if not self.adapts:
+        if self.form is None:
             return f"{self.inside.__name__} has no form that adapts to refusals; square and hopskipjump have one"
         return super().declines(threat, facts, info)
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
-        images = []
+        assert self.form is not None  # else it declines
+        form, images = self.form(self.params, self.norm), []
         for row in range(len(x)):
             oracle.report(f"asking about example {row + 1} of {len(x)}")
             point = x[row : row + 1]
-            asked = _Asked(oracle, row, point, y[row : row + 1], self.rank(point))
+            asked = _Asked(oracle, row, point, y[row : row + 1], form.rank(point))
             with suppress(_Spent):  # the walk ends with its queries
-                self.walk(asked, point, oracle.threat, draws[row])
+                form.walk(asked, point, oracle.threat, draws[row])
             images.append(asked.best)
         return torch.cat(images)
-
-    def rank(self, x: Tensor) -> Callable[[Tensor, float], float | None]:
-        """Which accepted images are kept: see `_Asked`."""
-        raise NotImplementedError
-
-    def walk(self, ask: _Asked, x: Tensor, threat: ThreatModel, drawing: torch.Generator) -> None:
-        """Ask about images near x (1, C, H, W) until the queries are spent (`_Spent`) or nothing is left to try."""
-        raise NotImplementedError
 
 
 def tuned(
@@ -157,10 +167,8 @@ def tuned(
     return high
 
 
-class OARSSquare(OARS):
+class SquareWalk(Walk):
     """Random squares, several at once, so many and so large that they are not refused."""
-
-    adapts: ClassVar[bool] = True
 
     def rank(self, x: Tensor) -> Callable[[Tensor, float], float | None]:
         return lambda image, margin: margin
@@ -239,10 +247,8 @@ class OARSSquare(OARS):
         return min(max(round((area * height * width) ** 0.5), 1), height, width)
 
 
-class OARSHopSkipJump(OARS):
+class HopSkipJumpWalk(Walk):
     """A walk along the boundary with samples far enough from each other that they are not refused."""
-
-    adapts: ClassVar[bool] = True
 
     def rank(self, x: Tensor) -> Callable[[Tensor, float], float | None]:
         distance = ball_of(self.norm).distance
@@ -266,9 +272,8 @@ class OARSHopSkipJump(OARS):
 
     def _start(self, ask: _Asked, x: Tensor, drawing: torch.Generator) -> Tensor | None:
         """An image that the defense gives another label, or None after `init_size` tries; as the plain attack."""
-        own = [1 - x, x.flip(3), x.flip(2), torch.zeros_like(x), torch.ones_like(x)]
         for number in range(self.params.init_size):
-            image = own[number - 1] if 0 < number <= len(own) else torch.rand(x.shape, generator=drawing).to(x)
+            image = first_image(x[0], number, drawing)[None]
             margin = ask(image)
             if margin is not None and margin < 0:
                 return image
@@ -342,8 +347,8 @@ class OARSHopSkipJump(OARS):
 
 
 #: by the plain attack: its form that adapts to refusals
-FORMS: dict[type[Attack], type[OARS]] = {
-    Square: OARSSquare,
-    HopSkipJump: OARSHopSkipJump,
-    HopSkipJumpLinf: OARSHopSkipJump,
+FORMS: dict[type[Attack], type[Walk]] = {
+    Square: SquareWalk,
+    HopSkipJump: HopSkipJumpWalk,
+    HopSkipJumpLinf: HopSkipJumpWalk,
 }

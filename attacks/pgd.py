@@ -1,5 +1,5 @@
-"""`pgd`, `pgd-skip`, `pgd-skip-partial`, `pgd-skip-delayed`, `pgd-skip-copies`: projected gradient descent on the
-network that the oracle grants, or on several simulated copies.
+"""`pgd`, `pgd-skip`, `pgd-skip-partial`, `pgd-skip-delayed`: projected gradient descent on the network that the oracle
+grants.
 
 Madry, Makelov, Schmidt, Tsipras, Vladu: Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018.
 PGD-Skip and its forms: Wu, Yuan, Wu: Adversarial Robustness via Runtime Masking and Cleansing, ICML 2020.
@@ -14,16 +14,14 @@ The loop is foolbox's, and the random starts are ours (see `bench.pgd`). In l1 t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.contracts import Attack, DefenseInfo, Effort
+from bench.contracts import Attack, Effort
 from bench.contracts.oracle import Oracle, margins
-from bench.data.task import TaskFacts
 from bench.draws import Draws
 from bench.norms import DESCENDED, Norm, random_offset
 from bench.pgd import pgd
@@ -74,42 +72,3 @@ class PGD(Attack):
             best = torch.where(better.view(-1, 1, 1, 1), x_adv, best)
             worst = torch.minimum(worst, margin)
         return best
-
-
-class PGDOnCopiesParams(PGDParams):
-    """copies: of the defense, each simulated with randomness of its own where it is private."""
-
-    copies: int = Field(default=4, ge=1)
-
-
-class PGDOnCopies(PGD):
-    """PGD on the mean log-probabilities of several simulated copies: what a defense that draws at random may become."""
-
-    Params: ClassVar[type[Params]] = PGDOnCopiesParams
-    brings_network: ClassVar[bool] = True
-    quick: ClassVar[Mapping[str, Any]] = {**PGD.quick, "copies": 2}
-
-    def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
-        if info.kind == "static":
-            return f"{info.name} is static: a copy has no past to differ in; see eot"
-        return super().declines(threat, facts, info)
-
-    def effort(self, threat: ThreatModel) -> Effort:
-        own = super().effort(threat)
-        return replace(own, passes=own.passes * self.params.copies)
-
-    def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
-        network = _MeanOfCopies([oracle.simulate().bare_proxy() for _ in range(self.params.copies)])
-        with oracle.granting(network):
-            return super().perturb(oracle, x, y, draws)
-
-
-class _MeanOfCopies(nn.Module):
-    """Mean log-probabilities (N, K) of several networks."""
-
-    def __init__(self, networks: list[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([network(x).log_softmax(1) for network in self.networks]).mean(0)

@@ -225,20 +225,24 @@ class HopSkipJump(QueryAttack):
         engine.generate(x, y=np.eye(logits.shape[1])[[label]], x_adv_init=start)
 
     def _start(self, asked: _Asked, row: int, label: int, draws: Draws) -> NDArray[np.float32] | None:
-        """An image that the defense gives another label, or None after `init_size` tries.
-
-        First a uniformly random image; then the negative of the input, its mirror images, a black and a white image;
-        then random images again. A network may give all noise the same label. If that is the label of the input, no
-        random image can start the walk.
-        """
+        """An image that the defense gives another label, or None after `init_size` tries."""
         x = asked.x[row].cpu()
-        own = [1 - x, x.flip(2), x.flip(1), torch.zeros_like(x), torch.ones_like(x)]
         for number in range(self.params.init_size):
-            given = 0 < number <= len(own)
-            image = own[number - 1] if given else torch.rand(x.shape, generator=draws[row])
+            image = first_image(x, number, draws[row])
             if asked.ask(image[None].numpy(), [row])[0].argmax() != label:
                 return image[None].numpy()
         return None
+
+
+def first_image(x: Tensor, number: int, drawing: torch.Generator) -> Tensor:
+    """The image (C, H, W) in [0, 1] that is tried as a start for x (C, H, W), by its number from 0 on.
+
+    First a uniformly random image; then the negative of the input, its mirror images, a black and a white image; then
+    random images again. A network may give all noise the same label. If that is the label of the input, no random image
+    can start the walk.
+    """
+    own = [1 - x, x.flip(2), x.flip(1), torch.zeros_like(x), torch.ones_like(x)]
+    return own[number - 1] if 0 < number <= len(own) else torch.rand(x.shape, generator=drawing).to(x)
 
 
 class HopSkipJumpLinf(HopSkipJump):

@@ -17,7 +17,7 @@ Both need a copy of the defense. Where the threat model grants none, they declin
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -123,14 +123,24 @@ class EOT(Wrapper):
         return replace(inside, passes=inside.passes * samples, probes=inside.probes + samples)
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
-        if not info.randomised:
-            return f"{info.name} is not randomised: all draws are the same"
-        if info.kind == "batch":
-            return f"{info.name} adapts to a batch, and the attacker does not know the batch of an example"
-        return super().declines(threat, facts, info)
+        return undrawn(info) or super().declines(threat, facts, info)
 
     def network(self, oracle: Oracle, copy: Simulation, x: Tensor) -> nn.Module:
         return MeanOfDraws(drawn(oracle, copy, x, self.params.samples))
+
+
+def undrawn(info: DefenseInfo) -> str | None:
+    """Why the networks of several draws of a defense are not to be had (see `drawn`); None if they are."""
+    if not info.randomised:
+        return f"{info.name} is not randomised: all draws are the same"
+    if info.kind == "batch":
+        return f"{info.name} adapts to a batch, and the attacker does not know the batch of an example"
+    return None
+
+
+def mean_of(networks: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
+    """Mean log-probabilities (N, K) of networks for images x (N, C, H, W) in [0, 1]."""
+    return torch.stack([network(x).log_softmax(1) for network in networks]).mean(0)
 
 
 class MeanOfDraws(nn.Module):
@@ -141,12 +151,9 @@ class MeanOfDraws(nn.Module):
         self._network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = []
-        for number in range(self._network.count):
-            self._network.number = number
-            parts.append(self._network(x).log_softmax(1))
+        mean = mean_of(self._network.each(), x)
         self._network.redraw()
-        return torch.stack(parts).mean(0)
+        return mean
 
 
 def drawn(oracle: Oracle, copy: Simulation, x: Tensor, count: int) -> Drawn:
@@ -162,6 +169,12 @@ class Drawn(nn.Module):
         self._copy = copy
         self.count = count
         self.number = 0
+
+    def each(self) -> Iterator[Drawn]:
+        """Itself, once for each draw, which answers while it is the last one given."""
+        for number in range(self.count):
+            self.number = number
+            yield self
 
     def redraw(self) -> None:
         """Go on to other draws, if there is a network for more."""

@@ -51,10 +51,10 @@ def details_of(store: Store, run: RunSummary, resources: Resources, command: tup
     """Reads the details of one run. command: how to repeat it, and a note on that."""
     record = store.find(run.run)
     assert record is not None
-    rows = store.rows(run.run)
+    served = store.all_rows(run.run)
+    rows = [row for row in served if not row.poison]
     clean = clean_answers(store, record)
     right = outcome_of(store, record, rows)
-    served = store.all_rows(run.run)
     own = [row for row in served if row.poison]  # the other users' inputs are as they were
     shown, note = gallery(store, record, own or rows, resources, GALLERY) if rows else ([], "")
     if own and not note:

@@ -180,9 +180,10 @@ def _of_a_run(chart: RunChart, store: Store, run: str | None, example: int | Non
     if run is None:
         raise BadValue(f"{chart.name} is a chart of one run; name it with --run, see: bench list runs")
     record = store.resolve(run)
-    rows = store.rows(record.key)
+    served = store.all_rows(record.key)
+    rows = [row for row in served if not row.poison]
     shown = [row for row in rows if example in (None, row.index)]
-    lost = harm_of(record, store.all_rows(record.key), clean_answers(store, record))
+    lost = harm_of(record, served, clean_answers(store, record))
     drawings = chart.records(RunData(rows, outcome_of(store, record, rows), shown, lost))
     if not drawings:
         what = f"the example {example}" if example is not None else "any example"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -70,7 +71,7 @@ def report(
     specs = {record.key: record.spec for record in records}
     by_key = {record.key: record for record in records}
     made = lay_out(suite, layout, results, specs, session.config.suite[suite].where,
-                   lambda key: answered(store, by_key[key]))  # fmt: skip
+                   cache(lambda key: answered(store, by_key[key])))  # fmt: skip
     if as_json:
         text = "".join(json.dumps(_as_json(cell)) + "\n" for cell in made.cells)
     elif form == "markdown":

@@ -484,14 +484,18 @@ class _InItsBatch(nn.Module):
         return torch.cat([self.network(part) for part in whole.split(self._size)])[rows]
 
 
-class _Counted(nn.Module):
-    """A network that is given more than the examples of the call: each pass counts once for every example."""
+class _Overseen(nn.Module):
+    """A network that an attack gets from the oracle, which sees its use."""
 
     def __init__(self, oracle: GameOracle, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         self._oracle = oracle
         self.eval()
+
+
+class _Counted(_Overseen):
+    """A network that is given more than the examples of the call: each pass counts once for every example."""
 
     def forward(self, x: Tensor) -> Tensor:
         self._oracle.hurry()
@@ -503,27 +507,15 @@ class _Counted(nn.Module):
         return logits
 
 
-class _Accepting(nn.Module):
+class _Accepting(_Overseen):
     """A network of a defense that refuses inputs, as an attacker uses it: see `folded`."""
-
-    def __init__(self, oracle: GameOracle, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self._oracle = oracle
-        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         return self._oracle.accepted(x, self.network(x))
 
 
-class Recorder(nn.Module):
+class Recorder(_Overseen):
     """The granted network as an attack sees it; every forward is recorded by the oracle."""
-
-    def __init__(self, oracle: GameOracle, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self._oracle = oracle
-        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(x)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attacks.diffhammer import LOSSES, DiffHammer, _Best
-from attacks.oars import OARS, OARSHopSkipJump, OARSSquare, tuned
+from attacks.oars import OARS, HopSkipJumpWalk, SquareWalk, tuned
 from attacks.query import HopSkipJump, Square
 from attacks.steps import inside, unit, within_radius
 from bench import registry
@@ -83,7 +83,7 @@ def test_where_queries_are_few_the_clean_image_is_left() -> None:
 
 
 def test_forms_of_other_attacks_decline_and_say_which_there_are(bench: Bench) -> None:
-    assert issubclass(OARS.around(Square), OARSSquare) and issubclass(OARS.around(HopSkipJump), OARSHopSkipJump)
+    assert (OARS.around(Square).form, OARS.around(HopSkipJump).form) == (SquareWalk, HopSkipJumpWalk)
     done = bench(
         "run", "--defense", "blacklight", "--attack", "oars:random-search", "-n", "2", "--workers", "1",
         *sets(base__epochs=2),

@@ -52,6 +52,16 @@ def rows_of(resources: Resources, spec: RunSpec, game: int = 0, resume: Resume |
     return [row for chunk in play(resources, spec, game, resume or Resume()) for row in chunk.rows]
 
 
+def stopped_after(resources: Resources, spec: RunSpec, chunks: int) -> tuple[list[Row], Resume]:
+    """The rows of the first game's first chunks, and where it goes on."""
+    playing = play(resources, spec, 0, Resume())
+    head = [next(playing) for _ in range(chunks)]
+    playing.close()
+    done = head[-1]
+    rows = [row for chunk in head for row in chunk.rows]
+    return rows, Resume(done.rows[-1].position + 1, done.served, done.digest)
+
+
 def facts(rows: list[Row]) -> list[Row]:
     """Rows without their seconds."""
     return [replace(row, attack_s=0.0, defense_s=0.0) for row in rows]
@@ -126,13 +136,9 @@ def test_a_stream_goes_on_from_any_chunk_as_if_it_had_not_stopped(
     spec = spec_of("rmc-plus", "pgd", n=8)
     whole = rows_of(resources, spec)
     own = apart(resources, tmp_path, chunk=1)
-    chunks = play(own, spec, 0, Resume())
-    head = [next(chunks) for _ in range(cut)]
-    chunks.close()
-    done = head[-1]
-    resume = Resume(done.rows[-1].position + 1, done.served, done.digest)
+    head, resume = stopped_after(own, spec, cut)
     tail = rows_of(Resources(own.settings), spec, 0, resume)
-    assert facts([row for chunk in head for row in chunk.rows] + tail) == facts(whole)
+    assert facts(head + tail) == facts(whole)
     lost = rows_of(own, spec, 0, replace(resume, digest="0" * 64))  # the state is gone: from the start
     assert facts(lost) == facts(whole)
 

@@ -22,10 +22,10 @@ from bench.game.oracle import Around, GameOracle
 from bench.game.protocols.poison import Poison
 from bench.game.resources import Resources
 from bench.planning.spec import RunSpec
-from bench.rows import Resume, Row
+from bench.rows import Row
 from bench.threat import ThreatModel
 from tests.conftest import Bench, sets, spec_of
-from tests.game.test_game import apart, facts, play, rows_of
+from tests.game.test_game import apart, facts, rows_of, stopped_after
 
 PLUGIN = """
 import torch
@@ -204,13 +204,9 @@ def test_an_interrupted_game_goes_on_with_the_same_rows(
     assert len(whole) == 20 and sum(row.poison for row in whole) == 8
     own = apart(resources, tmp_path, chunk=1)
     for cut in (1, 3, 11):
-        chunks = play(own, spec, 0, Resume())
-        head = [next(chunks) for _ in range(cut)]
-        chunks.close()
-        done = head[-1]
-        resume = Resume(done.rows[-1].position + 1, done.served, done.digest)
+        head, resume = stopped_after(own, spec, cut)
         tail = rows_of(Resources(own.settings), spec, 0, resume)
-        assert facts([row for chunk in head for row in chunk.rows] + tail) == facts(whole)
+        assert facts(head + tail) == facts(whole)
 
 
 def row(position: int, answer: int, label: int = 1, poison: bool = False) -> Row:

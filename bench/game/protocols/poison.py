@@ -75,9 +75,6 @@ class Poison(Stream):
                 turns.append(Turn([], rest.pop(0), []))
         return turns
 
-    def others_served(self, spec: RunSpec) -> int:
-        return spec.n
-
     def card(self, spec: RunSpec) -> str:
         return "the attacker's inputs are served among those of other users, whose answers are judged"
 
