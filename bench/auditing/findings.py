@@ -134,10 +134,6 @@ CHECKS: dict[str, Check] = {
             "S13", "share of planted adversarial points that the same attack finds", 0.8,
             "The attack misses points that are certainly adversarial: its failure proves nothing (Z22).", "below",
         ),
-        Check(
-            "P1", "accuracy that other users lose by the attacker's inputs among theirs", 0,
-            "It learns from what it serves, at the cost of users who attack nothing.",
-        ),
         Check(  # two points, as S1
             "S14", "robust accuracy gained by more rounds of simulating and attacking", 0.02,
             "More rounds make the attack weaker: its copy is not the defense (GMSA).",
@@ -146,6 +142,10 @@ CHECKS: dict[str, Check] = {
             "S15", "lower end of the gain over the static base, worst case against worst case", 0.02,
             "Attacked as well as its base, the runtime part adds nothing that can be told from nothing (C22).",
             "at most",
+        ),
+        Check(
+            "P1", "accuracy that other users lose by the attacker's inputs among theirs", 0,
+            "It learns from what it serves, at the cost of users who attack nothing.",
         ),
     )
 }  # fmt: skip
