@@ -110,7 +110,7 @@ def prepare(
         )
         try:
             planned[step.name] = plan([request], config, facts)[0]
-        except BadValue as error:
+        except BadValue as error:  # the verdict says it: see `left_out`
             if not step.optional:
                 raise
             impossible[step.name] = str(error)
@@ -207,9 +207,12 @@ class Player:
                 self.failed.append(step.name)
             return
         rows = self._store.all_rows(record.key)
-        if (lost := harm_of(record, rows, clean_answers(self._store, record))) is not None:
-            self.harms[step.name] = lost
-            self.played[step.name] = Played({}, rows)
+        if spec.threat.share:  # it measures what others lose, and no example of it is attacked
+            lost = harm_of(record, rows, clean_answers(self._store, record))
+            if lost is None:
+                self.left_out[step.name] = "its clean run has no answers, so what others lose cannot be told"
+                return
+            self.harms[step.name], self.played[step.name] = lost, Played({}, rows)
             return
         outcome = {index: right for (_, index), right in outcome_of(self._store, record, rows).items()}
         self.played[step.name] = Played(outcome, rows)

@@ -100,9 +100,9 @@ def battery(subject: Subject, budget: str) -> list[Step]:
             Step(f"{name}, one round", name, few, {"attack.rounds": 1}, counts=False)
             for name in ("gmsa-avg", "gmsa-min", "fpa")
         ]
-    if (
-        slow and subject.randomised and not around
-    ):  # copies with draws of their own, of a defense whose state comes from its draws
+    # copies with draws of their own, of a defense whose state comes from its draws; they need its gradient, since no
+    # wrapper goes around them
+    if slow and subject.randomised and subject.differentiable:
         steps.append(Step("pgd-skip-copies", "pgd-skip-copies", few, direct))
         copied = {"attack.rounds": size["rounds"], "attack.copies": 3}
         steps.append(Step("gmsa-avg, three copies", "gmsa-avg", few, copied))

@@ -411,6 +411,33 @@ def test_what_an_audit_costs_is_counted_in_answers_probes_and_passes() -> None:
     assert found["gmsa-avg"] == pytest.approx(6 * (60 * 0.001 + 6 * 0.1 + 2))
 
 
+def test_what_others_lose_is_left_out_with_its_reason_where_it_cannot_be_told(
+    cache_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More inputs of the attacker than the data set has points, and a run whose clean run has no answers."""
+    registry.register_defense("counting", faults.Counting)
+    settings = Settings(cache_root, None, "cpu", None, (), 50, 5.0, 1)
+    greedy = [replace(one, sets={"threat.share": 0.95}) if one.name == "repeat" else one
+              for one in battery(Subject("online", False, False), "quick")]  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.auditing.audit.battery", lambda *asked: greedy)
+        few = prepare("counting", "", "digits", "quick", config.load(None), settings, sets={"base.epochs": 1})
+    assert set(few.impossible) == {"repeat"} and "lower n or threat.share" in few.impossible["repeat"]
+    assert not set(few.impossible) & {step.name for step in few.steps}
+    store = Store.open(f"sqlite:///{tmp_path / 'audit.db'}")
+    assert Player(few, store, settings).left_out == few.impossible
+    plan = prepare("counting", "", "digits", "quick", config.load(None), settings, n=6, sets={"base.epochs": 1})
+    (step,) = [step for step in plan.steps if step.name == "repeat"]
+    player = Player(plan, store, settings)
+    player._run([plan.planned["repeat"]], Listener())
+    player._take(step, plan.planned["repeat"].spec)
+    assert set(player.harms) == {"repeat"} and not player.left_out
+    monkeypatch.setattr("bench.auditing.audit.harm_of", lambda *facts: None)
+    blind = Player(plan, store, settings)
+    blind._take(step, plan.planned["repeat"].spec)
+    assert not blind.harms and "its clean run has no answers" in blind.left_out["repeat"]
+
+
 # -- whole audits -----------------------------------------------------------------------------------------------------
 
 
