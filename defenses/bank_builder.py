@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
-from torch import nn
+from torch import Tensor
 
 from bench.cache import Cache, digest
 from bench.contracts import BLOCK, Context
@@ -26,13 +26,14 @@ from bench.errors import BadValue
 from bench.models.frozen import frozen_copy
 from bench.models.layout import channels_last
 from bench.norms import random_offset
-from bench.pgd import pgd
 from bench.source import module_hash
 from bench.values import Params
 from defenses.bank import Bank, features_of, stored_towards
+from defenses.crafting import Crafting
 from defenses.frozen_norm import freeze_norms
 from defenses.neighbours import IndexKind, Neighbours, write_index
-from defenses.precision import InPrecision, Precision, computing
+from defenses.precision import Precision
+from defenses.recording import recorder_for
 
 #: taken when the module is loaded, so that an edit during a long run does not split its bank
 _SOURCE = module_hash(__name__)
@@ -40,6 +41,9 @@ _SOURCE = module_hash(__name__)
 #: most images of a piece, and most bytes of them: what is held in memory while a bank is made
 PIECE = 1024
 PIECE_BYTES = 1 << 26
+
+#: blocks of a piece on a GPU: each piece records its ascent, and a block is drawn while the one before is computed
+GPU_BLOCKS = 8
 
 
 def _steps_of_copies(given: object) -> str:
@@ -134,10 +138,11 @@ class BankBuilder:
         image_bytes = int(np.prod(task.facts.image_shape))
         piece = min(PIECE, PIECE_BYTES // image_bytes)
         self.piece = max(piece // BLOCK * BLOCK, BLOCK)
-        #: images that copies are made of at a time: a GPU makes a piece at once
-        self.block = BLOCK
+        #: images that copies are made of at a time, and that features are computed of
+        self.block, self.part = BLOCK, self.piece
         if context.device.type == "cuda":
-            self.piece = self.block = max(piece, 1)
+            self.block = self.part = max(piece, 1)
+            self.piece = GPU_BLOCKS * self.block
 
     def missing(self) -> list[str]:
         """The missing pieces; [] for a small bank, which `build` makes at once."""
@@ -163,28 +168,46 @@ class BankBuilder:
         return self.cache.get_or_build("pieces", f"{self.key}-{name}", build)
 
     def _copies(self, rows: NDArray[np.int64], copy: int) -> NDArray[np.uint8]:
-        made, recipe = [], self.recipe
-        steps = recipe.steps[copy]
-        step_size = recipe.step_size or max(recipe.eps / 30, recipe.eps / steps)
-        network = self._attacked_network()
+        """Copy number `copy` of some training images, (R, C, H, W): a block is fetched when the next one is drawn."""
+        made: list[NDArray[np.uint8]] = []
+        craft, waiting = self._crafting(), None
         for start in range(0, len(rows), self.block):
             block = rows[start : start + self.block].tolist()
             images = self.task.train_images[block]
-            x = self.task.pixels(images, self.context.device)
-            y = torch.from_numpy(self.task.train_labels[block]).to(x.device)
-            draws = Draws(self.context.seed, f"bank copy {copy}", block)
-            offset = random_offset(draws, tuple(x.shape[1:]), recipe.eps, "linf") if steps > 1 else None
-            with computing(recipe.precision):
-                x_adv = pgd(network, x, y, eps=recipe.eps, steps=steps, step_size=step_size, offset=offset)
-            made.append(stored_towards(images, x_adv, self.task.pixel_scale))
-            self.context.report(f"augmented set: copy {copy + 1}/{recipe.copies}, image {block[-1] + 1}")
+            offset = self._offset(block, copy)
+            if waiting is not None:
+                made.append(self._stored(*waiting, copy))
+            waiting = block, images, self._crafted(craft, images, block, offset, copy)
+        if waiting is not None:
+            made.append(self._stored(*waiting, copy))
         return np.concatenate(made)
 
-    def _attacked_network(self) -> nn.Module:
-        """theta_0 in the layout and the precision that copies are made in."""
+    def _offset(self, block: list[int], copy: int) -> Tensor | None:
+        """Where the copies of these images start, relative to them."""
+        if self.recipe.steps[copy] == 1:
+            return None
+        draws = Draws(self.context.seed, f"bank copy {copy}", block)
+        return random_offset(draws, self.task.facts.image_shape, self.recipe.eps, "linf")
+
+    def _crafted(
+        self, craft: Crafting, images: NDArray[np.uint8], block: list[int], offset: Tensor | None, copy: int
+    ) -> Tensor:
+        """The copies of a block, which a GPU is still computing."""
+        recipe, x = self.recipe, self.task.pixels(images, self.context.device)
+        y = torch.from_numpy(self.task.train_labels[block]).to(x.device)
+        steps = recipe.steps[copy]
+        return craft(x, y, recipe.eps, steps, recipe.step_size or max(recipe.eps / 30, recipe.eps / steps), offset)
+
+    def _stored(self, block: list[int], images: NDArray[np.uint8], x_adv: Tensor, copy: int) -> NDArray[np.uint8]:
+        stored = stored_towards(images, x_adv, self.task.pixel_scale)
+        self.context.report(f"augmented set: copy {copy + 1}/{self.recipe.copies}, image {block[-1] + 1}")
+        return stored
+
+    def _crafting(self) -> Crafting:
+        """What attacks theta_0 in the layout and the precision that copies are made in."""
         example = torch.zeros((1, *self.task.facts.image_shape), device=self.context.device)
-        network = freeze_norms(frozen_copy(self.base.network), example)
-        return InPrecision(channels_last(network), self.recipe.precision)
+        network = channels_last(freeze_norms(frozen_copy(self.base.network), example))
+        return Crafting(network, self.recipe.precision, recorder_for(self.context.device))
 
     def build(self, probes: int = 0) -> Bank:
         """The bank, from the cache or made from its pieces. probes: how many lists of an `ivf` index are searched."""
@@ -217,6 +240,6 @@ class BankBuilder:
 
     def _features(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
         """Features of all images of the bank, part by part."""
-        for start in range(0, len(images), self.piece):
-            part = self.task.pixels(images[start : start + self.piece], self.context.device)
+        for start in range(0, len(images), self.part):
+            part = self.task.pixels(images[start : start + self.part], self.context.device)
             yield features_of(self.base.network, part)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.pgd import pgd, summed_cross_entropy
-from defenses.precision import InPrecision, Precision, computing, lowered
-from defenses.recording import Body, Recorder
+from defenses.precision import InPrecision, Precision, computing
+from defenses.recording import Body, Forward, Recorder, Repeated
 
 
 class Crafting:
@@ -48,18 +48,22 @@ class _Ascent:
         self._y = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self._eps, self._step = (x.new_zeros(()) for _ in range(2))
 
-        @torch.enable_grad()
-        def body() -> None:
-            given = self._adv.detach().requires_grad_(True)
-            images = given
-            if given.device.type == "cuda":
-                images = given.contiguous(memory_format=torch.channels_last)
-            (gradient,) = torch.autograd.grad(summed_cross_entropy(lowered(network, images, precision), self._y), given)
-            moved = self._adv + self._step * gradient.sign()
-            moved = self._x + torch.clamp(moved - self._x, -self._eps, self._eps)
-            self._adv.copy_(moved.clamp(0, 1))
+        def body_with(forward: Forward) -> Body:
+            @torch.enable_grad()
+            def body() -> None:
+                given = self._adv.detach().requires_grad_(True)
+                images = given
+                if given.device.type == "cuda":
+                    images = given.contiguous(memory_format=torch.channels_last)
+                loss = summed_cross_entropy(forward(network, images, precision), self._y)
+                (gradient,) = torch.autograd.grad(loss, given)
+                moved = self._adv + self._step * gradient.sign()
+                moved = self._x + torch.clamp(moved - self._x, -self._eps, self._eps)
+                self._adv.copy_(moved.clamp(0, 1))
 
-        self._again: Body = recorder.record(body, [self._adv])
+            return body
+
+        self._again = Repeated(recorder, body_with, [self._adv])
 
     def run(self, x: Tensor, y: Tensor, eps: float, steps: int, step_size: float, offset: Tensor | None) -> Tensor:
         self._x.copy_(x)

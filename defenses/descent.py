@@ -7,18 +7,25 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from defenses.precision import Precision, computing, lowered
+from defenses.recording import Forward
 
 
 @torch.enable_grad()  # the caller may have switched gradients off
 def descend(
-    network: nn.Module, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor, share: Tensor, precision: Precision
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    share: Tensor,
+    precision: Precision,
+    forward: Forward = lowered,
 ) -> Tensor:
     """Forward, backward, step; the loss, a scalar: cross-entropies of x (B, C, H, W), y (B,) weighted by share (B,).
 
-    In the network's own mode. Weights, moments and the loss keep the type of `share`.
+    In the network's own mode. Weights, moments and the loss keep the type of `share`. forward: what calls the network.
     """
     with computing(precision):
-        logits = lowered(network, x, precision).to(share.dtype)
+        logits = forward(network, x, precision).to(share.dtype)
         loss = (cross_entropy(logits, y, reduction="none") * share).sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -23,8 +23,8 @@ from bench.models.layout import channels_last
 from defenses.crafting import Crafting
 from defenses.descent import descend, empty_moments
 from defenses.frozen_norm import freeze_norms
-from defenses.precision import Precision, computing
-from defenses.recording import Body, Recorder, copy_all
+from defenses.precision import Precision, computing, lowered
+from defenses.recording import Body, Forward, Recorder, Repeated, copy_all
 
 
 @dataclass(frozen=True)
@@ -111,16 +111,16 @@ class Workspace:
         """One step of Adam on the mean cross-entropy of x (B, C, H, W) in [0, 1], y (B,), B <= batch size."""
         rows = len(x)
         if self._recorder is None:
-            self._step(x, y, torch.full((rows,), 1 / rows, device=self.device, dtype=self.dtype), rows)
+            self._step(x, y, torch.full((rows,), 1 / rows, device=self.device, dtype=self.dtype), rows, lowered)
             return
         room = self.recipe.batch_size if self.recipe.batch_norm == "frozen" else rows
         if room not in self._recorded:
             self._recorded[room] = _Recorded(self, x, room, self._recorder)
         self._recorded[room].repeat(x, y)
 
-    def _step(self, x: Tensor, y: Tensor, share: Tensor, rows: int | Tensor) -> None:
+    def _step(self, x: Tensor, y: Tensor, share: Tensor, rows: int | Tensor, forward: Forward) -> None:
         """The step. share (B,): the weight of each row in the loss; rows: how many of them count."""
-        loss = descend(self.network, self._optimiser, x, y, share, self.recipe.precision)
+        loss = descend(self.network, self._optimiser, x, y, share, self.recipe.precision, forward)
         self.train_loss += loss * rows
 
     def validation_loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -148,14 +148,16 @@ class _Recorded:
         self._rows = x.new_full((), room)
         self._filled = room
 
-        def body() -> None:
-            images = self._x
-            if images.device.type == "cuda":
-                images = images.contiguous(memory_format=torch.channels_last)
-            place._step(images, self._y, self._share, self._rows)
+        def body_with(forward: Forward) -> Body:
+            def body() -> None:
+                images = self._x
+                if images.device.type == "cuda":
+                    images = images.contiguous(memory_format=torch.channels_last)
+                place._step(images, self._y, self._share, self._rows, forward)
 
-        touched = [*place.tensors, place.train_loss]
-        self._again: Body = recorder.record(body, touched)
+            return body
+
+        self._again = Repeated(recorder, body_with, [*place.tensors, place.train_loss])
 
     def repeat(self, x: Tensor, y: Tensor) -> None:
         """The step on x (B, C, H, W), y (B,) with B at most the room; rows beyond B keep old images and weigh 0."""

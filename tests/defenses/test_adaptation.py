@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from bench.models.resnet import ResNet
 from defenses.finetune import Learner, Recipe, TuningSet, lanes_on, side_by_side
 from defenses.frozen_norm import _FoldedConv2d, _FoldedLinear, _FrozenNorm, _Shifted, channel_sums, freeze_norms
 from defenses.precision import InPrecision, computing, lowered
-from defenses.recording import Rehearsal, copy_all, recorder_for
+from defenses.recording import Recorder, Rehearsal, copy_all, recorder_for
 
 SHAPE = (3, 8, 8)
 
@@ -50,23 +52,29 @@ def plain_loop(network: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, calls: 
     return network.eval()
 
 
-def adapted(network: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, calls: int, recorded: bool) -> Learner:
-    learner = Learner(network, recipe, SHAPE, Rehearsal() if recorded else None)
+#: how a step can be run: the recorders of a learner, of which `generated` changes over after seven steps
+WAYS: dict[str, Callable[[], Recorder | None]] = {
+    "eager": lambda: None,
+    "recorded": Rehearsal,
+    "generated": lambda: Rehearsal(patience=7),
+}
+
+
+def adapted(network: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, calls: int, way: str) -> Learner:
+    learner = Learner(network, recipe, SHAPE, WAYS[way]())
     for call in range(calls):
         learner.fit(x, y, x[:1], y[:1], generator("order", call))
     return learner
 
 
-@pytest.mark.parametrize("recorded", [False, True], ids=["eager", "recorded"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=["f64", "f32"])
-def test_twenty_steps_are_those_of_a_plain_loop(
-    dtype: torch.dtype, most: float, batch_norm: str, recorded: bool
-) -> None:
+def test_twenty_steps_are_those_of_a_plain_loop(dtype: torch.dtype, most: float, batch_norm: str, way: str) -> None:
     """42 rows in batches of 16: every third batch is short, and is filled up where the step is recorded."""
     recipe = Recipe(lr=1e-3, epochs=4, patience=9, batch_size=16, batch_norm=batch_norm)  # type: ignore[arg-type]
     x, start = X.to(dtype), residual().to(dtype)
-    learner = adapted(start, x, Y, recipe, 2, recorded)  # 24 steps
+    learner = adapted(start, x, Y, recipe, 2, way)  # 24 steps
     expected = plain_loop(copy.deepcopy(start), x, Y, recipe, 2)
     assert float((learner.logits(x) - expected(x)).abs().max().detach()) <= most
     for name, (found, weight) in enumerate(zip(learner.network.parameters(), expected.parameters(), strict=True)):
@@ -85,6 +93,38 @@ def test_a_step_is_recorded_once_for_every_shape_that_counts(batch_norm: str, re
         twin.reset()
         twin.fit(X, Y, X[:1], Y[:1], generator("b", number))
     assert recorder.recorded == recordings
+
+
+def test_code_is_generated_once_for_all_workspaces_of_a_network() -> None:
+    made = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        made.append(len(inputs))
+        return graph
+
+    recorder = Rehearsal(patience=2, backend=backend)
+    learner = Learner(residual(), Recipe(lr=1e-3, epochs=1, patience=9, batch_size=16), SHAPE, recorder)
+    lanes = learner.lanes(3)
+    for number, lane in enumerate([learner, *lanes]):
+        for _ in range(2):
+            lane.fit(X, Y, X[:1], Y[:1], generator("a", number))
+    assert len(made) == 1  # weights are inputs of the code
+    assert recorder.recorded == 3 + 3  # a workspace is recorded, and once more with generated code
+
+
+def test_where_no_code_can_be_generated_the_step_goes_on_as_it_was() -> None:
+    def backend(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    recorder = Rehearsal(patience=2, backend=backend)
+    learner, other = (Learner(residual(), Recipe(1e-2, 2, 2, 16), SHAPE, one) for one in (recorder, Rehearsal()))
+    other.fit(X, Y, X[:1], Y[:1], generator("a"))
+    with pytest.warns(RuntimeWarning, match="gave no code for the adaptation step .*no compiler here") as seen:
+        learner.fit(X, Y, X[:1], Y[:1], generator("a"))
+        learner.fit(X, Y, X[:1], Y[:1], generator("b"))
+    assert len([one for one in seen if one.category is RuntimeWarning]) == 1
+    other.fit(X, Y, X[:1], Y[:1], generator("b"))
+    assert torch.equal(learner.logits(X), other.logits(X))
 
 
 def test_a_recording_changes_nothing_by_its_warm_up() -> None:
