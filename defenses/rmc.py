@@ -35,7 +35,7 @@ from bench.data.task import Task, TaskFacts
 from bench.draws import generator
 from bench.models.frozen import frozen_copy
 from bench.values import Params, State
-from defenses.bank import Bank, features_of
+from defenses.bank import Bank
 from defenses.bank_builder import BankBuilder, BankParams, BankRecipe, check_bank
 from defenses.finetune import Learner, Recipe, TuningSet, lanes_on, side_by_side
 from defenses.precision import Precision, computing
@@ -195,11 +195,11 @@ class RMC(OnlineDefense):
         """Called between an answer and its calibration. RMC+ replaces rows here; RMC does nothing."""
 
     def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]]]:
-        features = features_of(self._features, x)
-        return [self._bank.histograms(feature, self.params.k, self._classes) for feature in features]
+        points = (features_of_one(self._features, point) for point in x.split(1))
+        return [self._bank.histograms(feature, self.params.k, self._classes) for feature in points]
 
     def neighbour_images(self, x: Tensor, count: int) -> list[dict[str, tuple[Tensor, list[int]]]]:
-        return [self._bank.shown(feature, count) for feature in features_of(self._features, x)]
+        return [self._bank.shown(features_of_one(self._features, point), count) for point in x.split(1)]
 
     def snapshot(self) -> State:
         return State(self._learner.tensors(), {"t": self._t})

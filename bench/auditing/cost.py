@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bench import registry
 from bench.auditing.battery import Step
+from bench.clock import settle, timed
 from bench.contracts import BLOCK, Defense, probe
 from bench.game.resources import Resources
 from bench.planning.rules import rules_of
@@ -41,8 +42,8 @@ def pace(resources: Resources, spec: RunSpec) -> Pace:
     x, _ = resources.of(spec).points((spec.indices * together)[: 2 * together])
     company = x[1:together] if together > 1 else None
     return Pace(
-        _timed(lambda: defense.predict(x[:together])) / together,
-        _timed(lambda: probe(defense, x[:1], None, company)),
+        _seconds(lambda: defense.predict(x[:together]), x.device) / together,
+        _seconds(lambda: probe(defense, x[:1], None, company), x.device),
         _gradient(defense, resources.of(spec).points(spec.indices[:MANY])[0]) if defense.differentiable else 0.0,
     )
 
@@ -77,10 +78,10 @@ def roughly(times: float) -> str:
 def _processor_s(work: Callable[[Tensor], object], x: Tensor) -> float:
     """Seconds of the processor; on a GPU, by the clock."""
     clock = time.process_time if x.device.type == "cpu" else time.perf_counter
+    settle(x.device)
     start = clock()
     work(x)
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
+    settle(x.device)
     return clock() - start
 
 
@@ -92,15 +93,15 @@ def _gradient(defense: Defense, x: Tensor) -> float:
         z = x.clone().requires_grad_(True)
         torch.nn.functional.cross_entropy(proxy(z), labels).backward()
 
-    return _timed(work) / len(x)
+    return _seconds(work, x.device) / len(x)
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of the second time."""
     work()
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    with timed(device) as taken:
+        work()
+    return taken.seconds
 
 
 def costs(steps: list[Step], specs: Mapping[str, RunSpec], pace: Pace) -> dict[str, float]:

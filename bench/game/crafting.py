@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from bench.clock import timed
 from bench.contracts import Attack
 from bench.contracts.oracle import margins
 from bench.draws import Draws
@@ -80,9 +80,9 @@ def craft(attack: Attack, oracle: GameOracle, x: Tensor, y: Tensor, spec: RunSpe
     """Let the attack propose images for x (N, C, H, W) with labels y (N,), and measure what it spends."""
     oracle.begin(x, y, indices)
     draws = Draws(spec.seed, "attack", indices)
-    start = time.perf_counter()
-    proposed = attack.perturb(oracle, x.clone(), y.clone(), draws)
-    seconds = time.perf_counter() - start - oracle.ledger.recording_s
+    with timed(x.device) as taken:
+        proposed = attack.perturb(oracle, x.clone(), y.clone(), draws)
+    seconds = taken.seconds - oracle.ledger.recording_s
     images = as_images(x, proposed)
     count = len(x)
     believed = inside = torch.full((count,), -1, dtype=torch.int8)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from bench.clock import settle
 from bench.contracts import Defense, DefenseInfo, labels_of, probe
 from bench.contracts.oracle import Oracle, Reply, Simulation, folded, margins
 from bench.draws import seed_of
@@ -366,8 +367,10 @@ class GameOracle(Oracle):
     def record(self, x: Tensor, logits: Tensor) -> None:
         """Note one forward of the granted network on x (B, C, H, W) and, once it happens, its backward."""
         self.hurry()
-        start = time.perf_counter()
         aligned = self._focus is None and x.shape == self._x.shape
+        if not aligned:
+            settle(x.device)  # looking for their examples waits for the attack's work, which is not recording
+        start = time.perf_counter()
         rows = None if aligned else self._attribute(x)
         detached = x.detach()
         x0, y = (self._x, self._y) if rows is None else (self._x[rows], self._y[rows])

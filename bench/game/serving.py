@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.cache import Cache
+from bench.clock import Taken, timed
 from bench.contracts import Defense, checked_logits, labels_of, probe
 from bench.deadline import NEVER, Deadline, OutOfTime
 from bench.errors import BadAnswer
@@ -66,12 +68,19 @@ class Serving:
         """Seconds of answers before a state is worth storing again: they follow from what the last one took."""
         return self._store_s / STORING_SHARE if self._store_s > CHEAP_S else 0.0
 
+    @contextmanager
+    def _clock(self, x: Tensor) -> Iterator[Taken]:
+        """Adds the seconds of its block, which works on x, to those of this object."""
+        with timed(x.device) as taken:
+            yield taken
+        self.seconds += taken.seconds
+
     def serve(self, x: Tensor) -> Tensor:
         """Answer x (N, C, H, W) in its order: logits (N, K), checked for shape and finiteness."""
-        start, steps = time.perf_counter(), self.steps
-        logits = self.defense.predict(x.clone())  # a plug-in may write into what it is given
-        seconds = time.perf_counter() - start
-        self.seconds += seconds
+        steps = self.steps
+        with self._clock(x) as taken:
+            logits = self.defense.predict(x.clone())  # a plug-in may write into what it is given
+        seconds = taken.seconds
         delays = (seconds / len(x),) * len(x) if len(x) else ()  # points that are answered together wait together
         self.cost = self.cost.plus(Cost(len(x), self.steps - steps, seconds, delays))
         if self.defense.kind != "static":
@@ -81,9 +90,8 @@ class Serving:
 
     def probe(self, x: Tensor, company: Tensor | None = None) -> Tensor:
         """Answer each point of x (N, C, H, W) as if it came next; the state stays as it was."""
-        start = time.perf_counter()
-        logits = probe(self.defense, x.clone(), company=company)
-        self.seconds += time.perf_counter() - start
+        with self._clock(x):
+            logits = probe(self.defense, x.clone(), company=company)
         return checked_logits(logits, len(x), self.columns, self._name)
 
     def sent(self, x: Tensor, times: int, company: Tensor | None = None, moves: bool = False) -> list[list[int]]:
@@ -102,28 +110,26 @@ class Serving:
         return [list(row) for row in zip(*columns, strict=True)]
 
     def _drawn(self, x: Tensor, draw: int | None) -> Tensor:
-        start = time.perf_counter()
-        logits = probe(self.defense, x.clone(), draw)
-        self.seconds += time.perf_counter() - start
+        with self._clock(x):
+            logits = probe(self.defense, x.clone(), draw)
         return checked_logits(logits, len(x), self.columns, self._name)
 
     def _sent_alone(self, x: Tensor, times: int, company: Tensor | None) -> list[int]:
         """The labels of one point x (1, C, H, W), sent this often to a copy."""
-        start, copy = time.perf_counter(), self.defense.fork()
-        batch = x if company is None else torch.cat([company, x])
         labels = []
-        for _ in range(times):
-            logits = checked_logits(copy.predict(batch.clone()), len(batch), self.columns, self._name)
-            labels += labels_of(logits[-1:], self.classes)
-        self.seconds += time.perf_counter() - start
+        with self._clock(x):
+            copy = self.defense.fork()
+            batch = x if company is None else torch.cat([company, x])
+            for _ in range(times):
+                logits = checked_logits(copy.predict(batch.clone()), len(batch), self.columns, self._name)
+                labels += labels_of(logits[-1:], self.classes)
         self.defense.adaptation_steps += copy.adaptation_steps
         return labels
 
     def neighbour_labels(self, x: Tensor) -> list[dict[str, list[int]] | None]:
         """The label counts of the neighbours of each point of x (N, C, H, W) now; None if the defense has none."""
-        start = time.perf_counter()
-        labels = list(self.defense.neighbour_labels(x.clone()))
-        self.seconds += time.perf_counter() - start
+        with self._clock(x):
+            labels = list(self.defense.neighbour_labels(x.clone()))
         if len(labels) != len(x):
             return [None] * len(x)
         return [_checked_neighbours(one, self.classes, self._name) for one in labels]
