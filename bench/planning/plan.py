@@ -79,7 +79,10 @@ class _Keys:
 
 
 class _Resolver:
-    """Resolves one request, layer by layer: class defaults, recipe, bench.toml, its dataset part, --set."""
+    """Resolves one request, layer by layer: class defaults, recipe, bench.toml, its dataset part, --set.
+
+    A recipe that is asked for by --set, of a plug-in that has no default one, stands above bench.toml.
+    """
 
     def __init__(self, request: Request, config: Config, facts_of: FactsOf, keys: _Keys) -> None:
         self.request = request
@@ -227,10 +230,19 @@ class _Resolver:
             for key, value in self._layer(section, name, dataset).items()
             if key not in extra and (key in known or f"{prefix}{key}" not in self.sets)
         }
+        family = getattr(cls, "recipe_family", "") or name  # datasets have none
         if "recipe" in known:
             recipe = values.get("recipe", model.model_fields["recipe"].default)
-            shared = self._recipe(cls.recipe_family or name, str(recipe), dataset)
+            shared = self._recipe(family, str(recipe), dataset)
             values = {**{key: value for key, value in shared.items() if key in known}, **values}
+        elif family in self.config.recipe:
+            self.keys.declare(section, ["recipe"])
+            if f"{prefix}recipe" in self.sets:  # asked for, so it goes before what bench.toml says
+                shared = self._recipe(family, str(self.sets[f"{prefix}recipe"]), dataset)
+                asked = {
+                    key: value for key, value in shared.items() if key in known and f"{prefix}{key}" not in self.sets
+                }
+                values.update(asked)
         values = {key: _number(model, section, key, value) for key, value in values.items()}
         try:
             return model(**values)

@@ -51,6 +51,31 @@ def test_a_wrapper_is_configured_by_its_own_section_and_by_that_of_the_attack_in
         planned("rmc", attacks=("eot",), toml="[attack.eot]\nsteps = 7\n")
 
 
+def test_a_recipe_that_is_asked_for_stands_above_the_tables_of_datasets() -> None:
+    plain, paper, own = (
+        planned("hedge", sets=sets)[0]
+        for sets in ({}, {"defense.recipe": "paper"}, {"defense.recipe": "paper", "defense.steps": 3})
+    )
+    assert plain.defense.params["radius"] == 0.2  # the digits' own
+    assert (paper.defense.params["radius"], paper.defense.params["steps"]) == (8 / 255, 20)
+    assert (own.defense.params["radius"], own.defense.params["steps"]) == (8 / 255, 3)
+    same = planned("hedge", sets={"defense.radius": 8 / 255, "defense.step_size": 0.007})[0]
+    assert same.key == paper.key  # what is played counts, not how it was asked for
+    with pytest.raises(UnknownName, match="recipe of hedge"):
+        planned("hedge", sets={"defense.recipe": "fast"})
+    with pytest.raises(UnknownName, match=r"defense\.recipe"):
+        planned("regular", sets={"defense.recipe": "paper"})
+
+
+def test_the_defaults_of_a_defense_are_its_papers_constants() -> None:
+    recipes = tomllib.loads(config.DEFAULTS.read_text())["recipe"]
+    papers = {name: recipes[name]["paper"] for name in recipes if name != "rmc"}
+    assert {"tent", "hedge", "ttc", "blacklight", "squeeze-detect", "input-transform"} <= set(papers)
+    for name, constants in papers.items():
+        params = registry.defenses.load(name).Params().model_dump()
+        assert {key: params[key] for key in constants} == constants, name
+
+
 def test_layers_go_from_recipe_to_file_to_dataset_to_command_line() -> None:
     k = lambda **kw: planned("rmc", **kw)[0].defense.params["k"]  # noqa: E731
     assert k() == 512
