@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bench.deadline import parse_duration
 from bench.errors import BadValue, UnknownName, one_line
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
@@ -41,6 +43,12 @@ class RunnerSection(_Section):
     workers: int = Field(ge=0)
     chunk: int = Field(ge=1)
     checkpoint_s: float = Field(gt=0)
+    limit: str = ""
+
+    @property
+    def silent_s(self) -> float:
+        """The limit in seconds; without one infinity. `BadValue` where it is no time."""
+        return parse_duration("runner.limit", self.limit) if self.limit else math.inf
 
 
 class SuiteOver(_Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,11 @@ from bench.deadline import NEVER, Deadline
 
 @dataclass(frozen=True)
 class Settings:
-    """How runs are executed; nothing here changes a row."""
+    """How runs are executed; nothing here changes a row.
+
+    apart    one worker is a process of its own too, so that foreign code can end or block that process only
+    silent_s seconds without a row or a line of progress after which a job's worker is ended
+    """
 
     cache_root: Path
     data_dir: Path | None
@@ -21,3 +26,5 @@ class Settings:
     checkpoint_s: float
     workers: int
     deadline: Deadline = NEVER
+    apart: bool = False
+    silent_s: float = math.inf

@@ -74,5 +74,7 @@ def _result(check: Check, subject: object) -> Result:
         return Result(name, False, one_line(error))
     except BenchError:
         raise
-    except Exception as error:  # of the plug-in under test: any exception is its finding
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # of the plug-in under test: anything it raises is its finding, sys.exit too
         return Result(name, False, f"raised {type(error).__name__}: {one_line(error)}")

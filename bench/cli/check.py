@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
+from bench import registry
 from bench.cli.complete import names
 from bench.cli.options import using_options
 from bench.execution.session import open_session
@@ -26,20 +31,74 @@ from bench.execution.session import open_session
     help="The network under a defense, or that an attack attacks.",
     shell_complete=names("defense"),
 )
+@click.option("--in-process", is_flag=True, help="Check in this process, for a debugger; else it has one of its own.")
 @using_options
 def check(
     name: str,
     dataset: str,
     base: str,
+    in_process: bool,
     as_json: bool,
     db: str | None,
     data_dir: str | None,
     plugins: tuple[str, ...],
     config: str | None,
 ) -> int:
-    """Run the contract against one defense or attack. Exit code 1 if a check fails."""
+    """Run the contract against one defense or attack. Exit code 1 if a check fails.
+
+    The checks run in a process of their own: if the plug-in ends that process, the contract does not hold.
+    """
+    if in_process or any(names.registered_here(name) for names in (registry.defenses, registry.attacks)):
+        verdict: dict[str, Any] | int = _checked(name, dataset, base, db, data_dir, plugins, config)
+    else:
+        more = [("--db", db), ("--data-dir", data_dir), ("--config", config), *(("--plugin", file) for file in plugins)]
+        options = [part for option, value in more if value is not None for part in (option, value)]
+        verdict = _checked_apart(["--dataset", dataset, "--base", base, *options, "--", name])
+    if isinstance(verdict, int):
+        return verdict
+    if as_json:
+        click.echo(json.dumps(verdict))
+    else:
+        _print(verdict)
+    return int(not verdict["passed"])
+
+
+def _checked_apart(arguments: list[str]) -> dict[str, Any] | int:
+    """The verdict of a process of its own; its exit code, once its message is printed, where there is no verdict."""
+    command = [sys.executable, "-m", "bench", "check", "--in-process", "--json", *arguments]
+    there = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # it finds what this process finds
+    done = subprocess.run(  # noqa: S603  this program itself
+        command, capture_output=True, text=True, errors="replace", check=False, env=there
+    )
+    if done.stderr:
+        click.echo(done.stderr.rstrip("\n"), err=True)
+    *printed, last = done.stdout.splitlines() or [""]
+    try:
+        verdict: dict[str, Any] = json.loads(last)
+        if verdict["name"] != arguments[-1] or not verdict["checks"]:
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        if done.returncode > 0 and done.stderr.startswith("bench: "):
+            return done.returncode  # the request was wrong, and said so
+        how = f"exit code {done.returncode}" if done.returncode >= 0 else f"signal {-done.returncode}"
+        click.echo(f"bench: the plug-in ended the process of the checks with {how}; none of them is known.", err=True)
+        return 1
+    if printed:  # by the plug-in
+        click.echo("\n".join(printed), err=True)
+    return verdict
+
+
+def _checked(
+    name: str,
+    dataset: str,
+    base: str,
+    db: str | None,
+    data_dir: str | None,
+    plugins: tuple[str, ...],
+    config: str | None,
+) -> dict[str, Any] | int:
+    """The verdict of the checks, made here; an exit code where the plug-in does not load."""
     session = open_session(config, plugins, strict=False)
-    from bench import registry
     from bench.plugins import broken_files
 
     for path, reason in broken_files.items():
@@ -58,14 +117,16 @@ def check(
         if not settings.cache_root.exists():  # a check leaves nothing behind where nothing was
             settings = replace(settings, cache_root=Path(folder))
         results = run_checks(name, kind, session.config, Resources(settings), dataset, base)
-    failed = sum(not result.passed for result in results)
-    if as_json:
-        checks = [asdict(result) for result in results]
-        click.echo(json.dumps({"name": name, "kind": kind, "dataset": dataset, "passed": not failed, "checks": checks}))
-        return int(failed > 0)
+    passed = all(result.passed for result in results)
+    checks = [asdict(result) for result in results]
+    return {"name": name, "kind": kind, "dataset": dataset, "passed": passed, "checks": checks}
+
+
+def _print(verdict: dict[str, Any]) -> None:
     from bench.cli.tables import hanging
 
-    for result in results:
-        click.echo(hanging(f"  {'ok  ' if result.passed else 'FAIL'}  {result.name}: {result.message}", 8))
-    click.echo(f"{name}: {len(results) - failed} checks hold" + (f", {failed} do not" if failed else ""))
-    return int(failed > 0)
+    checks = verdict["checks"]
+    for result in checks:
+        click.echo(hanging(f"  {'ok  ' if result['passed'] else 'FAIL'}  {result['name']}: {result['message']}", 8))
+    failed = sum(not result["passed"] for result in checks)
+    click.echo(f"{verdict['name']}: {len(checks) - failed} checks hold" + (f", {failed} do not" if failed else ""))

@@ -113,6 +113,9 @@ def call(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("bench: interrupted; what was done is kept, the same command goes on from there", err=True)
         return 130
+    except SystemExit as stop:  # no code of ours raises it
+        click.echo(f"bench: a plug-in asked Python to exit (code {stop.code!r}); the command did not finish", err=True)
+        return 1
     except BrokenPipeError:  # the reader of our output has gone away: `bench list | head`
         _let_go_of_output()
         return 0

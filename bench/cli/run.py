@@ -77,6 +77,13 @@ if TYPE_CHECKING:
     metavar="TIME",
     help="Stop after this time (90s, 8m, 1h30m) with exit code 75; the same command goes on.",
 )
+@click.option(
+    "--limit",
+    "silence",
+    metavar="TIME",
+    help="End a run as FAILED that gives no row and no line of progress for so long.",
+)
+@click.option("--in-process", is_flag=True, help="Play in this process, for a debugger; else plug-ins have their own.")
 @click.option("--repeats", metavar="R", type=click.IntRange(min=1), help="Games over permuted streams.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @playing_options
@@ -97,6 +104,8 @@ def run(
     rerun: str,
     workers: int | None,
     limit: str | None,
+    silence: str | None,
+    in_process: bool,
     repeats: int | None,
     plugins: tuple[str, ...],
     config: str | None,
@@ -116,11 +125,21 @@ def run(
     deadline = NEVER if limit is None else Deadline.after(parse_duration("--for", limit))
     session = open_session(config, plugins)
     values = parse_sets(sets)
+    if silence is not None:
+        values["runner.limit"] = silence
     from bench.planning.requests import Request
 
     request = Request(defenses, attacks, bases, datasets, radii, norm, seeds, n, repeats, values, force_eps)
     prepared = session.prepare(
-        request, suite, db=db, data_dir=data_dir, device=device, workers=workers, rerun=rerun, deadline=deadline
+        request,
+        suite,
+        db=db,
+        data_dir=data_dir,
+        device=device,
+        workers=workers,
+        rerun=rerun,
+        deadline=deadline,
+        in_process=in_process,
     )
     if dry_run:
         _print_plan(prepared.planned, prepared.known, as_json)

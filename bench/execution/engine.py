@@ -12,14 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Protocol
 
 from bench import plugins
+from bench.deadline import in_units
 from bench.environment import one_thread
-from bench.execution.jobs import End, Event, Failed, Job, Progress, perform
+from bench.execution.jobs import End, Event, Failed, Job, Lost, Progress, perform
 from bench.game.resources import Resources
 from bench.settings import Settings
 
@@ -122,11 +123,13 @@ class PoolEngine:
         if not working:
             time.sleep(timeout_s)
             return
-        for connection in wait(list(working), timeout_s):
+        said = wait(list(working), timeout_s)
+        for connection in said:
             assert isinstance(connection, Connection)
             worker = working[connection]
             job = worker.job
             assert job is not None
+            worker.heard = time.monotonic()
             try:
                 event: Event = connection.recv()
             except (EOFError, ConnectionResetError):
@@ -137,19 +140,36 @@ class PoolEngine:
             if isinstance(event, End):
                 worker.job = None
             yield job, event
+        for connection, worker in working.items():
+            job = worker.job
+            if job is not None and connection not in said and worker.silent_s() > self._settings.silent_s:
+                worker.process.kill()
+                self._replace(worker)
+                limit = in_units(self._settings.silent_s)
+                yield job, Failed(f"No row and no line of progress came for {limit} (runner.limit).", "")
 
-    def _replace(self, dead: _Worker) -> Failed:
+    def _replace(self, dead: _Worker) -> Failed | Lost:
+        """Put a new worker in the place of one that has ended; how that one's job has ended with it."""
         dead.process.join(5)
         code = dead.process.exitcode
         self._workers[self._workers.index(dead)] = _Worker(self._context, self._settings)
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return Failed(f"The worker process died ({how}); out of memory?", "")
+        if code is not None and code < 0:
+            return Lost(f"The worker process was ended by {_signal_name(-code)}")
+        return Failed(f"The worker process ended itself with exit code {code}, in the middle of its work.", "")
 
     def stop(self) -> None:
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:
             worker.process.join(5)
+
+
+def _signal_name(number: int) -> str:
+    """`signal 9 (SIGKILL)`."""
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
 
 
 @contextmanager
@@ -187,6 +207,8 @@ class _Worker:
     def __init__(self, context: multiprocessing.context.SpawnContext, settings: Settings) -> None:
         self.connection, theirs = context.Pipe()
         self.job: Job | None = None
+        #: when it last said something, or was given a job
+        self.heard = time.monotonic()
         self.process = context.Process(target=_work, args=(theirs, settings, os.getpid()), daemon=True)
         with _environment(WORKER_ENVIRONMENT), _no_script():
             self.process.start()
@@ -195,11 +217,18 @@ class _Worker:
     def start(self, job: Job) -> None:
         self.connection.send(job)
         self.job = job
+        self.heard = time.monotonic()
+
+    def silent_s(self) -> float:
+        """Seconds since it last said something."""
+        return time.monotonic() - self.heard
 
 
 def _work(connection: Connection, settings: Settings, parent: int) -> None:
     """The loop of a worker process: receive a job, do it, send its events. It ends when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which stops the workers
+    with suppress(OSError):  # of a program without standard error
+        os.dup2(2, 1)  # standard output is the command's: programs read its `--json`
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     one_thread()
     plugins.load_all(settings.config, settings.plugins)
@@ -231,6 +260,6 @@ def _die_with(parent: int) -> None:
 
 def make_engine(settings: Settings, watch: Watch) -> Engine:
     """The engine for this number of workers. `watch` is called with each line of progress at once."""
-    if settings.workers == 1:
+    if settings.workers == 1 and not settings.apart:
         return InlineEngine(settings, watch)
     return PoolEngine(settings, settings.workers, watch)

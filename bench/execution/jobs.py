@@ -85,13 +85,20 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """The worker was ended by a signal: from outside, or by a fault of its native code. The job may begin again."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Stopped:
     """The command's time limit has passed. The job is not done; what it stored on the way is there for the next one."""
 
 
-Event = Progress | ChunkDone | Done | Failed | Stopped
+Event = Progress | ChunkDone | Done | Failed | Lost | Stopped
 #: what a job ends with
-End = Done | Failed | Stopped
+End = Done | Failed | Lost | Stopped
 
 
 class _Closing(BaseException):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench import registry
@@ -16,19 +16,22 @@ from bench.deadline import KILL_S
 from bench.environment import collect
 from bench.errors import StoreError, one_line
 from bench.execution.engine import Engine, make_engine
-from bench.execution.jobs import ChunkDone, Done, Event, Failed, Job, Stopped
+from bench.execution.jobs import ChunkDone, Done, Event, Failed, Job, Lost, Stopped
 from bench.game.blocks import Blocks
 from bench.game.start import is_foreign
 from bench.planning.plan import Planned
 from bench.planning.rules import rows_of
 from bench.planning.spec import RunSpec
-from bench.rows import Row, is_right
+from bench.rows import Resume, Row, is_right
 from bench.settings import Settings
 from bench.store import Claim, LeaseLost, Store
 
 #: seconds between two heartbeats, and between two looks at runs that others hold
 HEARTBEAT_S = 5.0
 POLL_S = 0.25
+
+#: how often a job whose worker was ended by a signal begins again, from what is stored of it
+RETRIES = 2
 
 
 class Listener:
@@ -118,6 +121,8 @@ class Runner:
         self._passed: dict[str, str] = {}
         #: seconds of a game's last commit; the next commit adds them to the game
         self._late_s: dict[str, float] = {}
+        #: how many workers were lost with each job
+        self._lost: Counter[str] = Counter()
 
     def run(self, planned: list[Planned]) -> None:
         """Play every planned run, and the `clean` runs that they are paired with, to its end.
@@ -259,10 +264,29 @@ class Runner:
                     self._job_done(run, job, value)
             case Stopped():
                 self._in_flight.pop(job.key, None)
+            case Lost(reason):
+                self._in_flight.pop(job.key, None)
+                self._begin_again(job, waiting, reason)
             case Failed(reason, detail):
                 self._in_flight.pop(job.key, None)
                 for run in waiting:
                     self._end(run, "FAILED", reason, detail)
+
+    def _begin_again(self, job: Job, waiting: list[_Active], reason: str) -> None:
+        """A job was lost with its worker: it goes on in another from what is stored of it, or has failed in the end."""
+        self._lost[job.key] += 1
+        if self._lost[job.key] > RETRIES:
+            for run in waiting:
+                self._end(run, "FAILED", f"{reason}; so were the {RETRIES} before it.")
+            return
+        if not waiting:
+            return
+        if job.kind == "game":
+            known = {game.game: game.resume for game in self._store.games(job.spec.key)}
+            job = replace(job, resume=known.get(job.argument, Resume()))
+        self._in_flight[job.key] = job
+        self._ready.append(job)
+        self._listener.progress(waiting[0].spec, f"{reason}; its work goes on in another one")
 
     def _commit(self, run: _Active, job: Job, chunk: ChunkDone) -> None:
         key = run.spec.key

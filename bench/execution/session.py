@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -110,6 +111,8 @@ class Session:
             checkpoint_s=section.checkpoint_s,
             workers=section.workers or (1 if device == "cuda" else os.cpu_count() or 1),
             deadline=deadline,
+            silent_s=section.silent_s,
+            apart=math.isfinite(section.silent_s),
         )
 
     def prepare(
@@ -123,11 +126,13 @@ class Session:
         workers: int | None = None,
         rerun: str = "missing",
         deadline: Deadline = NEVER,
+        in_process: bool = False,
     ) -> Prepared:
         """Plan a request, or the cells of a suite with the request laid over them, and check all that it needs.
 
-        Keys `runner.*` among the request's sets say how the runs are executed. Raises a `BenchError` for anything that
-        is wrong; nothing is written.
+        Keys `runner.*` among the request's sets say how the runs are executed. in_process: one worker, which is this
+        process, also for plug-ins of files, which have a process of their own otherwise. Raises a `BenchError` for
+        anything that is wrong; nothing is written.
         """
         from bench.data.files import data_dir as data_folder
         from bench.environment import pick_device
@@ -149,37 +154,55 @@ class Session:
         place = pick_device(device)
         url = self.db(db)
         settings = self.settings(url, folder, place, workers, how, deadline)
-        settings = _where_known(planned, settings, workers is not None or "workers" in how)
+        settings = _placed(planned, settings, workers is not None or "workers" in how, in_process)
         known = Store.open(url, create=False)  # an unusable database is reported before anything is written
         return Prepared(planned, settings, url, known, suite, rerun)
 
 
-def _where_known(planned: list[Planned], settings: Settings, asked: bool) -> Settings:
-    """One worker, in this process, for runs that use names which this program registered itself.
+def _placed(planned: list[Planned], settings: Settings, asked: bool, in_process: bool) -> Settings:
+    """Which processes play the runs. asked: the user chose the number of workers, so `BadValue` says why not.
 
-    Another process does not know such names. asked: the user chose the number of workers, so `BadValue` says why not.
+    Names that this program registered itself are known in no other process. Code of a plug-in file is foreign: it gets
+    a process of its own, where it can neither end nor block this one.
     """
     own = sorted({name for item in planned for name in _registered_here(item.spec)})
-    if not own or settings.workers == 1:
-        return settings
-    if asked:
-        raise BadValue(
-            f"This program registered {', '.join(own)} itself, so no worker process knows it; give workers=1, or write "
-            f"it to a file and give that as a plug-in."
-        )
-    return replace(settings, workers=1)
+    if own or in_process:
+        why = f"This program registered {', '.join(own)} itself, so no worker process knows it" if own else ""
+        why = why or "--in-process plays in this process alone"
+        if settings.workers > 1 and asked:
+            raise BadValue(
+                f"{why}; give workers=1{', or write it to a file and give that as a plug-in' if own else ''}."
+            )
+        if math.isfinite(settings.silent_s):
+            raise BadValue(f"{why}, and this process cannot end itself for being silent; leave runner.limit out.")
+        return replace(settings, workers=1, apart=False)
+    return replace(settings, apart=settings.apart or any(_from_files(item.spec) for item in planned))
+
+
+def _from_files(spec: RunSpec) -> bool:
+    """Whether a run plays code of a file that is not this package's."""
+    from bench import registry
+
+    entries = [names[name] for names, name in _used(spec) if name in names]
+    networks = [spec.network.name, *([] if spec.surrogate is None else [spec.surrogate.name])]
+    return any(entry.origin != registry.BUILT_IN for entry in entries) or any(".py:" in name for name in networks)
 
 
 def _registered_here(spec: RunSpec) -> Iterator[str]:
     """The names in a run that this program registered itself."""
+    return (name for names, name in _used(spec) if names.registered_here(name))
+
+
+def _used(spec: RunSpec) -> list[tuple[Any, str]]:
+    """The names in a run, each with the registry that it is looked up in."""
     from bench import registry
 
-    used = [(registry.defenses, spec.defense.name), (registry.defenses, spec.base.name)]
+    used: list[tuple[Any, str]] = [(registry.defenses, spec.defense.name), (registry.defenses, spec.base.name)]
     used += [(registry.attacks, name) for name in spec.attack.name.split(":")]
     used += [(registry.datasets, spec.dataset.name), (registry.models, spec.network.name)]
     used += [(registry.protocols, spec.game.protocol)]
     used += [] if spec.surrogate is None else [(registry.models, spec.surrogate.name)]
-    return (name for names, name in used if names.registered_here(name))
+    return used
 
 
 def open_session(config: str | None, plugins: tuple[str, ...] = (), strict: bool = True) -> Session:

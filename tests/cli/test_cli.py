@@ -446,3 +446,35 @@ def test_an_interrupt_is_told_and_the_run_is_given_back(bench: Bench, monkeypatc
     assert stopped.code == 130 and "the same command goes on" in stopped.err
     assert bench(*command).code == 0
     load_all()
+
+
+@pytest.mark.parametrize(
+    ("body", "where", "words"),
+    [
+        ("os._exit(0)", "fit", "ended the process of the checks with exit code 0"),
+        ("os.kill(os.getpid(), 9)", "fit", "ended the process of the checks with signal 9"),
+        ("os._exit(0)", "import", "ended the process of the checks with exit code 0"),
+        ("sys.exit(0)", "fit", ""),
+    ],
+)
+def test_a_plugin_that_leaves_the_program_does_not_pass_its_checks(
+    bench: Bench, body: str, where: str, words: str
+) -> None:
+    Path("leaves.py").write_text(
+        "import os, sys\nfrom bench import register_defense\nfrom tests.planted import Wrapped\n"
+        f"class Leaves(Wrapped):\n    def fit(self, *given):\n        {body}\n"
+        f"register_defense('leaves', Leaves)\n{body if where == 'import' else ''}\n"
+    )
+    told = bench("check", "leaves", "--plugin", "leaves.py")
+    assert told.code == 1 and words in told.err
+    assert words or "raised SystemExit: 0" in told.out
+
+
+def test_a_plugin_that_asks_python_to_exit_while_planning_is_no_success(bench: Bench) -> None:
+    Path("leaves.py").write_text(
+        "import sys\nfrom bench import register_defense\nfrom tests.planted import Wrapped\n"
+        "class Leaves(Wrapped):\n    @classmethod\n    def validate(cls, params, facts):\n        sys.exit(0)\n"
+        "register_defense('leaves', Leaves)\n"
+    )
+    told = bench("run", "--defense", "leaves", "--attack", "clean", "--plugin", "leaves.py")
+    assert told.code == 1 and told.err.strip()
