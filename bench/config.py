@@ -191,8 +191,12 @@ def load(path: Path | None) -> Config:
 def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise BadValue(f"{path} is nested too deeply; no key of bench.toml is deeper than three tables.") from None
+    except ValueError as error:  # no TOML, no UTF-8, a number of thousands of digits
         raise BadValue(f"{path} is no TOML file: {one_line(error)}") from None
+    except OSError as error:
+        raise BadValue(f"{path} cannot be read: {error.strerror}") from None
 
 
 def merge(into: dict[str, Any], values: dict[str, Any]) -> None:

@@ -21,6 +21,9 @@ from bench.source import module_hash, source_now
 
 #: origin of what is registered outside of `load_all`: by the program that uses this package as a library
 PROGRAM = "this program"
+#: wrappers around an attack, as in eot:bpda:pgd-skip
+MOST_WRAPPERS = 2
+
 #: origin of what this package brings itself
 BUILT_IN = "built-in"
 
@@ -171,6 +174,12 @@ class Registry:
         """The entry of this name; `WRAPPER:NAME` is a wrapper around another, and a wrapper alone has its default."""
         wrapper = self._entries.get(name.partition(":")[0])
         if wrapper is not None and wrapper.wraps:
+            around = name.split(":")[:-1]
+            if len(around) > MOST_WRAPPERS or len(set(around)) < len(around):
+                raise BadValue(
+                    f"{name!r:.80} puts {len(around)} wrappers around an attack; give at most {MOST_WRAPPERS}, each "
+                    f"once."
+                )
             inside = self[name.partition(":")[2] or wrapper.wraps]
             summary = f"{wrapper.summary}; around {inside.name}"
             return replace(wrapper, name=name, summary=summary, inside=inside)
@@ -180,6 +189,8 @@ class Registry:
 
     def __contains__(self, name: str) -> bool:
         wrapper, _, inside = name.partition(":")
+        if inside.count(":") >= MOST_WRAPPERS:
+            return False
         if wrapper in self._entries and self._entries[wrapper].wraps and inside:
             return inside in self
         return name in self._entries

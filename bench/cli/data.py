@@ -26,7 +26,7 @@ def data(name: str | None, as_json: bool, data_dir: str | None, plugins: tuple[s
 
     folder = data_folder(data_dir)
     datasets = []
-    for entry in [registry.datasets[name]] if name else list(registry.datasets):
+    for entry in [registry.datasets[name]] if name is not None else list(registry.datasets):
         summary = entry.summary
         try:
             dataset = entry.load()

@@ -16,6 +16,9 @@ from bench.errors import BenchError, one_line
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+#: characters of a message that are shown
+LONGEST = 1000
+
 COMMANDS = {
     "run": ("bench.cli.run:run", "Play attacks against defenses and store the results."),
     "list": (
@@ -132,6 +135,8 @@ def _let_go_of_output() -> None:
 
 
 def _wrong(message: str) -> int:
+    if len(message) > LONGEST:  # somebody gave a value of thousands of characters: what is wrong stands around it
+        message = f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}"
     click.echo(f"bench: {message}", err=True)
     return 2
 

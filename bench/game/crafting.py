@@ -85,7 +85,7 @@ def craft(attack: Attack, oracle: GameOracle, x: Tensor, y: Tensor, spec: RunSpe
     seconds = taken.seconds - oracle.ledger.recording_s
     images = as_images(x, proposed)
     count = len(x)
-    believed = inside = torch.full((count,), -1, dtype=torch.int8)
+    believed, inside = (torch.full((count,), -1, dtype=torch.int8) for _ in range(2))
     if oracle.granted is not None:
         with torch.no_grad():
             believed = (margins(oracle.granted(images), y) < 0).to(torch.int8).cpu()

@@ -93,6 +93,8 @@ class _Resolver:
 
     def specs(self) -> list[RunSpec]:
         request, run = self.request, self.config.run
+        for base in request.bases:  # also where every defense is its own base
+            self._base_entry(base)
         specs = []
         for dataset in request.datasets or (run.dataset,):
             params = self._params("dataset", registry.datasets.load(dataset), dataset, dataset)
@@ -150,15 +152,22 @@ class _Resolver:
         check_protocol(spec, attack_cls)
         return with_card(spec)
 
-    def _base(self, name: str, facts: TaskFacts) -> tuple[Part, int, Part]:
+    @staticmethod
+    def _base_entry(name: str) -> registry.Entry:
         entry = registry.defenses[name]
         if not entry.base:
             bases = [e.name for e in registry.defenses if e.base]
             raise BadValue(f"{name!r} is no base (a train-time defense); give --base one of: {', '.join(bases)}.")
+        return entry
+
+    def _base(self, name: str, facts: TaskFacts) -> tuple[Part, int, Part]:
+        entry = self._base_entry(name)
         cls = entry.load()
         params = self._with_radius(self._params("base", cls, name, facts.name, extra=("seed",)), facts.name)
         self.keys.declare("base", ["seed"])
         seed = convert("base.seed", self._layer("base", name, facts.name).get("seed", 0), int)
+        if seed < 0:
+            raise BadValue(f"base.seed is {seed}; give a number from 0 on.")
         _validated(name, cls, params, facts)
         network = _network_part(params, facts)
         return Part(name, entry.version, entry.source_hash(), params.model_dump()), seed, network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from alembic import command
@@ -22,9 +23,11 @@ _LOCKS = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lo
 
 def parse_url(text: str) -> URL:
     """A database URL; a plain path means a SQLite file."""
+    if "\0" in text:
+        raise StoreError(f"{text!r:.80} holds a null character; give --db a path or a URL such as sqlite:///bench.db.")
     try:
         return make_url(text if "://" in text else f"sqlite:///{text}")
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise StoreError(
             f"{text!r} is no database URL; give --db a path or a URL such as sqlite:///bench.db."
         ) from None
@@ -36,15 +39,21 @@ def file_of(url: URL) -> Path | None:
         return None
     if not url.database or url.database == ":memory:":
         raise StoreError("A database in memory would be lost with its results; give --db a file or a server.")
+    if url.database.startswith("file:") or "uri" in url.query:
+        raise StoreError(
+            f"{shown(url)} is a URI of SQLite's own, which may name no file; give --db the path of a file."
+        )
     return Path(url.database)
 
 
 def connect(url: URL, create: bool) -> Engine | None:
     """An engine on an up-to-date schema. None where the database does not exist and `create` is False."""
     file = file_of(url)
+    made: list[Path] = []
     if file is not None and not file.exists():
         if not create:
             return None
+        made = [folder for folder in (file.parent, *file.parent.parents) if not folder.exists()]
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -62,6 +71,9 @@ def connect(url: URL, create: bool) -> Engine | None:
             _upgrade(connection)  # also for a reader: an older schema lacks columns that it selects
     except DBAPIError as error:
         engine.dispose()
+        for folder in made:
+            with suppress(OSError):  # it holds something by now
+                folder.rmdir()
         raise unusable(url, error) from None
     return engine
 
@@ -78,10 +90,13 @@ def engine_of(url: URL) -> Engine:
     """An engine that has connected to nothing yet; `StoreError` where its driver is not installed."""
     try:
         engine = create_engine(url)
+        engine.dialect.create_connect_args(url)  # reads what stands in the URL, and connects to nothing
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise StoreError(
             f"No driver for {shown(url)} is installed ({one_line(error)}); see the extra 'postgres'."
         ) from None
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise StoreError(f"{shown(url)} has a part that cannot be read: {one_line(error)}; correct --db.") from None
     if url.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _sqlite_settings)
     return engine

@@ -30,7 +30,7 @@ class ProbeParams(Params):
     """p: background points served before the attacker crafts; trials: games that share the victims out."""
 
     p: int = Field(default=50, ge=0)
-    trials: int = Field(default=5, ge=1)
+    trials: int = Field(default=5, ge=1, le=10_000)
 
 
 class Probe(Protocol):

@@ -27,7 +27,7 @@ from bench.values import Params
 class StreamParams(Params):
     """repeats: games over streams of the same points; games after the first permute the stream."""
 
-    repeats: int = Field(default=1, ge=1)
+    repeats: int = Field(default=1, ge=1, le=10_000)
 
 
 class Stream(Protocol):
