@@ -36,6 +36,9 @@ WORKER_ENVIRONMENT = {
 }
 
 
+#: seconds that idle workers have to end by themselves
+LEAVE_S = 1.0
+
 #: is called with a job and one line of its progress
 Watch = Callable[[Job, str], None]
 
@@ -159,6 +162,10 @@ class PoolEngine:
 
     def stop(self) -> None:
         for worker in self._workers:
+            worker.leave()
+        deadline = time.monotonic() + LEAVE_S
+        for worker in self._workers:
+            worker.process.join(max(deadline - time.monotonic(), 0))
             worker.process.kill()
         for worker in self._workers:
             worker.process.join(5)
@@ -218,6 +225,12 @@ class _Worker:
         self.connection.send(job)
         self.job = job
         self.heard = time.monotonic()
+
+    def leave(self) -> None:
+        """End it: at once in the middle of a job, else as it likes, so that it can give back what it holds."""
+        if self.job is not None:
+            self.process.kill()
+        self.connection.close()
 
     def silent_s(self) -> float:
         """Seconds since it last said something."""
