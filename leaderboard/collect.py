@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bench.analysis.answered import answered
-from bench.analysis.describe import UNRANKED, describe
+from bench.analysis.describe import UNRANKED, describe_all
 from bench.analysis.worst_case import breakers_in_words
 from bench.cache import digest
 from bench.store import RunRecord, Store
@@ -31,7 +31,7 @@ def collect(store: Store) -> Leaderboard:
     runs: list[RunSummary] = []
     standings = []
     for entry, own in sorted(by_entry.items(), key=lambda item: item[0].defense != item[0].base):  # bases first
-        described = [(record, describe(store, record)) for record in own]
+        described = list(zip(own, describe_all(store, own), strict=True))
         base = base_key(without_folders(own[0].spec))
         if entry.defense == entry.base:
             for machine, times in _answer_times(described).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,11 +27,15 @@ from bench.analysis.metrics import (
 )
 from bench.norms import NORMS
 from bench.rows import Row
-from bench.store import RunRecord, Store
+from bench.store import GameRecord, RunRecord, Store, in_parts
 from bench.threat import ThreatModel
 
 #: flags of runs whose figure must not be compared with others
 UNRANKED = ("V1", "survivors", "draws", "poison")
+
+
+#: columns of rows that no figure of a run depends on and that take long to read
+UNREAD = ("neighbours",)
 
 
 def names_of(record: RunRecord) -> dict[str, Any]:
@@ -54,32 +58,58 @@ def names_of(record: RunRecord) -> dict[str, Any]:
 
 def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     """What `bench run --json` prints for one run; JSON values only."""
-    spec = record.spec
-    served = store.all_rows(record.key)
+    (described,) = describe_all(store, [record])
+    return described
+
+
+def describe_all(store: Store, records: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
+    """Many runs, one after the other; they are read a hundred at a time."""
+    for part in in_parts(records):
+        keys = [record.key for record in part]
+        near = any(_is_minimal(record) for record in part)
+        rows, games = store.all_rows_of(keys, UNREAD if near else (*UNREAD, "distances")), store.games_of(keys)
+        pairs = {record.key: clean_run_of(record) for record in part}
+        answers = dict(store.facts({key for key in pairs.values() if key}, ("game", "index", "answer")))
+        for record in part:
+            clean = {(game, index): answer for game, index, answer in answers.get(str(pairs[record.key]), ())}
+            yield _described(store, record, rows[record.key], games[record.key], clean)
+
+
+def _is_minimal(record: RunRecord) -> bool:
+    return record.spec.get("attack_kind") == "minimal"
+
+
+def _described(
+    store: Store,
+    record: RunRecord,
+    served: Sequence[Row],
+    games: Sequence[GameRecord],
+    clean: Mapping[tuple[int, int], int],
+) -> dict[str, Any]:
+    """A run from its rows, its games and its clean answers (`clean_answers`)."""
+    spec, minimal = record.spec, _is_minimal(record)
     rows = [row for row in served if not row.poison]
     sharing, facts = Sharing.of(spec), spec["game"]["facts"]
     threat = ThreatModel(**spec["threat"])
-    minimal = spec.get("attack_kind") == "minimal"
-    clean = clean_answers(store, record)
     right = at_budget(rows, threat.norm, threat.eps, clean) if minimal else answered_right(rows, clean)
     robust = robust_accuracy(rows, sharing, right) if len(right) == len(rows) else None
-    delays = answer_delays(store, record, rows)
+    delays = answer_delays(games, rows)
     result = {
         **names_of(record),
         "clean_accuracy": _estimate(clean_accuracy(rows, sharing, clean)),
         "robust_accuracy": _estimate(robust),
         **_refusals(spec, rows, sharing, clean),
         "violations": sum(bool(row.violation) for row in served),
-        "seconds": seconds(store, record, served),
+        "seconds": seconds(games, served),
         "answer_s": float(np.median(delays)) if delays else None,
         "answer_p95_s": float(np.quantile(delays, 0.95)) if delays else None,
         "probe_s": statistics.median(row.defense_s for row in rows) if rows and facts["answers_clean"] else None,
-        "ledger": ledger(store, record, served),
+        "ledger": ledger(games, served),
         "threat": spec["threat"],
         "threat_in_words": threat_card(spec),
         "threat_in_short": threat_tag(spec),
         "game": spec["game"],
-        "flags": flags(store, record, served, clean),
+        "flags": flags(store, record, games, served, clean),
         "reason": record.reason,
     }
     if facts["splits"] and robust is not None:
@@ -137,33 +167,36 @@ def clean_run_of(record: RunRecord) -> str | None:
     return record.key if record.spec["attack"]["name"] == "clean" else record.clean_key
 
 
-def seconds(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, float]:
+def seconds(games: Sequence[GameRecord], rows: Sequence[Row]) -> dict[str, float]:
     """Seconds of attack, defense and harness. Crafting that several runs share counts in each of them."""
-    games = store.games(record.key)
     attack = sum(row.attack_s for row in rows)
     defense = sum(game.defense_s for game in games)
     harness = sum(max(game.wall_s - game.attack_s - game.defense_s, 0.0) for game in games)
     return {"attack": attack, "defense": defense, "harness": harness, "total": attack + defense + harness}
 
 
-def answer_delays(store: Store, record: RunRecord, rows: Sequence[Row]) -> list[float]:
+def answer_delays(games: Sequence[GameRecord], rows: Sequence[Row]) -> list[float]:
     """Seconds of each answer while serving: of the background in `probe`, else of the rows.
 
     A probe of a victim may leave out work that only later points feel, so it is no measure of serving.
     """
-    delays = [delay for game in store.games(record.key) for delay in game.background_delays or ()]
+    delays = [delay for game in games for delay in game.background_delays or ()]
     return delays or [row.defense_s for row in rows]
 
 
-def ledger(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[str, int]:
+def ledger(games: Sequence[GameRecord], rows: Sequence[Row]) -> dict[str, int]:
     """Sums over the examples of what attack and defense spent, and the optimiser steps of the background."""
     names = ("forwards", "backwards", "queries", "simulated", "adaptation_steps")
     spent = {name: sum(getattr(row, name) for row in rows) for name in names}
-    return {**spent, "background_steps": sum(game.background_steps for game in store.games(record.key))}
+    return {**spent, "background_steps": sum(game.background_steps for game in games)}
 
 
 def flags(
-    store: Store, record: RunRecord, rows: Sequence[Row], clean: Mapping[tuple[int, int], int]
+    store: Store,
+    record: RunRecord,
+    games: Sequence[GameRecord],
+    rows: Sequence[Row],
+    clean: Mapping[tuple[int, int], int],
 ) -> list[dict[str, Any]]:
     """Warnings that a reader of the result needs, each with its figure. rows: all; clean: see `clean_answers`."""
     warnings = []
@@ -199,7 +232,7 @@ def flags(
         state = "is not there" if pair is None else f"is {pair.status}{f': {pair.reason}' if pair.reason else ''}"
         message = f"There is no clean accuracy: the paired run {str(record.clean_key)[:8]} {state}."
         warnings.append({"id": "no-clean", "value": 0, "message": message})
-    for game in store.games(record.key):
+    for game in games:
         warnings.extend({"id": name, "value": game.game, "message": text} for name, text in game.flags.items())
     return warnings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +38,15 @@ class Estimate:
 
 def wilson(right: int, count: int, method: str = "Wilson") -> Estimate:
     """Share of `right` in `count` with Wilson's score interval."""
+    low, high = _wilson_ends(right, count)
+    return Estimate(right / count, low, high, method)
+
+
+@cache
+def _wilson_ends(right: int, count: int) -> tuple[float, float]:
+    """Few pairs of numbers occur in a database, and scipy takes a millisecond for each."""
     interval = binomtest(right, count).proportion_ci(CONFIDENCE, method="wilson")
-    return Estimate(right / count, float(interval.low), float(interval.high), method)
+    return float(interval.low), float(interval.high)
 
 
 def wilson_given(right: int, count: int, given: str) -> Estimate:

@@ -3,32 +3,85 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from bench.cli.complete import one_of
 from bench.cli.options import plugin_option, reading_options
-from bench.errors import BenchError, UnknownName, one_line
+from bench.errors import BadValue, BenchError, UnknownName, one_line
 from bench.execution.session import Session, open_session
 
 KINDS = ("defenses", "attacks", "datasets", "models", "protocols", "suites", "runs")
 
 
+def _share(name: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda run: -1.0 if run[name] is None else run[name]["value"]
+
+
+#: the orders of runs, each by what of a described run
+SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "age": lambda run: 0,
+    "clean": _share("clean_accuracy"),
+    "robust": _share("robust_accuracy"),
+    "ms": lambda run: -1.0 if run["answer_s"] is None else run["answer_s"],
+    "defense": lambda run: (run["defense"], run["base"], run["attack"]),
+    "attack": lambda run: (run["attack"], run["defense"], run["base"]),
+}
+
+STATUSES = ("RUNNING", "DONE", "SKIPPED", "FAILED")
+
+
 @click.command(name="list")
 @click.argument("kind", required=False, metavar=f"[{'|'.join(KINDS)}]", shell_complete=one_of(*KINDS))
 @click.option("--check", is_flag=True, help="Import every plug-in and say which are broken.")
+@click.option("--defense", multiple=True, metavar="NAME", help="Of the runs, those of this defense; may be repeated.")
+@click.option("--attack", multiple=True, metavar="NAME", help="Those of this attack; may be repeated.")
+@click.option("--dataset", multiple=True, metavar="NAME", help="Those on this dataset; may be repeated.")
+@click.option("--status", multiple=True, metavar="|".join(STATUSES), shell_complete=one_of(*STATUSES),
+              help="Those that ended so; may be repeated.")  # fmt: skip
+@click.option("--sort", metavar="|".join(SORTS), default="age", shell_complete=one_of(*SORTS),
+              help="Their order; by age, the last is the newest.")  # fmt: skip
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="The last N of them.")
 @plugin_option
 @reading_options
 def list_things(
-    kind: str | None, check: bool, as_json: bool, db: str | None, plugins: tuple[str, ...], config: str | None
+    kind: str | None,
+    check: bool,
+    defense: tuple[str, ...],
+    attack: tuple[str, ...],
+    dataset: tuple[str, ...],
+    status: tuple[str, ...],
+    sort: str,
+    limit: int | None,
+    as_json: bool,
+    db: str | None,
+    plugins: tuple[str, ...],
+    config: str | None,
 ) -> int:
-    """What exists: defenses, attacks, datasets, models, protocols, suites, runs (default: all but runs)."""
+    """What exists: defenses, attacks, datasets, models, protocols, suites, runs (default: all but runs).
+
+    \b
+    bench list runs --defense rmc --status DONE --sort robust
+    bench list runs --limit 20
+    """
     if kind is not None and kind not in KINDS:
         raise UnknownName("list", kind, KINDS)
+    among = {"defense": defense, "attack": attack, "dataset": dataset, "status": tuple(s.upper() for s in status)}
+    among = {column: values for column, values in among.items() if values}
+    if kind != "runs" and (among or limit or sort != "age"):
+        raise BadValue(
+            "--defense, --attack, --dataset, --status, --sort and --limit choose among runs: bench list runs"
+        )
+    for value in among.get("status", ()):
+        if value not in STATUSES:
+            raise UnknownName("status", value, STATUSES)
+    if sort not in SORTS:
+        raise UnknownName("order of runs", sort, SORTS)
     if kind in ("suites", "runs"):
         session = open_session(config, plugins)
-        listed = {kind: _suites(session) if kind == "suites" else _runs(session, db)}
+        listed = {kind: _suites(session) if kind == "suites" else _runs(session, db, among, sort, limit)}
     else:
         listed = _names(config, plugins, check, kind)
     if as_json:
@@ -90,11 +143,17 @@ def _suites(session: Session) -> list[dict[str, Any]]:
     return [{"name": name, "summary": suite.summary} for name, suite in session.config.suite.items()]
 
 
-def _runs(session: Session, db: str | None) -> list[dict[str, Any]]:
-    from bench.analysis.describe import describe
+def _runs(
+    session: Session, db: str | None, among: Mapping[str, tuple[str, ...]], sort: str, limit: int | None
+) -> list[dict[str, Any]]:
+    """The runs with these values, in this order: those without a figure to sort by first."""
+    from bench.analysis.describe import describe_all
 
     store = session.store(db)
-    return [describe(store, record) for record in store.runs()]
+    records, last = store.runs(**among), slice(None if limit is None else -limit, None)
+    if sort == "age":
+        return list(describe_all(store, records[last]))
+    return sorted(describe_all(store, records), key=SORTS[sort])[last]
 
 
 def _print(name: str, rows: list[dict[str, Any]]) -> None:

@@ -56,7 +56,7 @@ def report(
         raise BadValue(f"--format is {form!r}; give text, markdown or html.")
     session = open_session(config)
     from bench.analysis.answered import answered
-    from bench.analysis.describe import describe
+    from bench.analysis.describe import describe_all
     from bench.analysis.report import lay_out, table_of, to_markdown
 
     if suite not in session.config.suite:
@@ -67,7 +67,7 @@ def report(
     if not any(record.status == "DONE" for record in records):
         raise BadValue(f"The database has no finished run of the suite {suite!r}{'' if n is None else f' with n {n}'}; "
                        f"see: bench run --suite {suite}")  # fmt: skip
-    results = [describe(store, record) for record in records]
+    results = list(describe_all(store, records))
     specs = {record.key: record.spec for record in records}
     by_key = {record.key: record for record in records}
     made = lay_out(suite, layout, results, specs, session.config.suite[suite].where,

@@ -195,14 +195,14 @@ def _short(column: str, value: Any) -> str:
 
 def _report(prepared: Prepared, store: Store, as_json: bool) -> int:
     """Print the runs of the request, each once; the exit code: 75 if some are left, 1 if one has failed."""
-    from bench.analysis.describe import describe
+    from bench.analysis.describe import describe_all
     from bench.cli.tables import print_results
     from bench.execution.unfinished import summary, unfinished
 
     left = unfinished(prepared.planned, store) if prepared.settings.deadline.passed() else []
     open_keys = {run.spec.key for run in left}
     ended = [item.spec.key for item in prepared.planned if item.spec.key not in open_keys]
-    results = [describe(store, store.resolve(key)) for key in ended]
+    results = list(describe_all(store, [store.resolve(key) for key in ended]))
     if as_json:
         for result in results:
             click.echo(json.dumps(result))

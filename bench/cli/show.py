@@ -164,11 +164,12 @@ def export(
     if form == "parquet" and out is None:
         raise BadValue("Parquet is a binary format; give --out FILE.")
     store = open_session(config).store(db)
-    from bench.analysis.describe import describe, examples, flat_rows
+    from bench.analysis.describe import describe_all, examples, flat_rows
 
     records = [store.resolve(run) for run in runs] if runs else store.runs()
     if form == "json":
-        exported = [{**describe(store, record), "examples": examples(store, record)} for record in records]
+        described = zip(records, describe_all(store, records), strict=True)
+        exported = [{**run, "examples": examples(store, record)} for record, run in described]
         text = json.dumps(exported, indent=1) + "\n"
     else:
         rows = [row for record in records for row in flat_rows(store, record)]

@@ -31,6 +31,10 @@ def table_text(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     console = Console(soft_wrap=False)
     if names:
         rows = _narrowed(columns, rows, [columns.index(name) for name in names], console.width)
+        lines = [_line_breaks(row) for row in (columns, *rows)]
+        widths = [max(len(text) for row in lines for text in row[i]) for i in range(len(columns))]
+        if sum(widths) + len(widths) - 1 <= console.width:  # rich needs a millisecond a row
+            return _laid_out(console, title, lines, widths)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(escape(column), overflow="fold")
@@ -41,6 +45,26 @@ def table_text(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
             console.print(title, style="italic", markup=False, highlight=False)
         console.print(table)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def _line_breaks(row: Sequence[str]) -> list[list[str]]:
+    return [cell.split("\n") for cell in row]
+
+
+def _laid_out(console: Console, title: str, lines: list[list[list[str]]], widths: list[int]) -> str:
+    """A table whose cells, given by their lines, fit columns of these widths; the first row is its head."""
+    text = []
+    for row in lines:
+        for part in range(max(map(len, row))):
+            cells = (cell[part] if part < len(cell) else "" for cell in row)
+            text.append(" ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+    head = max(map(len, lines[0]))
+    with console.capture() as captured:
+        if title:
+            console.print(title, style="italic", markup=False, highlight=False)
+        for line in text[:head]:
+            console.print(line, style="bold", markup=False, highlight=False)
+    return captured.get() + "".join(f"{line}\n" for line in text[head:])
 
 
 def _narrowed(

@@ -5,7 +5,7 @@ from bench.store.games import GameRecord
 from bench.store.glance import Glance, glance_at
 from bench.store.leases import Claim, LeaseLost
 from bench.store.runs import RunRecord
-from bench.store.store import Store
+from bench.store.store import Store, in_parts
 
 __all__ = [
     "Claim",
@@ -17,5 +17,6 @@ __all__ = [
     "Store",
     "files_of",
     "glance_at",
+    "in_parts",
     "shares_files",
 ]

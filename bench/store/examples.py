@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -23,9 +23,8 @@ def to_columns(row: Row) -> dict[str, Any]:
     return {**asdict(row), "distances": distances}
 
 
-def from_columns(values: Sequence[Any]) -> Row:
-    """The row of a line of the table, from its values in the order of `COLUMNS`."""
-    columns = dict(zip(COLUMNS, values, strict=True))
+def from_columns(columns: Mapping[str, Any]) -> Row:
+    """The row of a line of the table, from its values by column."""
     distances = {norm: math.nan if value is None else value for norm, value in columns["distances"].items()}
     return Row(**{**columns, "distances": distances})
 
@@ -47,21 +46,40 @@ def delete_rows(session: Session, run: str) -> None:
         session.execute(delete(table).where(table.run == run))
 
 
-def rows_of(session: Session, run: str, judged: bool) -> list[Row]:
-    """The rows of a run by game and position; judged: without the attacker's inputs among those of other users."""
-    return [from_columns(values) for values in columns_of(session, run, COLUMNS, judged)]
+def rows_by_run(
+    session: Session, keys: Sequence[str], judged: bool, without: Sequence[str] = ()
+) -> dict[str, list[Row]]:
+    """The rows of some runs by game and position; judged: without the attacker's inputs among those of other users.
+
+    without: columns that are not read: `distances`, which are empty then, and columns with a default, which they keep.
+    """
+    names = tuple(name for name in COLUMNS if name not in without)
+    unread: dict[str, Any] = {"distances": {}} if "distances" in without else {}
+    return {
+        run: [from_columns({**dict(zip(names, values, strict=True)), **unread}) for values in lines]
+        for run, lines in columns_by_run(session, keys, names, judged).items()
+    }
 
 
-def columns_of(session: Session, run: str, names: Sequence[str], judged: bool = True) -> list[Any]:
-    """These columns of a run's rows, as bare tuples by game and position. judged: as for `rows_of`."""
-    return list(session.execute(_by_position(tuple(names), judged), {"run_key": run}).all())
+def columns_by_run(
+    session: Session, keys: Sequence[str], names: Sequence[str], judged: bool = True
+) -> dict[str, list[Any]]:
+    """These columns of the rows of some runs, as bare tuples by game and position. judged: as for `rows_by_run`.
+
+    One statement for all: with one for each, a database of 2000 runs is read in three times the time.
+    """
+    found: dict[str, list[Any]] = {key: [] for key in keys}
+    for run, *values in session.execute(_by_position(tuple(names), judged), {"runs": list(found)}):
+        found[run].append(tuple(values))
+    return found
 
 
 def _by_position(names: tuple[str, ...], judged: bool) -> Select[Any]:
-    columns = select(*(getattr(ExampleRow, name) for name in names)).where(ExampleRow.run == bindparam("run_key"))
+    wanted = select(ExampleRow.run, *(getattr(ExampleRow, name) for name in names))
+    wanted = wanted.where(ExampleRow.run.in_(bindparam("runs", expanding=True)))
     if judged:
-        columns = columns.where(ExampleRow.poison.is_(False))
-    return columns.order_by(ExampleRow.game, ExampleRow.position)
+        wanted = wanted.where(ExampleRow.poison.is_(False))
+    return wanted.order_by(ExampleRow.run, ExampleRow.game, ExampleRow.position)
 
 
 def count_rows(session: Session, run: str) -> int:

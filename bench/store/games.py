@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from sqlalchemy import delete, select
@@ -53,11 +54,14 @@ def delete_games(session: Session, run: str) -> None:
     session.execute(delete(GameRow).where(GameRow.run == run))
 
 
-def games_of(session: Session, run: str) -> list[GameRecord]:
-    """The games of a run that have rows or seconds."""
+def games_by_run(session: Session, keys: Sequence[str]) -> dict[str, list[GameRecord]]:
+    """The games of some runs that have rows or seconds, by number."""
     names = [field.name for field in fields(GameRecord)]
-    games = session.scalars(select(GameRow).where(GameRow.run == run).order_by(GameRow.game))
-    return [GameRecord(**{name: getattr(game, name) for name in names}) for game in games]
+    found: dict[str, list[GameRecord]] = {key: [] for key in keys}
+    columns = select(GameRow.run, *(getattr(GameRow, name) for name in names))
+    for run, *values in session.execute(columns.where(GameRow.run.in_(found)).order_by(GameRow.run, GameRow.game)):
+        found[run].append(GameRecord(**dict(zip(names, values, strict=True))))
+    return found
 
 
 def _game(session: Session, run: str, game: int) -> GameRow:

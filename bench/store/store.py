@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -28,6 +28,17 @@ from bench.store.schema import connect, parse_url, unusable
 
 #: how often a write is tried that other processes may make at the same time; one more is enough in most cases
 WRITE_ATTEMPTS = 10
+
+
+#: runs that are read by one statement
+TOGETHER = 100
+
+Anything = TypeVar("Anything")
+
+
+def in_parts(things: Sequence[Anything], size: int = TOGETHER) -> Iterator[Sequence[Anything]]:
+    """The things in their order, in parts of at most `size`."""
+    return (things[start : start + size] for start in range(0, len(things), size))
 
 
 class Store:
@@ -197,12 +208,19 @@ class Store:
     def rows(self, key: str) -> list[Row]:
         """The rows of a run whose answers are judged, by game and position."""
         with self._reading() as session:
-            return examples.rows_of(session, key, judged=True)
+            return examples.rows_by_run(session, [key], judged=True)[key]
 
     def all_rows(self, key: str) -> list[Row]:
         """All rows of a run: also the attacker's inputs that were served among those of other users."""
+        return self.all_rows_of([key])[key]
+
+    def all_rows_of(self, keys: Sequence[str], without: Sequence[str] = ()) -> dict[str, list[Row]]:
+        """All rows of some runs, a hundred or so: they are in memory at once.
+
+        without: columns that are not read, since they take long and nobody asks for them; see `examples.rows_by_run`.
+        """
         with self._reading() as session:
-            return examples.rows_of(session, key, judged=False)
+            return examples.rows_by_run(session, keys, judged=False, without=without)
 
     def count_rows(self, key: str) -> int:
         """How many rows a run has, all of them."""
@@ -212,13 +230,18 @@ class Store:
     def facts(self, keys: Iterable[str], names: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
         """The judged rows of many runs as bare tuples of these columns, run by run, in each by game and position."""
         with self._reading() as session:
-            for key in keys:
-                yield key, examples.columns_of(session, key, names)
+            for part in in_parts(list(keys)):
+                found = examples.columns_by_run(session, part, names)
+                yield from ((key, found[key]) for key in part)
 
     def games(self, key: str) -> list[GameRecord]:
         """The games of a run that have rows or seconds."""
+        return self.games_of([key])[key]
+
+    def games_of(self, keys: Sequence[str]) -> dict[str, list[GameRecord]]:
+        """The games of some runs, a hundred or so."""
         with self._reading() as session:
-            return games.games_of(session, key)
+            return games.games_by_run(session, keys)
 
     def image_files(self, key: str) -> list[tuple[int, int, int, str]]:
         """(game, start, count, file) of the proposed images of a run."""

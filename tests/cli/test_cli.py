@@ -478,3 +478,33 @@ def test_a_plugin_that_asks_python_to_exit_while_planning_is_no_success(bench: B
     )
     told = bench("run", "--defense", "leaves", "--attack", "clean", "--plugin", "leaves.py")
     assert told.code == 1 and told.err.strip()
+
+
+def test_runs_are_listed_by_what_they_are_and_in_an_order(bench: Bench) -> None:
+    args = ("--set", "base.epochs=4", "-n", 8)
+    bench("run", "--defense", "regular", "--defense", "noise-vote", "--attack", "pgd", "--attack", "clean", *args)
+    bench("run", "--defense", "regular", "--attack", "eot", *args)  # which declines
+
+    def listed(*more: object) -> list[tuple[str, str]]:
+        told = bench("list", "runs", "--json", *more)
+        assert told.code == 0, told.err
+        return [(run["defense"], run["attack"]) for run in json.loads(told.out)]
+
+    everything = listed()
+    assert len(everything) == 5
+    assert set(listed("--defense", "regular")) == {("regular", "pgd"), ("regular", "clean"), ("regular", "eot")}
+    assert listed("--defense", "regular", "--attack", "pgd", "--dataset", "digits") == [("regular", "pgd")]
+    assert set(listed("--attack", "pgd", "--attack", "eot")) == {
+        ("regular", "pgd"),
+        ("noise-vote", "pgd"),
+        ("regular", "eot"),
+    }
+    assert listed("--status", "skipped") == [("regular", "eot")] and listed("--status", "FAILED") == []
+    assert listed("--limit", 2) == everything[-2:]
+    robust = [run["robust_accuracy"] for run in json.loads(bench("list", "runs", "--json", "--sort", "robust").out)]
+    values = [-1.0 if one is None else one["value"] for one in robust]
+    assert values == sorted(values) and len(set(values)) > 1
+    assert [name for name, _ in listed("--sort", "defense")] == ["noise-vote"] * 2 + ["regular"] * 3
+    assert "No status is called 'BROKEN'" in bench("list", "runs", "--status", "broken").err
+    assert "No order of runs is called 'size'" in bench("list", "runs", "--sort", "size").err
+    assert "choose among runs: bench list runs" in bench("list", "attacks", "--limit", 3).err

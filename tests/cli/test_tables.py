@@ -117,3 +117,11 @@ def test_a_list_in_a_real_terminal_hangs(tmp_path: Path) -> None:
     process.wait(60)
     assert "digits" in os.read(master, 65536).decode()
     os.close(master)
+
+
+def test_a_table_that_fits_is_laid_out_as_rich_lays_it_out() -> None:
+    rows = [["a", "long-name-of-one", "3"], ["bb", "x:y", "12.5 (1-2)"], ["", "[red]not markup[/red]", ""]]
+    head = ("key", "name", "value")
+    assert table_text("", head, rows, names=("name",)) == table_text("", head, rows)
+    titled = table_text("A title", head, rows, names=("name",))
+    assert titled == table_text("A title", head, rows)

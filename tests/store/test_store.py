@@ -239,6 +239,22 @@ def test_rows_come_back_as_they_were_by_game_and_position(store: Store) -> None:
     assert [tuple(one) for one in facts[key()]] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)] and facts["0" * 64] == []
 
 
+def test_many_runs_are_read_as_one_by_one(store: Store) -> None:
+    specs = [spec_of("regular", "clean", n=number + 3) for number in range(3)]
+    keys = [spec.key for spec in specs]
+    for number, name in enumerate(keys[:2]):
+        assert store.claim(specs[number], None, PROVENANCE, "missing") is Claim.MINE
+        many = [replace(row, neighbours={"D": [number]}) for row in rows(0, number + 1)]
+        store.commit(name, many, "a" * 64, Resume(number + 1, number + 1, ""), Meter(), 0.5)
+    together, games = store.all_rows_of(keys), store.games_of(keys)
+    assert list(together) == list(games) == keys and [len(together[name]) for name in keys] == [1, 2, 0]
+    for name in keys:
+        assert together[name] == store.all_rows(name) and games[name] == store.games(name)
+    lean = store.all_rows_of(keys, without=("neighbours", "distances"))
+    expected = [replace(row, neighbours=None, distances={}) for row in together[keys[1]]]
+    assert lean[keys[1]] == expected and together[keys[1]][0].neighbours == {"D": [1]}
+
+
 def test_a_distance_that_is_not_a_number_comes_back_as_one(store: Store) -> None:
     claim(store)
     unmeasured = replace(ROW, distances={**ROW.distances, "linf": math.nan})
