@@ -10,6 +10,7 @@ import mkdocs_gen_files
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench import plugins, registry
+from bench.auditing.glossary import glossary
 from bench.config import load
 
 PUBLIC = (
@@ -67,3 +68,12 @@ with mkdocs_gen_files.open("reference/command-line.md", "w") as file:
     )
 with mkdocs_gen_files.open("reference/python.md", "w") as file:
     file.write("# Python\n\n" + "\n".join(f"::: {name}\n" for name in PUBLIC))
+
+rows = ["# Flags and checks", "", "What `bench show M3` says, for all of them.", ""]
+rows += ["| id | of | what is measured | trips | what it means |", "|---|---|---|---|---|"]
+rows += [
+    f"| {one.id} | {one.of} | {one.measured} | {one.trips or 'where there are any'} | {one.meaning} |"
+    for one in glossary()
+]
+with mkdocs_gen_files.open("reference/flags.md", "w") as file:
+    file.write("\n".join(rows) + "\n")

@@ -13,6 +13,7 @@ from bench.errors import BadValue
 from leaderboard.addresses import defense_address, run_address
 from leaderboard.content import Leaderboard, RunSummary
 from leaderboard.defense_page import render_defense_page
+from leaderboard.flags_page import FLAGS_ADDRESS, render_flags_page
 from leaderboard.overview import render_overview
 from leaderboard.page import script, style
 from leaderboard.run_page import RunDetails, render_run_page
@@ -50,6 +51,8 @@ def write_site(
     _write(folder / "assets" / "site.js", script())
     _write(folder / "assets" / "site.css", style())
     _write(written[0], render_overview(whole, made))
+    written.append(folder / FLAGS_ADDRESS)
+    _write(written[-1], render_flags_page(made))
     for name in sorted({run.entry.defense for run in whole.runs}):
         report(f"page of {name}")
         written.append(folder / defense_address(name))

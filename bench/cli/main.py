@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -66,6 +66,14 @@ class LazyGroup(click.Group):
             raise UnknownName("command", args[0], COMMANDS, "bench --help")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SystemExit as stop:  # no command of ours raises it
+            asked = f"a plug-in asked Python to exit (code {stop.code!r})"
+            click.echo(f"bench: {asked}; the command did not finish", err=True)
+            ctx.exit(1)
+
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Commands and their texts, without importing any."""
         from click.shell_completion import CompletionItem
@@ -116,9 +124,6 @@ def call(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("bench: interrupted; what was done is kept, the same command goes on from there", err=True)
         return 130
-    except SystemExit as stop:  # no code of ours raises it
-        click.echo(f"bench: a plug-in asked Python to exit (code {stop.code!r}); the command did not finish", err=True)
-        return 1
     except BrokenPipeError:  # the reader of our output has gone away: `bench list | head`
         _let_go_of_output()
         return 0

@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.cli.complete import one_of
 from bench.cli.options import reading_options, write_text
-from bench.errors import BadValue
+from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
+
+if TYPE_CHECKING:
+    from bench.auditing.glossary import Term
 
 
 @click.command()
@@ -21,7 +26,14 @@ from bench.execution.session import open_session
 @click.option("--example", type=int, metavar="I", help="One example, by its index in the dataset.")
 @reading_options
 def show(run: str, example: int | None, as_json: bool, db: str | None, config: str | None) -> int:
-    """One run (its key or a unique prefix), or one example of it."""
+    """One run (its key or a unique prefix), or one example of it; or what a flag or check means (`bench show M3`)."""
+    from bench.auditing.glossary import glossary, term
+
+    meant = term(run)
+    if meant is not None:
+        return _show_term(meant, as_json)
+    if re.fullmatch(r"[VMSPvmsp]\d{1,2}", run):  # too short for the key of a run
+        raise UnknownName("check", run, [one.id for one in glossary()])
     store = open_session(config).store(db)
     record = store.resolve(run)
     from bench.analysis.describe import describe, examples
@@ -123,6 +135,25 @@ def _print_neighbours(neighbours: dict[str, list[int]] | None, label: int) -> No
             bars = [f"{count:5d} {'#' * -(-20 * count // most)}" for count in counts]
             rows.append([f"{number}{' *' if number == label else ''}", *bars])
     print_table("labels of the neighbours of what was served", ("label", *(f"in {name}" for name in names)), rows)
+
+
+def _show_term(meant: Term, as_json: bool) -> int:
+    """Print what a flag or check means."""
+    if as_json:
+        click.echo(json.dumps(asdict(meant)))
+        return 0
+    from bench.cli.tables import hanging
+
+    facts = {
+        "of": f"{meant.of}s",
+        "measured": meant.measured,
+        "trips": meant.trips or "where there are any",
+        "means": meant.meaning + (" A run with it is not ranked." if meant.unranked else ""),
+    }
+    click.echo(meant.id)
+    for name, text in facts.items():
+        click.echo(hanging(f"  {name:<10}{text}", 12))
+    return 0
 
 
 def _label(name: str) -> str:
