@@ -44,6 +44,10 @@ class StoreError(BenchError):
     """A database that cannot be used."""
 
 
+class DamagedRun(StoreError):
+    """One run of a database that cannot be read; the others can."""
+
+
 class BrokenPlugin(BenchError):
     """A plug-in that does not import or does not declare what it must."""
 

@@ -31,7 +31,7 @@ def collect(store: Store) -> Leaderboard:
     runs: list[RunSummary] = []
     standings = []
     for entry, own in sorted(by_entry.items(), key=lambda item: item[0].defense != item[0].base):  # bases first
-        described = list(zip(own, describe_all(store, own), strict=True))
+        described = list(describe_all(store, own))
         base = base_key(without_folders(own[0].spec))
         if entry.defense == entry.base:
             for machine, times in _answer_times(described).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -25,6 +26,7 @@ from bench.analysis.metrics import (
     robust_accuracy,
     within_trials,
 )
+from bench.errors import DamagedRun, one_line
 from bench.norms import NORMS
 from bench.rows import Row
 from bench.store import GameRecord, RunRecord, Store, in_parts
@@ -58,21 +60,39 @@ def names_of(record: RunRecord) -> dict[str, Any]:
 
 def describe(store: Store, record: RunRecord) -> dict[str, Any]:
     """What `bench run --json` prints for one run; JSON values only."""
-    (described,) = describe_all(store, [record])
+    ((_, described),) = _read_together(store, [record])
     return described
 
 
-def describe_all(store: Store, records: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
-    """Many runs, one after the other; they are read a hundred at a time."""
+def describe_all(store: Store, records: Sequence[RunRecord]) -> Iterator[tuple[RunRecord, dict[str, Any]]]:
+    """Many runs, each with its description; they are read a hundred at a time.
+
+    A run whose rows are damaged is left out, and a warning says so.
+    """
     for part in in_parts(records):
-        keys = [record.key for record in part]
-        near = any(_is_minimal(record) for record in part)
-        rows, games = store.all_rows_of(keys, UNREAD if near else (*UNREAD, "distances")), store.games_of(keys)
-        pairs = {record.key: clean_run_of(record) for record in part}
-        answers = dict(store.facts({key for key in pairs.values() if key}, ("game", "index", "answer")))
-        for record in part:
-            clean = {(game, index): answer for game, index, answer in answers.get(str(pairs[record.key]), ())}
-            yield _described(store, record, rows[record.key], games[record.key], clean)
+        try:
+            together = list(_read_together(store, part))
+        except DamagedRun:  # of one of them: which one?
+            together = [pair for record in part for pair in _or_warning(store, record)]
+        yield from together
+
+
+def _or_warning(store: Store, record: RunRecord) -> Iterator[tuple[RunRecord, dict[str, Any]]]:
+    try:
+        yield from _read_together(store, [record])
+    except DamagedRun as error:
+        warnings.warn(f"{one_line(error)} It is left out.", stacklevel=3)
+
+
+def _read_together(store: Store, records: Sequence[RunRecord]) -> Iterator[tuple[RunRecord, dict[str, Any]]]:
+    keys = [record.key for record in records]
+    near = any(_is_minimal(record) for record in records)
+    rows, games = store.all_rows_of(keys, UNREAD if near else (*UNREAD, "distances")), store.games_of(keys)
+    pairs = {record.key: clean_run_of(record) for record in records}
+    answers = dict(store.facts({key for key in pairs.values() if key}, ("game", "index", "answer")))
+    for record in records:
+        clean = {(game, index): answer for game, index, answer in answers.get(str(pairs[record.key]), ())}
+        yield record, _described(store, record, rows[record.key], games[record.key], clean)
 
 
 def _is_minimal(record: RunRecord) -> bool:
@@ -199,42 +219,42 @@ def flags(
     clean: Mapping[tuple[int, int], int],
 ) -> list[dict[str, Any]]:
     """Warnings that a reader of the result needs, each with its figure. rows: all; clean: see `clean_answers`."""
-    warnings = []
+    found: list[dict[str, Any]] = []
     broken = [row for row in rows if row.violation]
     if broken:
         message = (
             f"{len(broken)} proposals broke the threat model and were judged as the clean image; not ranked. "
             f"First: example {broken[0].index}: {broken[0].violation}."
         )
-        warnings.append({"id": "V1", "value": len(broken), "message": message})
+        found.append({"id": "V1", "value": len(broken), "message": message})
     chosen = record.spec.get("chosen")
     if chosen is not None:
         message = (
             f"attacked only the {len(chosen)} of {record.spec['n']} examples that other attacks had left, so its share "
             f"is theirs and not that of a fair draw; not ranked."
         )
-        warnings.append({"id": "survivors", "value": len(chosen), "message": message})
+        found.append({"id": "survivors", "value": len(chosen), "message": message})
     if record.spec["threat"]["randomness"] == "shared":
         message = (
             "The attacker's copy drew what the deployed defense draws, which no attacker of a tier knows: a measure "
             "of the attack (S11), not of the defense; not ranked."
         )
-        warnings.append({"id": "draws", "value": 1, "message": message})
+        found.append({"id": "draws", "value": 1, "message": message})
     if (sent := sum(row.poison for row in rows)) and record.spec["attack"]["name"] != "clean":
         message = (
             f"Other users' inputs are judged, which nobody perturbed; the attacker sent {sent} among them, "
             f"{ThreatModel(**record.spec['threat']).place}. It measures what the defense loses by what it serves, and "
             f"not how it answers an attacked input; not ranked."
         )
-        warnings.append({"id": "poison", "value": sent, "message": message})
+        found.append({"id": "poison", "value": sent, "message": message})
     if rows and not record.spec["game"]["facts"]["answers_clean"] and not clean:
         pair = None if record.clean_key is None else store.find(record.clean_key)
         state = "is not there" if pair is None else f"is {pair.status}{f': {pair.reason}' if pair.reason else ''}"
         message = f"There is no clean accuracy: the paired run {str(record.clean_key)[:8]} {state}."
-        warnings.append({"id": "no-clean", "value": 0, "message": message})
+        found.append({"id": "no-clean", "value": 0, "message": message})
     for game in games:
-        warnings.extend({"id": name, "value": game.game, "message": text} for name, text in game.flags.items())
-    return warnings
+        found.extend({"id": name, "value": game.game, "message": text} for name, text in game.flags.items())
+    return found
 
 
 def threat_tag(spec: dict[str, Any]) -> str:

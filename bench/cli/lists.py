@@ -152,8 +152,8 @@ def _runs(
     store = session.store(db)
     records, last = store.runs(**among), slice(None if limit is None else -limit, None)
     if sort == "age":
-        return list(describe_all(store, records[last]))
-    return sorted(describe_all(store, records), key=SORTS[sort])[last]
+        return [described for _, described in describe_all(store, records[last])]
+    return sorted((described for _, described in describe_all(store, records)), key=SORTS[sort])[last]
 
 
 def _print(name: str, rows: list[dict[str, Any]]) -> None:

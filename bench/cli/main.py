@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -109,6 +110,23 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def call(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _say_warning
+        return _called(args)
+
+
+def _say_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """What our own code warns of, as one line; what others warn of, as Python has it."""
+    own = Path(filename).is_relative_to(Path(__file__).parents[2]) and "site-packages" not in Path(filename).parts
+    if own and issubclass(category, UserWarning | RuntimeWarning):
+        click.echo(f"bench: {' '.join(str(message).split())}", err=True)
+    else:
+        click.echo(warnings.formatwarning(message, category, filename, lineno, line), err=True, nl=False)
+
+
+def _called(args: Sequence[str] | None) -> int:
     try:
         code = cli.main(args=None if args is None else list(args), prog_name="bench", standalone_mode=False)
         return int(code or 0)

@@ -67,7 +67,7 @@ def report(
     if not any(record.status == "DONE" for record in records):
         raise BadValue(f"The database has no finished run of the suite {suite!r}{'' if n is None else f' with n {n}'}; "
                        f"see: bench run --suite {suite}")  # fmt: skip
-    results = list(describe_all(store, records))
+    results = [described for _, described in describe_all(store, records)]
     specs = {record.key: record.spec for record in records}
     by_key = {record.key: record for record in records}
     made = lay_out(suite, layout, results, specs, session.config.suite[suite].where,

@@ -202,7 +202,7 @@ def _report(prepared: Prepared, store: Store, as_json: bool) -> int:
     left = unfinished(prepared.planned, store) if prepared.settings.deadline.passed() else []
     open_keys = {run.spec.key for run in left}
     ended = [item.spec.key for item in prepared.planned if item.spec.key not in open_keys]
-    results = list(describe_all(store, [store.resolve(key) for key in ended]))
+    results = [described for _, described in describe_all(store, [store.resolve(key) for key in ended])]
     if as_json:
         for result in results:
             click.echo(json.dumps(result))

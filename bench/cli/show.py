@@ -199,7 +199,7 @@ def export(
 
     records = [store.resolve(run) for run in runs] if runs else store.runs()
     if form == "json":
-        described = zip(records, describe_all(store, records), strict=True)
+        described = describe_all(store, records)
         exported = [{**run, "examples": examples(store, record)} for record, run in described]
         text = json.dumps(exported, indent=1) + "\n"
     else:

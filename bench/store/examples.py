@@ -10,7 +10,9 @@ from typing import Any
 from sqlalchemy import Select, bindparam, delete, func, insert, select
 from sqlalchemy.orm import Session
 
+from bench.errors import DamagedRun, one_line
 from bench.rows import Row
+from bench.store.schema import Unreadable
 from bench.store.tables import ExampleRow, ImageRow
 
 #: the columns of a row; `to_columns` and `from_columns` convert the values of some
@@ -24,7 +26,10 @@ def to_columns(row: Row) -> dict[str, Any]:
 
 
 def from_columns(columns: Mapping[str, Any]) -> Row:
-    """The row of a line of the table, from its values by column."""
+    """The row of a line of the table, from its values by column; `DamagedRun` where one of them is damaged."""
+    if any(isinstance(columns.get(name), Unreadable) for name in ("distances", "neighbours", "resent")):
+        place = f"{columns['position']} of game {columns['game']}"
+        raise DamagedRun(f"The row at position {place} cannot be read: it is damaged in the database.")
     distances = {norm: math.nan if value is None else value for norm, value in columns["distances"].items()}
     return Row(**{**columns, "distances": distances})
 
@@ -55,10 +60,13 @@ def rows_by_run(
     """
     names = tuple(name for name in COLUMNS if name not in without)
     unread: dict[str, Any] = {"distances": {}} if "distances" in without else {}
-    return {
-        run: [from_columns({**dict(zip(names, values, strict=True)), **unread}) for values in lines]
-        for run, lines in columns_by_run(session, keys, names, judged).items()
-    }
+    found: dict[str, list[Row]] = {}
+    for run, lines in columns_by_run(session, keys, names, judged).items():
+        try:
+            found[run] = [from_columns({**dict(zip(names, values, strict=True)), **unread}) for values in lines]
+        except DamagedRun as error:
+            raise DamagedRun(f"The run {run[:12]} is damaged. {one_line(error)} --rerun all plays it.") from None
+    return found
 
 
 def columns_by_run(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from bench.errors import StoreError, UnknownName
+from bench.errors import DamagedRun, StoreError, UnknownName, one_line
+from bench.store.schema import Unreadable
 from bench.store.tables import RunRow, SuiteRow
 
 
@@ -33,10 +34,10 @@ class RunRecord:
     finished: float | None
 
 
-def find(session: Session, key: str) -> RunRecord | None:
-    """The run with this key."""
+def find(session: Session, key: str, checked: bool = True) -> RunRecord | None:
+    """The run with this key; `DamagedRun` where it is damaged, unless it is not checked."""
     run = session.get(RunRow, key)
-    return None if run is None else _record(run)
+    return None if run is None else _record(run, checked)
 
 
 def resolve(session: Session, prefix: str) -> RunRecord:
@@ -51,11 +52,26 @@ def resolve(session: Session, prefix: str) -> RunRecord:
     return _record(matching[0])
 
 
-def select_runs(session: Session, column_values: dict[str, Iterable[str]]) -> list[RunRecord]:
-    """The runs whose columns have one of these values each, oldest first."""
+def select_runs(
+    session: Session, column_values: dict[str, Iterable[str]], damaged: Callable[[str], None]
+) -> list[RunRecord]:
+    """The runs whose columns have one of these values each, oldest first.
+
+    damaged: is told of each that cannot be read; it is left out.
+    """
     conditions = [getattr(RunRow, column).in_(list(values)) for column, values in column_values.items()]
     runs = session.scalars(select(RunRow).where(*conditions).order_by(RunRow.created, RunRow.key))
-    return [_record(run) for run in runs]
+    return _sound(runs, damaged)
+
+
+def _sound(runs: Iterable[RunRow], damaged: Callable[[str], None]) -> list[RunRecord]:
+    records = []
+    for run in runs:
+        try:
+            records.append(_record(run))
+        except DamagedRun as error:
+            damaged(f"{one_line(error)} It is left out.")
+    return records
 
 
 def add_to_suite(session: Session, suite: str, keys: Iterable[str]) -> None:
@@ -64,16 +80,28 @@ def add_to_suite(session: Session, suite: str, keys: Iterable[str]) -> None:
     session.add_all(SuiteRow(suite=suite, run=key) for key in sorted(missing))
 
 
-def runs_of_suite(session: Session, suite: str) -> list[RunRecord]:
-    """The runs of a suite that have begun, oldest first."""
+def runs_of_suite(session: Session, suite: str, damaged: Callable[[str], None]) -> list[RunRecord]:
+    """The runs of a suite that have begun, oldest first. damaged: see `select_runs`."""
     runs = session.scalars(
         select(RunRow)
         .join(SuiteRow, SuiteRow.run == RunRow.key)
         .where(SuiteRow.suite == suite)
         .order_by(RunRow.created, RunRow.key)
     )
-    return [_record(run) for run in runs]
+    return _sound(runs, damaged)
 
 
-def _record(run: RunRow) -> RunRecord:
+#: what every request names: without these nobody can say what a run is
+_NAMED = ("defense", "base", "attack", "dataset", "threat", "game")
+
+
+def _record(run: RunRow, checked: bool = True) -> RunRecord:
+    """The run; `DamagedRun` where its line is damaged."""
+    spec, made = run.spec, run.provenance
+    sound = isinstance(spec, dict) and all(isinstance(spec.get(name), dict) for name in _NAMED) and "n" in spec
+    if checked and not (sound and isinstance(made, dict) and not isinstance(made, Unreadable)):
+        what = "its provenance" if sound else "what was asked for"
+        raise DamagedRun(
+            f"The run {run.key[:12]} is damaged in the database: {what} cannot be read. --rerun all plays it."
+        )
     return RunRecord(**{field.name: getattr(run, field.name) for field in fields(RunRecord)})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
@@ -75,7 +78,25 @@ def connect(url: URL, create: bool) -> Engine | None:
             with suppress(OSError):  # it holds something by now
                 folder.rmdir()
         raise unusable(url, error) from None
+    except CommandError as error:  # alembic's: no revision that it knows, or several
+        engine.dispose()
+        raise StoreError(
+            f"{shown(url)} does not say which schema it has: {one_line(error)}. Give --db another database, or "
+            f"correct its table alembic_version."
+        ) from None
     return engine
+
+
+class Unreadable(dict[str, Any]):
+    """Stands for a text in the database that is no JSON; empty. Who reads the column decides what that means."""
+
+
+def read_json(text: str | bytes) -> Any:
+    """The value of a column of JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return Unreadable()
 
 
 def unusable(url: URL, error: DBAPIError) -> StoreError:
@@ -89,7 +110,7 @@ def unusable(url: URL, error: DBAPIError) -> StoreError:
 def engine_of(url: URL) -> Engine:
     """An engine that has connected to nothing yet; `StoreError` where its driver is not installed."""
     try:
-        engine = create_engine(url)
+        engine = create_engine(url, json_deserializer=read_json)
         engine.dialect.create_connect_args(url)  # reads what stands in the URL, and connects to nothing
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise StoreError(

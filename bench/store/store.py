@@ -7,6 +7,7 @@ beside this one: leases.py (who may write), runs.py, examples.py (rows), games.p
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,10 @@ from bench.store.schema import connect, parse_url, unusable
 
 #: how often a write is tried that other processes may make at the same time; one more is enough in most cases
 WRITE_ATTEMPTS = 10
+
+
+def _say(line: str) -> None:
+    warnings.warn(line, stacklevel=4)
 
 
 #: runs that are read by one statement
@@ -110,7 +115,8 @@ class Store:
 
         The rows of an abandoned run stay, and the run goes on after them. A run that is run again loses its rows.
         """
-        run = self.find(spec.key)
+        with self._reading() as session:
+            run = runs.find(session, spec.key, checked=rerun != "all")  # a damaged one is made whole by a new play
         if run is None:
             try:
                 with self._writing() as session:
@@ -124,7 +130,7 @@ class Store:
         if goes_on:
             leases.check_environment(run, provenance)
         with self._writing() as session:
-            new_values = {} if goes_on else {"provenance": provenance}
+            new_values = {} if goes_on else {"provenance": provenance, "spec": spec.to_dict()}
             if not leases.take_over(session, self._holder, run, clean_key, **new_values):
                 return Claim.HELD
             if not goes_on:
@@ -191,7 +197,7 @@ class Store:
     def runs(self, **among: Iterable[str]) -> list[RunRecord]:
         """All runs, oldest first; `defense=["rmc"]`: only those whose column has one of these values."""
         with self._reading() as session:
-            return runs.select_runs(session, among)
+            return runs.select_runs(session, among, _say)
 
     def add_to_suite(self, suite: str, keys: Iterable[str]) -> None:
         """Note that these runs belong to a suite; they need not have begun."""
@@ -201,7 +207,7 @@ class Store:
     def suite_runs(self, suite: str) -> list[RunRecord]:
         """The runs of a suite that have begun, oldest first."""
         with self._reading() as session:
-            return runs.runs_of_suite(session, suite)
+            return runs.runs_of_suite(session, suite, _say)
 
     # -- rows, games and images -------------------------------------------------------------------------------------
 

@@ -1,0 +1,106 @@
+"""Damaged databases: one line that says what is damaged, and the sound runs are there as before."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Bench, sets
+
+PLAY = ("run", "--defense", "regular", "--attack", "pgd", "-n", 6, *sets(base__epochs=4))
+SOUND = ("run", "--defense", "regular", "--attack", "fgsm", "-n", 6, *sets(base__epochs=4))
+READING = [("list", "runs"), ("export",), ("leaderboard", "--out", "site"), ("plot", "heatmap", "--out", "x.svg")]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {"db": tmp_path_factory.mktemp("made") / "sound.db"}
+
+
+@pytest.fixture
+def db(bench: Bench, made: dict[str, Path]) -> str:
+    """A copy of a database with three runs: clean, pgd, fgsm."""
+    if not made["db"].exists():
+        for command in (PLAY, SOUND):
+            told = bench(*command, "--db", made["db"])
+            assert told.code == 0, told.err
+    with sqlite3.connect(made["db"]) as sound, sqlite3.connect("copy.db") as copy:
+        sound.backup(copy)
+    return "copy.db"
+
+
+def key_of(db: str, attack: str) -> str:
+    with sqlite3.connect(db) as connection:
+        return str(connection.execute("SELECT key FROM runs WHERE attack = ?", [attack]).fetchone()[0])
+
+
+def damaged(db: str, statement: str, *values: object) -> None:
+    with sqlite3.connect(db) as connection:
+        assert connection.execute(statement, values).rowcount != 0
+
+
+def test_what_was_damaged_here_is_sound_before(bench: Bench, db: str) -> None:
+    for command in READING:
+        told = bench(*command, "--db", db)
+        assert told.code == 0 and not told.err, command
+
+
+@pytest.mark.parametrize("column", ["spec", "provenance"])
+@pytest.mark.parametrize("text", ["", "[1", "null", '"text"'])
+def test_a_run_that_cannot_be_read_is_left_out_by_name(bench: Bench, db: str, column: str, text: str) -> None:
+    key = key_of(db, "pgd")
+    damaged(db, f"UPDATE runs SET {column} = ? WHERE key = ?", text, key)
+    for command in READING:
+        told = bench(*command, "--db", db)
+        lines = told.err.splitlines()
+        assert told.code == 0 and len(lines) == 1, (command, told)
+        assert lines[0].startswith(f"bench: The run {key[:12]} is damaged") and "left out" in lines[0]
+    assert {run["attack"] for run in json.loads(bench("list", "runs", "--json", "--db", db).out)} == {"clean", "fgsm"}
+    for name in ("show", "verify"):
+        told = bench(name, key, "--db", db)
+        assert told.code == 2 and len(told.err.splitlines()) == 1 and key[:12] in told.err
+    told = bench(*PLAY, "--db", db)
+    assert told.code == 2 and "--rerun all plays it" in told.err
+    assert bench(*PLAY, "--rerun", "all", "--db", db).code == 0
+    assert len(json.loads(bench("list", "runs", "--json", "--db", db).out)) == 3
+
+
+def test_a_request_without_its_parts_is_damaged_too(bench: Bench, db: str) -> None:
+    damaged(db, "UPDATE runs SET spec = '{\"n\": 3}' WHERE attack = 'pgd'")
+    told = bench("list", "runs", "--db", db)
+    assert told.code == 0 and "what was asked for cannot be read" in told.err and "fgsm" in told.out
+
+
+def test_a_row_that_cannot_be_read_costs_its_run_and_no_other(bench: Bench, db: str) -> None:
+    key = key_of(db, "pgd")
+    damaged(db, "UPDATE examples SET resent = 'oops' WHERE run = ? AND position = 2", key)
+    told = bench("list", "runs", "--db", db)
+    assert told.code == 0 and "fgsm" in told.out and len(told.err.splitlines()) == 1
+    assert f"The run {key[:12]} is damaged. The row at position 2 of game 0 cannot be read" in told.err
+    told = bench("show", key, "--db", db)
+    assert told.code == 2 and "position 2 of game 0" in told.err
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda db: damaged(db, "INSERT INTO alembic_version VALUES ('0001')"), "does not say which schema it has"),
+        (lambda db: damaged(db, "DROP TABLE examples"), "no such table: examples"),
+        (lambda db: os.truncate(db, 60_000), "cannot be used as a database"),
+        (lambda db: Path(db).write_bytes(b"SQLite format 3\0" + os.urandom(5000)), "cannot be used as a database"),
+    ],
+    ids=["two heads", "no table", "truncated", "noise"],
+)
+def test_a_database_that_cannot_be_used_is_one_line(
+    bench: Bench, db: str, damage: Callable[[str], None], words: str
+) -> None:
+    damage(db)
+    for command in (*READING, ("show", "0123456789")):
+        told = bench(*command, "--db", db)
+        assert told.code == 2 and len(told.err.splitlines()) == 1, (command, told)
+        assert words in told.err or "No run is called" in told.err
