@@ -299,7 +299,7 @@ def test_a_killed_run_goes_on_where_it_stopped_after_pruning(bench: Bench, place
         (place.root / kind).symlink_to(cache_root / kind)
     keys = {key: value for key, value in QUICK.items() if not key.startswith("attack.")}
     quick = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
-    cell = ["run", "--defense", "rmc", "--attack", "clean", "-n", "40", "--workers", "1", "--db", "bench.db", "--json",
+    cell = ["run", "--defense", "rmc", "--attack", "clean", "-n", "160", "--workers", "1", "--db", "bench.db", "--json",
             *quick, *sets(runner__chunk=2)]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "BENCH_CACHE"}
     process = subprocess.Popen([sys.executable, "-m", "bench.cli.main", *cell], cwd=place.folder, env=environment,

@@ -377,10 +377,11 @@ def test_the_tables_are_those_of_the_migrations(store: Store) -> None:
 def test_a_database_of_an_older_version_is_brought_up_to_date_with_its_rows(db_url: str) -> None:
     """Also by a command that only reads."""
     engine = schema.engine_of(schema.parse_url(db_url))
+    spec = json.dumps(spec_of("regular", "clean").to_dict())
     with engine.connect() as connection:
         command.upgrade(schema._config(connection), "0001")
         values = {
-            "runs": {"key": "ab12", "status": "DONE", "spec": "{}", "defense": "d", "provenance": "{}", "pid": 0},
+            "runs": {"key": "ab12", "status": "DONE", "spec": spec, "defense": "d", "provenance": "{}", "pid": 0},
             "examples": {"run": "ab12", "game": 0, "position": 0, "index": 7, "label": 1, "answer": 1},
             "games": {"run": "ab12", "game": 0, "rows": 1, "served": 1, "digest": "", "done": True, "flags": "{}"},
         }
