@@ -6,6 +6,9 @@ renamed, so that two processes make it only once, and a kill never leaves half a
 Nothing damaged is believed. A folder has a manifest with the size and the sha256 of each file: sizes are compared at
 every opening, contents once per process. A file of tensors holds the sha256 of what is in it. What does not hold is set
 aside as `key.damaged`, reported in one line, and made again.
+
+A cache may have a second tier (see `bench.tiers`): what it lacks is looked for there before it is made, what it makes
+is put there too, and what arrives is compared with its manifest as what lies here is.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from bench.errors import one_line
 from bench.rows import NO_COST, Cost
+from bench.tiers import Tier
 from bench.values import State
 
 
@@ -65,11 +70,17 @@ class Cache:
     """A folder of artefacts. Keys are hex digests; names from users or plug-ins never become paths.
 
     report: is called with one line for each artefact that is found damaged
+    tier: where artefacts of other machines lie; None: there are none
     """
 
-    def __init__(self, root: Path, report: Callable[[str], None] = _say) -> None:
+    def __init__(self, root: Path, report: Callable[[str], None] = _say, tier: Tier | None = None) -> None:
         self.root = root
         self._report = report
+        self._tier = tier
+        #: names of what is known to be in the tier
+        self._shared: set[str] = set()
+        #: kind and key of the files that were put into the tier or came from it
+        self._files: set[tuple[str, str]] = set()
 
     def path(self, kind: str, key: str) -> Path:
         if not (kind.isidentifier() and key.replace("-", "").isalnum()):
@@ -77,12 +88,16 @@ class Cache:
         return self.root / kind / key
 
     def has(self, kind: str, key: str) -> bool:
-        return self.path(kind, key).exists()
+        """The artefact is here, or in the second tier."""
+        if self.path(kind, key).exists() or self._tier is None:
+            return self.path(kind, key).exists()
+        return self._tier.has(f"{kind}/{key}") or self._tier.has(f"{kind}/{key}/{MANIFEST}")
 
     def get_or_build(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
         """The folder of an artefact. If it is missing, `build(folder)` makes it: in one process, while others wait."""
         target = self.path(kind, key)
         if target.exists() and not damage(target):
+            self._share_folder(kind, key)
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
@@ -92,11 +107,81 @@ class Cache:
                 part = target.with_name(f"{key}.part")
                 shutil.rmtree(part, ignore_errors=True)  # what a killed builder left
                 part.mkdir()
-                build(part)
-                write_atomic(part / MANIFEST, json.dumps(_manifest(part)).encode())
+                if not self._arrived(kind, key, part):
+                    build(part)
+                    write_atomic(part / MANIFEST, json.dumps(_manifest(part)).encode())
                 part.replace(target)
                 _compared[target] = _stamps(target)
+        self._share_folder(kind, key)
         return target
+
+    # -- the second tier --------------------------------------------------------------------------------------------
+
+    def _arrived(self, kind: str, key: str, part: Path) -> bool:
+        """Copy the folder of an artefact from the tier into `part`, which stays empty where the tier lacks it."""
+        name = f"{kind}/{key}"
+        if self._tier is None or not self._tier.fetch(f"{name}/{MANIFEST}", part / MANIFEST):
+            return False
+        try:
+            files = [_inside(part, file) for file in json.loads((part / MANIFEST).read_bytes())]
+            whole = all(self._tier.fetch(f"{name}/{file.relative_to(part).as_posix()}", file) for file in files)
+            what = damage(part) if whole else "a file is missing"
+        except (ValueError, TypeError) as error:
+            what = one_line(error)
+        _compared.pop(part, None)
+        if not what:
+            self._shared.add(name)
+            return True
+        self._report(f"{name} arrived damaged ({what}): it is made again")
+        shutil.rmtree(part)
+        part.mkdir()
+        self._tier.drop(name)
+        return False
+
+    def _share_folder(self, kind: str, key: str) -> None:
+        """Put the folder of an artefact into the tier, where it lacks it; the manifest comes last."""
+        name, target = f"{kind}/{key}", self.path(kind, key)
+        if self._tier is None or name in self._shared:
+            return
+        if not self._tier.has(f"{name}/{MANIFEST}"):
+            for file, _, _ in _stamps(target):
+                self._tier.put(f"{name}/{file}", target / file)
+            self._tier.put(f"{name}/{MANIFEST}", target / MANIFEST)
+        self._shared.add(name)
+
+    def put(self, kind: str, key: str, data: bytes) -> None:
+        """Store a file, here and in the tier."""
+        path = self.path(kind, key)
+        write_atomic(path, data)
+        self._share_file(kind, key)
+
+    def _share_file(self, kind: str, key: str) -> None:
+        if self._tier is not None:
+            self._tier.put(f"{kind}/{key}", self.path(kind, key))
+            self._files.add((kind, key))
+
+    def pull(self, kind: str, key: str) -> bool:
+        """Whether a file is here, if need be after it was copied from the tier."""
+        path = self.path(kind, key)
+        if path.exists() or self._tier is None:
+            return path.exists()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part-{os.getpid()}")
+        try:
+            if self._tier.fetch(f"{kind}/{key}", part):
+                part.replace(path)
+                self._files.add((kind, key))
+        finally:
+            part.unlink(missing_ok=True)
+        return path.exists()
+
+    def shed(self, *kinds: str) -> None:
+        """Remove the files of these kinds here that the tier has, and leave them there."""
+        for kind, key in [name for name in self._files if name[0] in kinds]:
+            self._remove(self.path(kind, key))
+            self._files.discard((kind, key))
+
+    # -- what lies here ---------------------------------------------------------------------------------------------
 
     def _set_aside(self, target: Path, what: str) -> None:
         aside = target.with_name(f"{target.name}{DAMAGED}")
@@ -106,8 +191,12 @@ class Cache:
         self._report(f"{target} is damaged ({what}): it is set aside as {aside.name} and made again")
 
     def drop(self, kind: str, key: str) -> None:
-        """Remove an artefact if it is there."""
+        """Remove an artefact if it is there, from the tier too."""
         self._remove(self.path(kind, key))
+        self._shared.discard(f"{kind}/{key}")
+        self._files.discard((kind, key))
+        if self._tier is not None:
+            self._tier.drop(f"{kind}/{key}")
 
     @staticmethod
     def _remove(target: Path) -> None:
@@ -119,7 +208,7 @@ class Cache:
     def put_state(self, key: str, state: State, cost: Cost = NO_COST) -> None:
         """Store a defense's state under its digest, with what its answers took."""
         facts = json.dumps({"facts": state.facts, "cost": asdict(cost)})
-        write_atomic(self.path("states", key), dump_tensors(state.tensors, {"state": facts}))
+        self.put("states", key, dump_tensors(state.tensors, {"state": facts}))
 
     def get_state(self, key: str) -> tuple[State, Cost] | None:
         """A stored state and what its answers took; None if it is not stored, or is damaged."""
@@ -138,6 +227,7 @@ class Cache:
         path = self.path(kind, key)
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != key:
             write_atomic(path, data)
+        self._share_file(kind, key)
         return key
 
     def find_tensors(self, kind: str, key: str) -> dict[str, Tensor]:
@@ -148,15 +238,26 @@ class Cache:
     def read(self, kind: str, key: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """The tensors and facts of a file; None if it is missing, or damaged and therefore set aside."""
         path = self.path(kind, key)
+        if not self.pull(kind, key):
+            return None
         try:
             data = path.read_bytes()
-        except FileNotFoundError:
+        except FileNotFoundError:  # another process has just removed it
             return None
         try:  # a file that is named by its content needs no other proof, and older ones have none
             return parse_tensors(data, proven=hashlib.sha256(data).hexdigest() == key)
         except ValueError as error:
             self._set_aside(path, str(error))
             return None
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file of this name in a folder; `ValueError` for a name that leads out of it."""
+    file = folder / name
+    if not name or ".." in file.parts or not file.is_relative_to(folder):
+        raise ValueError(f"its manifest names the file {name!r:.80}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 def damage_of(kind: str, path: Path) -> str:

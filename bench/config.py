@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,7 +36,10 @@ class RunDefaults(_Section):
 
 
 class StoreSection(_Section):
+    """db: the database. shared: folder or URL of the artefacts that several machines share; "": each has its own."""
+
     db: str
+    shared: str = ""
 
 
 class RunnerSection(_Section):
@@ -44,6 +49,10 @@ class RunnerSection(_Section):
     chunk: int = Field(ge=1)
     checkpoint_s: float = Field(gt=0)
     limit: str = ""
+    engine: Literal["local", "ray"] = "local"
+    address: str = ""
+    gpus_per_worker: float = Field(default=1.0, gt=0)
+    retries: int = Field(default=-1, ge=-1)
 
     @property
     def silent_s(self) -> float:
@@ -169,9 +178,11 @@ def find(given: str | None) -> Path | None:
     return path if path.is_file() else None
 
 
-def starter() -> str:
-    """The text of a new bench.toml: all defaults and what each means, under `HEAD`."""
+def starter(db: str | None = None) -> str:
+    """The text of a new bench.toml: all defaults and what each means, under `HEAD`. db: another database."""
     _, gap, rest = DEFAULTS.read_text(encoding="utf-8").partition("\n\n")
+    if db is not None:
+        rest = re.sub(r"^db = .*$", lambda _: f"db = {json.dumps(db, ensure_ascii=False)}", rest, count=1, flags=re.M)
     return HEAD + gap[1:] + rest
 
 

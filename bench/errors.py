@@ -52,6 +52,10 @@ class BrokenPlugin(BenchError):
     """A plug-in that does not import or does not declare what it must."""
 
 
+class EngineError(BenchError):
+    """The engine that plays runs cannot go on: no run is to blame for it."""
+
+
 class RunError(Exception):
     """One run cannot be finished; its reason is stored and the others go on."""
 

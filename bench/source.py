@@ -96,6 +96,14 @@ def _shapes_rows(module: str) -> bool:
     return any(path is not None and path.is_file() and MARK.search(path.read_bytes()) for path in paths)
 
 
+def tree_hash(folder: Path) -> str:
+    """sha256 over all Python files below a folder, by their path in it."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        whole.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return whole.hexdigest()
+
+
 def _source_path(module: str) -> Path | None:
     loaded: ModuleType | None = sys.modules.get(module)
     if loaded is not None:

@@ -5,7 +5,6 @@ Source: Wu, Yuan, Wu, ICML 2020, section on the augmented set (PGD copies made a
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -232,7 +231,7 @@ class BankBuilder:
 
         folder = self.cache.get_or_build("banks", self.key, assemble)
         for start in starts:
-            shutil.rmtree(self.cache.path("pieces", f"{self.key}-{start}"), ignore_errors=True)
+            self.cache.drop("pieces", f"{self.key}-{start}")
         labels = np.tile(self.task.train_labels[self.chosen], 1 + self.recipe.copies)
         images = np.load(folder / "images.npy", mmap_mode="r")
         bank = Bank(images, labels, Neighbours.opened(folder, probes), count, self.task.pixel_scale)

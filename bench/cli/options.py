@@ -18,6 +18,13 @@ config_option = click.option(
     "--config", metavar="FILE", help="A bench.toml; default: the one in this folder.", shell_complete=files
 )
 db_option = click.option("--db", metavar="URL", help="Database: a path or an SQLAlchemy URL.", shell_complete=files)
+store_option = click.option(
+    "--store",
+    "shared",
+    metavar="DIR|URL",
+    help="Folder or URL (s3://...) of the artefacts that several machines share.",
+    shell_complete=folders,
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 plugin_option = click.option(
     "--plugin", "plugins", metavar="FILE", multiple=True, help="A Python file with plug-ins.", shell_complete=files

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.complete import names, one_of
-from bench.cli.options import parse_sets, playing_options
+from bench.cli.options import parse_sets, playing_options, store_option
 from bench.deadline import NEVER, Deadline, parse_duration
 from bench.execution.session import open_session
 from bench.norms import NORMS
@@ -83,6 +83,14 @@ if TYPE_CHECKING:
     metavar="TIME",
     help="End a run as FAILED that gives no row and no line of progress for so long.",
 )
+@click.option(
+    "--engine",
+    metavar="local|ray",
+    help="Where games are played: processes of this machine, or workers of a Ray cluster.",
+    shell_complete=one_of("local", "ray"),
+)
+@click.option("--address", metavar="ADDRESS", help="Of the Ray cluster: auto or HOST:PORT; else Ray is started here.")
+@store_option
 @click.option("--in-process", is_flag=True, help="Play in this process, for a debugger; else plug-ins have their own.")
 @click.option("--repeats", metavar="R", type=click.IntRange(min=1), help="Games over permuted streams.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
@@ -105,6 +113,9 @@ def run(
     workers: int | None,
     limit: str | None,
     silence: str | None,
+    engine: str | None,
+    address: str | None,
+    shared: str | None,
     in_process: bool,
     repeats: int | None,
     plugins: tuple[str, ...],
@@ -125,8 +136,8 @@ def run(
     deadline = NEVER if limit is None else Deadline.after(parse_duration("--for", limit))
     session = open_session(config, plugins)
     values = parse_sets(sets)
-    if silence is not None:
-        values["runner.limit"] = silence
+    given = {"limit": silence, "engine": engine, "address": address}
+    values |= {f"runner.{name}": value for name, value in given.items() if value is not None}
     from bench.planning.requests import Request
 
     request = Request(defenses, attacks, bases, datasets, radii, norm, seeds, n, repeats, values, force_eps)
@@ -140,6 +151,7 @@ def run(
         rerun=rerun,
         deadline=deadline,
         in_process=in_process,
+        shared=shared,
     )
     if dry_run:
         _print_plan(prepared.planned, prepared.known, as_json)

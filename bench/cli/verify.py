@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from bench.cli.options import device_option, reading_options, using_options
+from bench.cli.options import device_option, reading_options, store_option, using_options
 from bench.execution.session import open_session
 
 #: rows that are named in a table before the rest is only counted
@@ -17,10 +17,12 @@ SHOWN = 20
 @click.command()
 @click.argument("run")
 @device_option
+@store_option
 @using_options
 def verify(
     run: str,
     device: str,
+    shared: str | None,
     as_json: bool,
     db: str | None,
     data_dir: str | None,
@@ -37,7 +39,7 @@ def verify(
     from bench.game.resources import Resources
 
     one_thread()
-    settings = session.settings(session.db(db), data_folder(data_dir), pick_device(device), 1)
+    settings = session.settings(session.db(db), data_folder(data_dir), pick_device(device), 1, shared=shared)
     result = verify_run(store, record, Resources(settings))
     if as_json:
         click.echo(json.dumps({**asdict(result), "holds": result.holds}))

@@ -273,6 +273,10 @@ def _die_with(parent: int) -> None:
 
 def make_engine(settings: Settings, watch: Watch) -> Engine:
     """The engine for this number of workers. `watch` is called with each line of progress at once."""
+    if settings.engine == "ray":
+        from bench.execution.ray_engine import RayEngine
+
+        return RayEngine(settings, watch)
     if settings.workers == 1 and not settings.apart:
         return InlineEngine(settings, watch)
     return PoolEngine(settings, settings.workers, watch)

@@ -14,6 +14,7 @@ from bench.game.resources import Resources, RunResources
 from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
 from bench.rows import Meter, Resume, Row
+from bench.tiers import Unreachable
 
 JobKind = Literal["declines", "base", "pieces", "piece", "fit", "look", "craft", "game"]
 
@@ -86,7 +87,8 @@ class Failed:
 
 @dataclass(frozen=True)
 class Lost:
-    """The worker was ended by a signal: from outside, or by a fault of its native code. The job may begin again."""
+    """The worker was ended from outside, or by a fault of its native code, or lost what it needs. The job may begin
+    again."""
 
     reason: str
 
@@ -120,6 +122,8 @@ def perform(resources: Resources, job: Job) -> Iterator[Event]:
         return
     except OutOfTime:
         yield Stopped()
+    except Unreachable as error:  # the store of several machines, which may answer later
+        yield Lost(one_line(error))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plug-in may raise anything: the reason is stored with the run

@@ -25,13 +25,11 @@ from bench.planning.spec import RunSpec
 from bench.rows import Resume, Row, is_right
 from bench.settings import Settings
 from bench.store import Claim, LeaseLost, Store
+from bench.tiers import shared_store
 
 #: seconds between two heartbeats, and between two looks at runs that others hold
 HEARTBEAT_S = 5.0
 POLL_S = 0.25
-
-#: how often a job whose worker was ended by a signal begins again, from what is stored of it
-RETRIES = 2
 
 
 class Listener:
@@ -116,7 +114,7 @@ class Runner:
         self._held: deque[tuple[RunSpec, str | None]] = deque()
         #: keys of `clean` runs that come with attacked ones, which are looked at for both
         self._pairs: set[str] = set()
-        self._cache = Cache(settings.cache_root)
+        self._cache = Cache(settings.cache_root, tier=shared_store(settings.store))
         #: digest of the state after a game's last commit
         self._passed: dict[str, str] = {}
         #: seconds of a game's last commit; the next commit adds them to the game
@@ -152,6 +150,8 @@ class Runner:
                 if self._engine is not None and self._engine.busy():
                     for done, event in self._engine.events(POLL_S):
                         self._handle(done, event)
+                elif self._engine is not None and not self._engine.room():  # its workers have yet to come
+                    list(self._engine.events(POLL_S))
                 elif not pending and held:
                     stop.wait(POLL_S)
                     pending.extend(held)
@@ -275,9 +275,11 @@ class Runner:
     def _begin_again(self, job: Job, waiting: list[_Active], reason: str) -> None:
         """A job was lost with its worker: it goes on in another from what is stored of it, or has failed in the end."""
         self._lost[job.key] += 1
-        if self._lost[job.key] > RETRIES:
+        if self._lost[job.key] > self._settings.retries:
+            count = self._settings.retries
+            before = {0: "", 1: "; so was the one before it"}.get(count, f"; so were the {count} before it")
             for run in waiting:
-                self._end(run, "FAILED", f"{reason}; so were the {RETRIES} before it.")
+                self._end(run, "FAILED", f"{reason}{before}.")
             return
         if not waiting:
             return

@@ -17,15 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import registry
 from bench.cache import Cache
 from bench.environment import environment
+from bench.execution.sources import other_parts
 from bench.game.crafting import Crafted
 from bench.game.resources import Resources
-from bench.models.sources import network_source
-from bench.planning.facts import content_of, facts_of
 from bench.planning.rules import rules_of
-from bench.planning.spec import Part, RunSpec
+from bench.planning.spec import RunSpec
 from bench.rows import Resume, Row, image_hash
 from bench.store import GameRecord, RunRecord, Store
 from bench.store.images import stored_images
@@ -133,28 +131,17 @@ def _changed(spec: RunSpec, record: RunRecord, resources: Resources) -> str:
     """What has changed since the run was played, so that it cannot be played again in the same way; "" for nothing."""
     if spec.key != record.key:
         return "the run was made by another version of the harness"
-    facts = facts_of(resources.settings.data_dir)(
-        spec.dataset.name, registry.datasets.load(spec.dataset.name).Params(**spec.dataset.params)
-    )
-    now = {"dataset": Part(spec.dataset.name, 1, content_of(spec.dataset.name, facts))}
-    for what, part in (("defense", spec.defense), ("base", spec.base)):
-        now[what] = Part(part.name, 1, registry.defenses[part.name].source_hash())
-    if not spec.brings_network:
-        now["network"] = Part(*network_source(spec.network.name, str(spec.base.params.get("weights", ""))))
-    if spec.game.source and registry.protocols[spec.game.protocol].source_hash() != spec.game.source:
-        return f"the protocol {spec.game.protocol} has changed since"
-    if spec.threat.queries_served:  # then the attack plays again
-        now["attack"] = Part(spec.attack.name, 1, registry.attacks[spec.attack.name].source_hash())
-    for what, part in now.items():
-        if getattr(spec, what).source != part.source:
-            commit = str(record.provenance.get("commit", ""))[:12]
-            return (
-                f"the {what} {part.name} has changed since{f'; the run was made at commit {commit}' if commit else ''}"
-            )
+    other = next(other_parts(spec, resources.settings.data_dir, attack=spec.threat.queries_served), None)
+    if other is not None:
+        commit = str(record.provenance.get("commit", ""))[:12]
+        made_at = f"; the run was made at commit {commit}" if commit else ""
+        return f"the {other.what} {other.name} has changed since{made_at}"
     here = environment(resources.settings.device)
     made = record.provenance.get("environment", {})
-    other = [f"{name} {made[name]}, here {here[name]}" for name in here if name in made and made[name] != here[name]]
-    return f"it was made with {'; '.join(other)}" if other else ""
+    differing = [
+        f"{name} {made[name]}, here {here[name]}" for name in here if name in made and made[name] != here[name]
+    ]
+    return f"it was made with {'; '.join(differing)}" if differing else ""
 
 
 class _Stored:

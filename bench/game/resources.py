@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import registry
-from bench.cache import Cache, digest, dump_tensors, write_atomic
+from bench.cache import Cache, digest, dump_tensors
 from bench.contracts import Attack, Context, Defense, DefenseInfo
 from bench.contracts.base import Base
 from bench.data.task import Task, checked_task
@@ -30,6 +30,7 @@ from bench.planning.preflight import no_company, no_poisoning, no_surrogate
 from bench.planning.spec import Part, RunSpec
 from bench.registry import BUILT_IN
 from bench.settings import Settings
+from bench.tiers import shared_store
 
 Thing = TypeVar("Thing")
 
@@ -40,9 +41,11 @@ KEPT = 2
 class Resources:
     """Loads or makes on first use what the games of a process need."""
 
-    def __init__(self, settings: Settings, report: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self, settings: Settings, report: Callable[[str], None] = lambda line: None, cache: Cache | None = None
+    ) -> None:
         self.settings = settings
-        self.cache = Cache(settings.cache_root, report)
+        self.cache = cache or Cache(settings.cache_root, report, shared_store(settings.store))
         self.device = torch.device(settings.device)
         self._report = report
         self._environment = digest(environment(settings.device))
@@ -300,7 +303,7 @@ class RunResources:
             x, y = self.points(indices)
             base = DefenseInfo(self.spec.base.name, "static", True, False)  # the images depend on the base alone
             made = craft(self.attack, self.oracle(0, None, info=base), x, y, self.spec, indices)
-            write_atomic(cache.path("crafts", name), dump_tensors(made.tensors(), {}))
+            cache.put("crafts", name, dump_tensors(made.tensors(), {}))
             return made
         tensors, _ = held
         images = tensors.pop("images").to(self.resources.device)

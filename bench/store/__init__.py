@@ -1,10 +1,11 @@
 """Results in a database: a SQLite file by default, or a PostgreSQL server. Only this package imports SQLAlchemy."""
 
-from bench.store.folder import Needs, files_of, shares_files
+from bench.store.folder import Needs, files_of, shares_files, user_files
 from bench.store.games import GameRecord
 from bench.store.glance import Glance, glance_at
 from bench.store.leases import Claim, LeaseLost
 from bench.store.runs import RunRecord
+from bench.store.setup import prepare
 from bench.store.store import Store, in_parts
 
 __all__ = [
@@ -18,5 +19,7 @@ __all__ = [
     "files_of",
     "glance_at",
     "in_parts",
+    "prepare",
     "shares_files",
+    "user_files",
 ]

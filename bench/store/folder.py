@@ -49,6 +49,11 @@ def files_of(url: str) -> Path:
     file = file_of(parse_url(url))
     if file is not None:
         return file.with_name(f"{file.stem}-files")
+    return user_files()
+
+
+def user_files() -> Path:
+    """The folder for the artefacts of databases on servers, in the user's cache."""
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("bench")) / "files"

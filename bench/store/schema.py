@@ -110,7 +110,8 @@ def unusable(url: URL, error: DBAPIError) -> StoreError:
 def engine_of(url: URL) -> Engine:
     """An engine that has connected to nothing yet; `StoreError` where its driver is not installed."""
     try:
-        engine = create_engine(url, json_deserializer=read_json)
+        server = url.get_backend_name() != "sqlite"  # its connections are looked at before they are used again
+        engine = create_engine(url, json_deserializer=read_json, pool_pre_ping=server)
         engine.dialect.create_connect_args(url)  # reads what stands in the URL, and connects to nothing
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise StoreError(
