@@ -71,10 +71,18 @@ class Cache:
 
     report: is called with one line for each artefact that is found damaged
     tier: where artefacts of other machines lie; None: there are none
+    made_with: the versions that bits depend on, which are noted in the manifest of each folder that is made
     """
 
-    def __init__(self, root: Path, report: Callable[[str], None] = _say, tier: Tier | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        report: Callable[[str], None] = _say,
+        tier: Tier | None = None,
+        made_with: Mapping[str, str] | None = None,
+    ) -> None:
         self.root = root
+        self._made_with = dict(made_with or {})
         self._report = report
         self._tier = tier
         #: names of what is known to be in the tier
@@ -93,8 +101,13 @@ class Cache:
             return self.path(kind, key).exists()
         return self._tier.has(f"{kind}/{key}") or self._tier.has(f"{kind}/{key}/{MANIFEST}")
 
-    def get_or_build(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
-        """The folder of an artefact. If it is missing, `build(folder)` makes it: in one process, while others wait."""
+    def get_or_build(
+        self, kind: str, key: str, build: Callable[[Path], None], inputs: Mapping[str, Any] | None = None
+    ) -> Path:
+        """The folder of an artefact. If it is missing, `build(folder)` makes it: in one process, while others wait.
+
+        inputs: what the key is made of, as JSON values: noted in the manifest for a reader
+        """
         target = self.path(kind, key)
         if target.exists() and not damage(target):
             self._share_folder(kind, key)
@@ -109,7 +122,8 @@ class Cache:
                 part.mkdir()
                 if not self._arrived(kind, key, part):
                     build(part)
-                    write_atomic(part / MANIFEST, json.dumps(_manifest(part)).encode())
+                    known = {"made_with": self._made_with, "inputs": dict(inputs or {}), "files": _manifest(part)}
+                    write_atomic(part / MANIFEST, json.dumps(known, indent=1).encode())
                 part.replace(target)
                 _compared[target] = _stamps(target)
         self._share_folder(kind, key)
@@ -123,7 +137,7 @@ class Cache:
         if self._tier is None or not self._tier.fetch(f"{name}/{MANIFEST}", part / MANIFEST):
             return False
         try:
-            files = [_inside(part, file) for file in json.loads((part / MANIFEST).read_bytes())]
+            files = [_inside(part, file) for file in _files_of(part)]
             whole = all(self._tier.fetch(f"{name}/{file.relative_to(part).as_posix()}", file) for file in files)
             what = damage(part) if whole else "a file is missing"
         except (ValueError, TypeError) as error:
@@ -282,7 +296,7 @@ def damage(folder: Path) -> str:
     if folder.is_symlink():
         return "it is a link"
     try:
-        known = json.loads((folder / MANIFEST).read_bytes())
+        known = _files_of(folder)
         sizes = {name: int(size) for name, (size, _) in known.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return "it has no manifest"
@@ -295,6 +309,15 @@ def damage(folder: Path) -> str:
         return f"{wrong[0]} holds other bytes than when it was made"
     _compared[folder] = stamps
     return ""
+
+
+def _files_of(folder: Path) -> dict[str, Any]:
+    """Size and sha256 of each file, as the manifest of a folder says; an older manifest says nothing else."""
+    known = json.loads((folder / MANIFEST).read_bytes())
+    files = known["files"] if "made_with" in known else known
+    if not isinstance(files, dict):
+        raise ValueError("its manifest names no files")
+    return files
 
 
 def _manifest(folder: Path) -> dict[str, tuple[int, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -158,3 +159,13 @@ def test_a_damaged_base_bank_or_craft_changes_no_row(
     facts = [[row["attacked_answer"], row["distance"], row["adv_sha256"]] for row in first.rows()]
     assert [[row["attacked_answer"], row["distance"], row["adv_sha256"]] for row in second.rows()] == facts
     assert list((tmp_path / "kept" / "bases").glob("*.damaged"))
+
+
+def test_a_manifest_says_what_an_artefact_was_made_from_and_with(tmp_path: Path, told: list[str]) -> None:
+    cache = Cache(tmp_path, told.append, made_with={"torch": "2"})
+    folder = cache.get_or_build("banks", KEY, build, {"seed": 3})
+    known = json.loads((folder / MANIFEST).read_bytes())
+    assert known["made_with"] == {"torch": "2"} and known["inputs"] == {"seed": 3}
+    assert set(known["files"]) == {"images.npy", "index/rows.npy"}
+    (folder / MANIFEST).write_text(json.dumps(known["files"]))  # as an older version wrote it
+    assert damage(folder) == "" and not told

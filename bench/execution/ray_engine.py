@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -116,6 +117,8 @@ class Depot:
     def __init__(self, root: str) -> None:
         self._root = Path(root)
         self._said: dict[int, str] = {}
+        #: bytes that were handed out, and that came
+        self._moved = [0, 0]
         self._heard = threading.Condition()
 
     def _path(self, name: str) -> Path:
@@ -133,13 +136,16 @@ class Depot:
         """PIECE bytes of the file from here on."""
         with self._path(name).open("rb") as file:
             file.seek(start)
-            return file.read(PIECE)
+            piece = file.read(PIECE)
+        self._moved[0] += len(piece)
+        return piece
 
     def take(self, name: str, token: str, piece: bytes, last: str) -> None:
         """One more piece of a new file. last: the sha256 of the whole one, with its last piece; else ""."""
         path = self._path(name)
         part = path.with_name(f"{path.name}.part-{token}")
         part.parent.mkdir(parents=True, exist_ok=True)
+        self._moved[1] += len(piece)
         with part.open("ab") as file:
             file.write(piece)
         if last:
@@ -156,6 +162,10 @@ class Depot:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+    def moved(self) -> tuple[int, int]:
+        """Bytes that were handed out so far, and that came."""
+        return self._moved[0], self._moved[1]
 
     def say(self, worker: int, line: str) -> None:
         """A line of progress of a worker; a later one replaces it."""
@@ -246,7 +256,7 @@ class Worker:
         tier: Tier | None = shared_store(settings.store)
         if settings.cache_root != parcel.settings.cache_root and tier is None:
             tier = DepotTier(depot)
-        self._cache = Cache(settings.cache_root, self._report, tier)
+        self._cache = Cache(settings.cache_root, self._report, tier, environment(settings.device))
         #: the folder is this machine's own: what only the command's machine needs is not kept here
         self._own = settings.cache_root != parcel.settings.cache_root
         self._resources = Resources(settings, self._report, self._cache)
@@ -351,6 +361,18 @@ class RayEngine:
         self._settings = settings
         self._watch = watch
         self._own_cluster = not self._ray.is_initialized()
+        #: Ray's background threads print what they hear of the cluster; standard output is the command's
+        self._stdout, sys.stdout = sys.stdout, sys.stderr
+        try:
+            self._begin_on(settings)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _begin_on(self, settings: Settings) -> None:
+        self._actors: list[_Actor] = []
+        self._mark: Path | None = None
+        self._depot: Any = None
         self._connect()
         settings.cache_root.mkdir(parents=True, exist_ok=True)
         self._mark = settings.cache_root / f".depot-{os.getpid()}-{os.urandom(4).hex()}"
@@ -366,7 +388,6 @@ class RayEngine:
             .remote(str(settings.cache_root))
         )
         self._hearing = self._depot.heard.remote(1.0)
-        self._actors: list[_Actor] = []
         self._backlog: deque[Job] = deque()
         self._number = 0
         self._files: dict[str, Any] = {}
@@ -600,19 +621,22 @@ class RayEngine:
         has = ", ".join(f"{held[name]:g} {name}" for name in ("CPU", "GPU") if name in held)
         self._watch(self._backlog[0], f"waits for a worker; the cluster has {has}; see: ray status")
 
-    def place(self) -> str:
-        """How many workers there are, on how many machines."""
-        ready = [actor.hello for actor in self._actors if actor.hello is not None]
-        return f"{len(ready)} workers on {len({hello.node for hello in ready})} nodes"
+    def moved(self) -> tuple[int, int]:
+        """Bytes that the depot has handed out so far, and that it was sent."""
+        there, back = self._ray.get(self._depot.moved.remote())
+        return int(there), int(back)
 
     def stop(self) -> None:
         for actor in self._actors:
             self._kill(actor)
-        with suppress(Exception):
-            self._ray.kill(self._depot, no_restart=True)
-        self._mark.unlink(missing_ok=True)
+        if self._depot is not None:
+            with suppress(Exception):  # it has ended with its machine
+                self._ray.kill(self._depot, no_restart=True)
+        if self._mark is not None:
+            self._mark.unlink(missing_ok=True)
         if self._own_cluster:
             self._ray.shutdown()
+        sys.stdout = self._stdout
 
 
 def _why(error: BaseException) -> str:

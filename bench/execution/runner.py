@@ -82,7 +82,7 @@ def script(spec: RunSpec, open_games: Iterable[Job], looks: bool = False) -> Scr
     yield list(open_games)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Active:
     """A run that is being played: its script, the jobs of its current stage, and their results by key."""
 
@@ -108,6 +108,8 @@ class Runner:
         self._provenance = collect(settings.device)
         self._engine: Engine | None = None
         self._active: dict[str, _Active] = {}
+        #: the runs whose stage has a job, by its key: several may wait for one
+        self._waiters: dict[str, list[_Active]] = {}
         self._in_flight: dict[str, Job] = {}
         self._ready: deque[Job] = deque()
         #: runs that another process plays now, each with the key of its paired clean run
@@ -236,17 +238,31 @@ class Runner:
         except Exception as error:  # a plug-in's declarations (its pieces, its block) may be wrong in any way
             self._end(active, "FAILED", f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
             return
-        active.stage, active.results = stage, {}
+        self._set_stage(active, stage)
         for job in stage:
             if job.key not in self._in_flight:
                 self._in_flight[job.key] = job
                 self._ready.append(job)
 
+    def _set_stage(self, active: _Active, stage: list[Job]) -> None:
+        """The jobs that a run waits for now."""
+        for job in active.stage:
+            runs = self._waiters.get(job.key, [])
+            if active in runs:
+                runs.remove(active)
+            if not runs:
+                self._waiters.pop(job.key, None)
+        active.stage, active.results = stage, {}
+        for job in stage:
+            runs = self._waiters.setdefault(job.key, [])
+            if active not in runs:
+                runs.append(active)
+
     # -- what comes back --------------------------------------------------------------------------------------------
 
     def _waiting(self, job: Job) -> list[_Active]:
         """The runs that wait for a job."""
-        return [run for run in self._active.values() if any(other.key == job.key for other in run.stage)]
+        return list(self._waiters.get(job.key, ()))
 
     def _progress(self, job: Job, text: str) -> None:
         for run in self._waiting(job)[:1]:  # several runs may wait for one job: one of them reports it
@@ -360,8 +376,8 @@ class Runner:
 
     def _forget(self, run: _Active) -> None:
         self._active.pop(run.spec.key, None)
-        wanted = {job.key for other in self._active.values() for job in other.stage}
-        for job in [job for job in self._ready if job.key not in wanted]:
+        self._set_stage(run, [])
+        for job in [job for job in self._ready if job.key not in self._waiters]:
             self._ready.remove(job)
             self._in_flight.pop(job.key, None)
 

@@ -45,7 +45,9 @@ class Resources:
         self, settings: Settings, report: Callable[[str], None] = lambda line: None, cache: Cache | None = None
     ) -> None:
         self.settings = settings
-        self.cache = cache or Cache(settings.cache_root, report, shared_store(settings.store))
+        self.cache = cache or Cache(
+            settings.cache_root, report, shared_store(settings.store), environment(settings.device)
+        )
         self.device = torch.device(settings.device)
         self._report = report
         self._environment = digest(environment(settings.device))

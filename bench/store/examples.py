@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Select, bindparam, delete, func, insert, select
@@ -22,7 +22,7 @@ COLUMNS = tuple(field.name for field in fields(Row))
 def to_columns(row: Row) -> dict[str, Any]:
     """The columns of a row. A distance that is not finite becomes null: JSON has no NaN."""
     distances = {norm: value if math.isfinite(value) else None for norm, value in row.distances.items()}
-    return {**asdict(row), "distances": distances}
+    return {name: getattr(row, name) for name in COLUMNS} | {"distances": distances}
 
 
 def from_columns(columns: Mapping[str, Any]) -> Row:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.execution.test_determinism import QUICKLY, Place
 
-STREAM = ["--defense", "rmc", "--attack", "pgd", "--attack", "pgd-skip", "-n", "24", *QUICKLY,
-          "--set", "game.p=4", "--set", "game.trials=4", "--set", "runner.chunk=3", "--workers", "1"]  # fmt: skip
+STREAM = ["--defense", "rmc", "--attack", "pgd", "--attack", "pgd-skip", "-n", "12", *QUICKLY,
+          "--set", "game.p=3", "--set", "game.trials=3", "--set", "runner.chunk=3", "--workers", "1"]  # fmt: skip
 
 
 def empty(folder: Path) -> Place:
@@ -36,6 +36,4 @@ def test_two_time_boxed_commands_share_the_work(tmp_path: Path, cache_root: Path
     made = {path.parent.name for path in (tmp_path / "store").glob("*/*")}
     assert {"bases", "banks", "images"} <= made
     # who lacks the images of a run takes them from the store
-    third = empty(tmp_path / "third")
-    for run in alone.rows():
-        assert third.verify(run, *shared) == 0
+    assert empty(tmp_path / "third").verify(next(iter(alone.rows())), *shared) == 0

@@ -134,6 +134,7 @@ def until_rows(place: Place, process: subprocess.Popen[str], count: int) -> None
 
 
 PLUGIN = """
+import os
 import json
 from bench import Attack, register_attack
 
