@@ -35,6 +35,11 @@ def _say(line: str) -> None:
     warnings.warn(line, stacklevel=4)
 
 
+def _storable(text: str) -> str:
+    """A message that a database takes: file names that are no UTF-8, and zero bytes, as Python writes them."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
 #: runs that are read by one statement
 TOGETHER = 100
 
@@ -177,10 +182,9 @@ class Store:
 
     def finish(self, key: str, status: str, reason: str = "", detail: str = "") -> None:
         """End a run: DONE, SKIPPED or FAILED with its reason."""
+        told = {"reason": _storable(reason), "detail": _storable(detail)}
         with self._writing() as session:
-            leases.hold(
-                session, self._holder, key, status=status, reason=reason, detail=detail, finished=time.time(), pid=0
-            )
+            leases.hold(session, self._holder, key, status=status, **told, finished=time.time(), pid=0)
 
     # -- runs and suites --------------------------------------------------------------------------------------------
 

@@ -234,7 +234,7 @@ def test_a_jpeg_that_does_not_decode_fails_its_run_in_one_line_and_no_other(imag
     broken.write_bytes(broken.read_bytes()[:200])
     factory = Path("tiny.py")
     factory.write_text(TINY)
-    options = ["--data-dir", image_dir, "--set", "base.model=tiny.py:build", "--set", "base.epochs=1", "--workers", "1"]
+    options = ["--data-dir", image_dir, "--set", "base.model=tiny.py:build", "--set", "base.epochs=1", "--in-process"]
     done = bench("run", "--defense", "regular", "--attack", "clean", "--dataset", "imagenet", "--dataset", "digits",
                  "-n", "6", "--json", *options[:2], *options[4:])  # fmt: skip
     assert done.code == 2 and "No network is the default for 'imagenet'" in done.err
@@ -283,7 +283,7 @@ def test_a_runtime_defense_on_folders_of_images(image_dir: Path, bench: Bench) -
     Path("tiny.py").write_text(TINY)
     done = bench(
         "run", "--defense", "rmc", "--defense", "webnn", "--attack", "pgd", "--dataset", "imagenet", "-n", "3",
-        "--json", "--data-dir", image_dir, "--workers", "1",
+        "--json", "--data-dir", image_dir, "--in-process",
         "--set", "base.model=tiny.py:build", "--set", "base.epochs=1",
         "--set", "defense.k=8", "--set", "defense.bank_steps=2", "--set", "attack.steps=2",
     )  # fmt: skip
