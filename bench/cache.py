@@ -148,6 +148,8 @@ class Cache:
     def read(self, kind: str, key: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """The tensors and facts of a file; None if it is missing, or damaged and therefore set aside."""
         path = self.path(kind, key)
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            self._set_aside(path, "it is no file")
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -183,7 +185,7 @@ def damage(folder: Path) -> str:
     try:
         known = json.loads((folder / MANIFEST).read_bytes())
         sizes = {name: int(size) for name, (size, _) in known.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return "it has no manifest"
     stamps = _stamps(folder)
     if {name: size for name, size, _ in stamps} != sizes:
@@ -209,6 +211,9 @@ def _stamps(folder: Path) -> list[tuple[str, int, int]]:
 
 
 def _sha256(path: Path) -> str:
+    """sha256 of a file; "" where it cannot be read, or is a pipe that would be waited for."""
+    if not path.is_file():
+        return ""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -232,7 +237,7 @@ def parse_tensors(data: bytes, proven: bool = False) -> tuple[dict[str, Tensor],
         facts = json.loads(data[8 : 8 + length]).get("__metadata__", {})
         tensors = load_safetensors(data)
         content = facts.pop("sha256", None)
-    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError):
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ValueError("it is no whole file of tensors") from None
     if not proven and content != _content(tensors, facts):
         raise ValueError("it holds other bytes than were written")

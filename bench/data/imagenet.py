@@ -29,7 +29,7 @@ from pydantic import field_validator
 
 from bench.data.files import READABLE, cache_dir, looked_at
 from bench.data.task import Task, TaskFacts, TaskParams, content_hash, select
-from bench.errors import BadValue, DataError, UnknownName
+from bench.errors import BadValue, DataError, UnknownName, one_line
 
 SIDE, SHORT_SIDE = 224, 256
 SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -238,7 +238,7 @@ def decode(path: Path) -> NDArray[np.uint8]:
                 _check_shape(path, *file.size)
                 image = file.convert("RGB")
     except (*_UNDECODED, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} does not decode ({error}); fetch it again, or remove it.") from None
+        raise DataError(f"{path} does not decode ({one_line(error)}); fetch it again, or remove it.") from None
     width, height = image.size
     scale = SHORT_SIDE / min(width, height)
     size = (SHORT_SIDE, int(SHORT_SIDE * height / width)) if width <= height else (int(width * scale), SHORT_SIDE)

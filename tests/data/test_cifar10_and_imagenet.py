@@ -78,7 +78,14 @@ class Runs:
 
 @pytest.mark.parametrize(
     "data",
-    [pickle.dumps(Runs(), protocol=4), pickle.dumps({b"data": Runs()}, protocol=4), batch(5, 0)[:200], b"", b"hello"],
+    [
+        pickle.dumps(Runs(), protocol=4),
+        pickle.dumps({b"data": Runs()}, protocol=4),
+        batch(5, 0)[:200],
+        b"",
+        b"hello",
+        b"\x80\x04\x95" + b"\xff" * 8 + b".",
+    ],
 )
 def test_a_pickle_that_is_more_than_arrays_is_refused_and_runs_nothing(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "data_batch_1"
@@ -91,7 +98,10 @@ def test_a_pickle_that_is_more_than_arrays_is_refused_and_runs_nothing(tmp_path:
 @pytest.mark.parametrize(
     "value",
     [[1, 2], {b"data": np.zeros((2, 3072), np.uint8)}, {b"data": np.zeros((2, 10), np.uint8), b"labels": [1, 2]},
-     {b"data": np.zeros((2, 3072)), b"labels": [1, 2]}, {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]}],
+     {b"data": np.zeros((2, 3072)), b"labels": [1, 2]}, {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]},
+     {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, "x"]},
+     {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 2**80]},
+     {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 10]}],
 )  # fmt: skip
 def test_a_pickle_that_is_no_batch_is_refused(tmp_path: Path, value: object) -> None:
     path = tmp_path / "data_batch_1"
