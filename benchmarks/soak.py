@@ -169,34 +169,43 @@ def disturbed(
     read: Reader | None, told: Round,
 ) -> None:  # fmt: skip
     """Play commands at the same time, and kill one of them after random times of this mean, until all have ended."""
+
+    def said(number: int) -> Path:
+        return place.folder / f"command-{number + 1}.err"
+
     waiting = list(range(len(plays)))
     alive: dict[int, subprocess.Popen[str]] = {}
     next_kill, began = time.monotonic() + chance.uniform(0, 2 * mean_s), time.monotonic()
-    while waiting or alive:
-        while waiting and len(alive) < at_once:
-            number = waiting.pop(0)
-            workers = chance.choice("112") if at_once > 2 else "1"
-            alive[number] = place.start((*plays[number], "--workers", workers))
-            told.starts += 1
-        if read is not None:
-            read.turn()
-        for number in [number for number, process in alive.items() if process.poll() is not None]:
-            process = alive.pop(number)
-            _, err = process.communicate()
-            if process.returncode:
-                told.faults.append(f"command {number + 1} ended with {process.returncode}: {err.strip()[-300:]}")
-        if alive and told.kills < kills and time.monotonic() >= next_kill:
-            number = chance.choice(sorted(alive))
-            told.kills += 1
-            told.faults += killed(alive.pop(number))
-            waiting.append(number)
-            next_kill = time.monotonic() + chance.uniform(0, 2 * mean_s)
-        if time.monotonic() - began > PATIENCE_S:
-            told.faults.append(f"commands {sorted(number + 1 for number in alive)} are not done after {PATIENCE_S} s")
-            for process in alive.values():
-                killed(process)
-            return
-        time.sleep(0.05)
+    try:
+        while waiting or alive:
+            while waiting and len(alive) < at_once:
+                number = waiting.pop(0)
+                workers = chance.choice("112") if at_once > 2 else "1"
+                with said(number).open("w") as err:  # a pipe that nobody reads would stop it
+                    alive[number] = place.start((*plays[number], "--workers", workers), subprocess.DEVNULL, err)
+                told.starts += 1
+            if read is not None:
+                read.turn()
+            for number in [number for number, process in alive.items() if process.poll() is not None]:
+                code = alive.pop(number).returncode
+                if code:
+                    told.faults.append(
+                        f"command {number + 1} ended with {code}: {said(number).read_text().strip()[-300:]}"
+                    )
+            if alive and told.kills < kills and time.monotonic() >= next_kill:
+                number = chance.choice(sorted(alive))
+                told.kills += 1
+                told.faults += killed(alive.pop(number))
+                waiting.append(number)
+                next_kill = time.monotonic() + chance.uniform(0, 2 * mean_s)
+            if time.monotonic() - began > PATIENCE_S:
+                late = sorted(number + 1 for number in alive)
+                told.faults.append(f"commands {late} are not done after {PATIENCE_S} s")
+                return
+            time.sleep(0.05)
+    finally:  # also where somebody interrupts it
+        for process in alive.values():
+            killed(process)
 
 
 def killed(process: subprocess.Popen[str]) -> list[str]:
@@ -206,7 +215,7 @@ def killed(process: subprocess.Popen[str]) -> list[str]:
     except psutil.NoSuchProcess:
         workers = []
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     _, left = psutil.wait_procs(workers, timeout=10)
     return [f"worker {worker.pid} outlives its command by 10 s" for worker in left]
 
