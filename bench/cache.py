@@ -140,7 +140,7 @@ class Cache:
             files = [_inside(part, file) for file in _files_of(part)]
             whole = all(self._tier.fetch(f"{name}/{file.relative_to(part).as_posix()}", file) for file in files)
             what = damage(part) if whole else "a file is missing"
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             what = one_line(error)
         _compared.pop(part, None)
         if not what:
@@ -252,6 +252,8 @@ class Cache:
     def read(self, kind: str, key: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """The tensors and facts of a file; None if it is missing, or damaged and therefore set aside."""
         path = self.path(kind, key)
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            self._set_aside(path, "it is no file")
         if not self.pull(kind, key):
             return None
         try:
@@ -298,7 +300,7 @@ def damage(folder: Path) -> str:
     try:
         known = _files_of(folder)
         sizes = {name: int(size) for name, (size, _) in known.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return "it has no manifest"
     stamps = _stamps(folder)
     if {name: size for name, size, _ in stamps} != sizes:
@@ -333,6 +335,9 @@ def _stamps(folder: Path) -> list[tuple[str, int, int]]:
 
 
 def _sha256(path: Path) -> str:
+    """sha256 of a file; "" where it cannot be read, or is a pipe that would be waited for."""
+    if not path.is_file():
+        return ""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -356,7 +361,7 @@ def parse_tensors(data: bytes, proven: bool = False) -> tuple[dict[str, Tensor],
         facts = json.loads(data[8 : 8 + length]).get("__metadata__", {})
         tensors = load_safetensors(data)
         content = facts.pop("sha256", None)
-    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError):
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ValueError("it is no whole file of tensors") from None
     if not proven and content != _content(tensors, facts):
         raise ValueError("it holds other bytes than were written")

@@ -46,6 +46,10 @@ def _say(line: str) -> None:
 #: seconds for which a server that does not answer is tried again, and the longest pause between two tries
 RECONNECT_S = 60.0
 PAUSE_S = 5.0
+def _storable(text: str) -> str:
+    """A message that a database takes: file names that are no UTF-8, and zero bytes, as Python writes them."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
 
 #: runs that are read by one statement
 TOGETHER = 100
@@ -221,7 +225,8 @@ class Store:
 
     def finish(self, key: str, status: str, reason: str = "", detail: str = "") -> None:
         """End a run: DONE, SKIPPED or FAILED with its reason."""
-        values = {"status": status, "reason": reason, "detail": detail, "finished": time.time(), "pid": 0}
+        told = {"reason": _storable(reason), "detail": _storable(detail)}
+        values = {"status": status, **told, "finished": time.time(), "pid": 0}
         self._write(lambda session: leases.hold(session, self._holder, key, **values))
 
     # -- runs and suites --------------------------------------------------------------------------------------------

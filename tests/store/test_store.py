@@ -197,6 +197,15 @@ def test_rerun_all_starts_again_and_failed_takes_only_the_failed(store: Store) -
     assert claim(store, "failed") is Claim.FINISHED and claim(store, "all") is Claim.MINE
 
 
+def test_any_message_can_be_a_reason(store: Store) -> None:
+    """A file's name that is no UTF-8, a zero byte: what somebody's code may say, and no database takes."""
+    claim(store)
+    store.finish(key(), "FAILED", "no \udcff.png\0", "trace\0 \ud800 ä")
+    found = store.find(key())
+    assert found is not None and (found.status, found.reason) == ("FAILED", "no \\udcff.png\\x00")
+    assert found.detail == "trace\\x00 \\ud800 ä"
+
+
 def test_rows_of_another_environment_are_not_mixed(store: Store) -> None:
     claim(store)
     store.release(key())
