@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.complete import names, one_of
-from bench.cli.options import parse_sets, playing_options
+from bench.cli.options import Configured, parse_sets, playing_options
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session, take_runner
 
@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("defense", shell_complete=names("defense"))
 @click.option(
-    "--base", metavar="NAME", default="", help="The base under a runtime defense.", shell_complete=names("base")
-)
-@click.option("--dataset", metavar="NAME", default="", shell_complete=names("dataset"))
+    "--base", metavar="NAME", default="", help="The base under a runtime defense.", cls=Configured, key="run.base",
+    shell_complete=names("base"),
+)  # fmt: skip
+@click.option(
+    "--dataset", metavar="NAME", default="", help="What it is audited on.", cls=Configured, key="run.dataset",
+    shell_complete=names("dataset"),
+)  # fmt: skip
 @click.option(
     "--budget",
     metavar="quick|standard|full",
@@ -30,11 +34,14 @@ if TYPE_CHECKING:
     help="How many examples and how long.",
     shell_complete=one_of("quick", "standard", "full"),
 )
-@click.option("-n", "n", type=int, metavar="N", help="At most N examples.")
-@click.option("--seed", type=int, metavar="S")
+@click.option("-n", "n", type=int, metavar="N", help="At most N examples.", show_default="as many as the budget has")
 @click.option(
-    "--workers", metavar="W", type=click.IntRange(min=1), help="Processes of one thread each; any number: same rows."
+    "--seed", type=int, metavar="S", help="Seed of examples, backgrounds and noise.", cls=Configured, key="run.seed"
 )
+@click.option(
+    "--workers", metavar="W", type=click.IntRange(min=1), help="Processes of one thread each.",
+    cls=Configured, key="runner.workers", none="one per core",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what would be played, and play nothing.")
 @playing_options
 def audit(

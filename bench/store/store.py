@@ -25,7 +25,7 @@ from bench.store.folder import Needs
 from bench.store.games import GameRecord
 from bench.store.leases import Claim, Holder
 from bench.store.runs import RunRecord
-from bench.store.schema import connect, parse_url, unusable
+from bench.store.schema import connect, file_of, parse_url, shown, unusable
 
 #: how often a write is tried that other processes may make at the same time; one more is enough in most cases
 WRITE_ATTEMPTS = 10
@@ -60,6 +60,12 @@ class Store:
         """The store behind a URL or a path; None where it does not exist and `create` is False."""
         engine = connect(parse_url(url), create)
         return None if engine is None else Store(engine, url, folder.files_of(url))
+
+    @property
+    def place(self) -> str:
+        """Where the rows are: the path of the file, or the URL of the server without its password."""
+        parsed = parse_url(self.url)
+        return str(file_of(parsed) or shown(parsed))
 
     def close(self) -> None:
         self._engine.dispose()
