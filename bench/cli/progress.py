@@ -27,10 +27,11 @@ def make_listener(stream: TextIO, planned: Sequence[Planned] = ()) -> PlainListe
     return BarListener(Console(file=stream), planned) if stream.isatty() else PlainListener(stream)
 
 
-def short_title(spec: RunSpec) -> str:
-    """A run in fewer words, what tells it from others first."""
+def short_title(spec: RunSpec, task: bool = True) -> str:
+    """A run in fewer words, what tells it from others first. task: with dataset and radius."""
     base = "" if spec.base.name in ("regular", spec.defense.name) else f" on {spec.base.name}"
-    return f"{spec.defense.name}{base} / {spec.attack.name} / {spec.dataset.name} {spec.threat.eps:.3g}"
+    names = f"{spec.defense.name}{base} / {spec.attack.name}"
+    return f"{names} / {spec.dataset.name} {spec.threat.eps:.3g}" if task else names
 
 
 class BarListener(Listener, AbstractContextManager["BarListener"]):
@@ -45,6 +46,9 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
         #: rows of each run that has not ended which are to be played here, as far as that is known
         self._open = {spec.key: rows_of(spec) for spec in specs}
         self._asked, self._ended, self._played = len(self._open), 0, 0
+        attacked = {(s.dataset.name, s.threat.norm, s.threat.eps) for s in specs if s.attack.name != "clean"}
+        #: whether dataset and radius tell one line from another
+        self._tasks = len(attacked) != 1
         self._tallies: dict[str, Tally] = {}
         #: the lines of runs with news, the latest last; a run that waits for a base or a bank has no line yet
         self._lines: dict[str, TaskID] = {}
@@ -58,12 +62,12 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
             speed_estimate_period=300.0,
         )
         self._runs = Progress(
-            TextColumn("{task.description}", markup=False, table_column=_part(7)),
-            BarColumn(bar_width=8),
+            TextColumn("{task.description}", markup=False, table_column=_cut(max_width=console.width * 2 // 5)),
+            BarColumn(bar_width=6),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[accuracy]}", justify="right", table_column=Column(min_width=6)),
-            TextColumn("{task.fields[doing]}", markup=False, table_column=_part(5)),
+            TextColumn("{task.fields[doing]}", markup=False, table_column=_cut(ratio=1)),
             expand=True,
             speed_estimate_period=120.0,
         )
@@ -98,7 +102,9 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
         line = self._lines.pop(spec.key, None)
         if line is None:
             done = self._tallies[spec.key].start if spec.key in self._tallies else 0
-            line = self._runs.add_task(short_title(spec), total=rows_of(spec), completed=done, accuracy="", doing="")
+            line = self._runs.add_task(
+                short_title(spec, self._tasks), total=rows_of(spec), completed=done, accuracy="", doing=""
+            )
         self._lines[spec.key] = line
         for age, other in enumerate(reversed(self._lines.values())):
             self._runs.update(other, visible=age < MOST_LINES)
@@ -143,6 +149,6 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
         self._count()
 
 
-def _part(ratio: int) -> Column:
-    """A column that takes its share of the free width, and cuts off what does not fit."""
-    return Column(ratio=ratio, no_wrap=True, overflow="ellipsis")
+def _cut(**width: int) -> Column:
+    """A column of this width, which cuts off what does not fit."""
+    return Column(no_wrap=True, overflow="ellipsis", **width)  # type: ignore[arg-type]

@@ -237,10 +237,19 @@ class Runner:
             self._end(active, "FAILED", f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
             return
         active.stage, active.results = stage, {}
-        for job in stage:
-            if job.key not in self._in_flight:
-                self._in_flight[job.key] = job
-                self._ready.append(job)
+        new = [job for job in stage if job.key not in self._in_flight]
+        for job in new:
+            self._in_flight[job.key] = job
+            self._ready.append(job)
+        if new:  # else another run waits for the same and has said so
+            self._listener.progress(active.spec, self._starting() or new[0].in_words())
+
+    def _starting(self) -> str:
+        """That processes are started first, which takes seconds; "" where they run or none is needed."""
+        if self._engine is not None or (self._settings.workers == 1 and not self._settings.apart):
+            return ""
+        count = self._settings.workers
+        return f"starting {count} {'processes' if count > 1 else 'process'}, to load the libraries"
 
     # -- what comes back --------------------------------------------------------------------------------------------
 
@@ -250,7 +259,7 @@ class Runner:
 
     def _progress(self, job: Job, text: str) -> None:
         for run in self._waiting(job)[:1]:  # several runs may wait for one job: one of them reports it
-            self._listener.progress(run.spec, text)
+            self._listener.progress(run.spec, job.in_words(text))
 
     def _handle(self, job: Job, event: Event) -> None:
         waiting = self._waiting(job)
