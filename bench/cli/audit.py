@@ -95,6 +95,7 @@ def audit(
         return 0
     store = Store.open(url)
     assert store is not None
+    from bench.auditing.remaining import Remaining
     from bench.cli.progress import make_listener
     from bench.environment import collect
 
@@ -107,8 +108,9 @@ def audit(
         return 1
     _print_plan(planned, player.costs())
     with make_listener(sys.stderr) as listener:
-        player.play(listener)
-    result = player.result()
+        player.play(Remaining(listener, player.expected, settings.workers))
+        listener.whole("the steps are played; now how the defense behaves, and the verdict")
+        result = player.result()
     store.put_audit(planned.key, result, collect(settings.device))
     if as_json:
         click.echo(json.dumps(result))
@@ -137,18 +139,26 @@ def _print_plan(planned: Audit, costs: dict[str, float] | None) -> None:
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    from bench.cli.tables import print_table, share
+    """The verdict first, then all that it rests on."""
+    from bench.cli.tables import hanging, print_table, share
+    from bench.cli.verdict import headline, summary, to_do
 
+    click.echo(headline(result))
+    for what, text in summary(result):
+        click.echo(hanging(f"  {what:<11} {text}", 14))
+    if steps := to_do(result):
+        click.echo("what to do")
+        width = max(len(what) for what, _ in steps)
+        for what, text in steps:
+            click.echo(hanging(f"  {what:<{width}} {text}", width + 3))
+    if result["flags"]:
+        click.echo(f"more on a flag: bench show {result['flags'][0]}")
+    click.echo()
     rows = []
     for tier, verdict in result["verdict"].items():
         breakers = ", ".join(f"{name} {part:.0%}" for name, part in verdict["breakers"].items()) or "-"
         rows.append([tier, share(verdict["robust_accuracy"]), str(verdict["n"]), breakers])
-    clean = "-" if result["clean_accuracy"] is None else f"{100 * result['clean_accuracy']:.1f}"
-    title = (
-        f"{result['defense']} on {result['base']}, {result['dataset']}, {result['norm']} {result['eps']:.4g}: clean % "
-        f"{clean}, worst case by what the attacker knows"
-    )
-    print_table(title, ("tier", "robust %", "n", "broken by"), rows)
+    print_table("worst case by what the attacker knows", ("tier", "robust %", "n", "broken by"), rows)
     gain = result["gain"]
     if gain is not None:
         from bench.auditing.cost import roughly

@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
+from rich.text import Text
 
 from bench.execution.progress import PlainListener, Tally, title
 from bench.execution.runner import Listener
@@ -50,6 +51,8 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
         #: whether dataset and radius tell one line from another
         self._tasks = len(attacked) != 1
         self._tallies: dict[str, Tally] = {}
+        #: the latest of `whole`
+        self._told = ""
         #: the lines of runs with news, the latest last; a run that waits for a base or a bank has no line yet
         self._lines: dict[str, TaskID] = {}
         self._whole = Progress(
@@ -77,7 +80,7 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
 
     def screen(self) -> Group:
         """The present content of the terminal."""
-        return Group(self._whole, self._runs)
+        return Group(*([Text(self._told)] if self._told else []), self._whole, self._runs)
 
     def __enter__(self) -> BarListener:
         self._live.start(refresh=True)
@@ -109,6 +112,9 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
         for age, other in enumerate(reversed(self._lines.values())):
             self._runs.update(other, visible=age < MOST_LINES)
         return line
+
+    def whole(self, text: str) -> None:
+        self._told = text
 
     def started(self, spec: RunSpec, rows: int) -> None:
         self._tallies[spec.key] = Tally(rows, rows_of(spec))

@@ -55,6 +55,9 @@ class Listener:
     def finished(self, spec: RunSpec, status: str, reason: str) -> None:
         """A run has ended as DONE, SKIPPED or FAILED: here, in another process, or in an earlier command."""
 
+    def whole(self, text: str) -> None:
+        """How far all that was asked for is, in words."""
+
 
 Script = Generator[list[Job], list[Any], None]
 
@@ -242,7 +245,9 @@ class Runner:
             self._in_flight[job.key] = job
             self._ready.append(job)
         if new:  # else another run waits for the same and has said so
-            self._listener.progress(active.spec, self._starting() or new[0].in_words())
+            text = self._starting() or ("" if new[0].kind == "declines" else new[0].in_words())
+            if text:
+                self._listener.progress(active.spec, text)
 
     def _starting(self) -> str:
         """That processes are started first, which takes seconds; "" where they run or none is needed."""

@@ -144,7 +144,7 @@ def test_the_first_seconds_say_what_they_are_spent_on(bench: Bench) -> None:
     first = [
         line.partition(" / eps ")[2].partition(": ")[2] for line in told.splitlines() if " regular / clean" in line
     ]
-    assert first[:2] == ["started", "asking whether the attack applies"]
+    assert first[:2] == ["started", "base: reading or training"]
     spec = replace(spec_of("rmc", "pgd-skip", 4), seed=3)
     assert Job("base", spec).in_words("epoch 1/9, loss 2.1") == "base: epoch 1/9, loss 2.1"
     assert Job("game", spec, 2).in_words("background 3/40") == f"game 3/{spec.game.games}: background 3/40"
