@@ -22,19 +22,18 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
-from torch import Tensor
 
 from bench.errors import one_line
 from bench.rows import NO_COST, Cost
 from bench.tiers import Tier
 from bench.values import State
+
+if TYPE_CHECKING:  # a command that only reads rows needs no torch, which takes longer than they do
+    from torch import Tensor
 
 
 def digest(value: Any) -> str:
@@ -347,8 +346,10 @@ def _sha256(path: Path) -> str:
 
 def dump_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> bytes:
     """Tensors and facts as one safetensors file, with their sha256; tensors land on the CPU."""
+    from safetensors.torch import save
+
     held = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    return save_safetensors(held, metadata={**facts, "sha256": _content(held, facts)})
+    return save(held, metadata={**facts, "sha256": _content(held, facts)})
 
 
 def parse_tensors(data: bytes, proven: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -356,10 +357,12 @@ def parse_tensors(data: bytes, proven: bool = False) -> tuple[dict[str, Tensor],
 
     proven: the bytes are known to be whole, so the sha256 among the facts is not asked for.
     """
+    from safetensors.torch import load
+
     try:
         length = int.from_bytes(data[:8], "little")
         facts = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-        tensors = load_safetensors(data)
+        tensors = load(data)
         content = facts.pop("sha256", None)
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ValueError("it is no whole file of tensors") from None
@@ -370,6 +373,8 @@ def parse_tensors(data: bytes, proven: bool = False) -> tuple[dict[str, Tensor],
 
 def _content(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
     """sha256 of facts and of tensors on the CPU, by name."""
+    import torch
+
     whole = hashlib.sha256(json.dumps(sorted(facts.items())).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -281,8 +281,8 @@ def register_attack(
 
 
 def register_dataset(name: str, target: Any, *, summary: str = "") -> None:
-    """Add a dataset: see `bench.data` for what the class must have."""
-    datasets.add(Entry(name, target, 1, summary, _origin.get()))
+    """Add a dataset: see `bench.data` for what the class must have. Its summary may be given, or stand in the class."""
+    datasets.add(Entry(name, target, 1, summary or getattr(target, "summary", ""), _origin.get()))
 
 
 def register_model(name: str, target: Any, *, summary: str = "") -> None:

@@ -7,7 +7,15 @@ import json
 import click
 
 from bench.cli.complete import names
-from bench.cli.options import config_option, data_option, json_option, parse_sets, playing_options, plugin_option
+from bench.cli.options import (
+    Configured,
+    config_option,
+    data_option,
+    json_option,
+    parse_sets,
+    playing_options,
+    plugin_option,
+)
 from bench.errors import BadValue, BrokenPlugin, DataError, one_line
 from bench.execution.session import open_session
 
@@ -60,7 +68,10 @@ def data(name: str | None, as_json: bool, data_dir: str | None, plugins: tuple[s
 
 @click.command()
 @click.argument("base", shell_complete=names("base"))
-@click.option("--dataset", metavar="NAME", help="Default: that of bench.toml.", shell_complete=names("dataset"))
+@click.option(
+    "--dataset", metavar="NAME", help="What it is trained on.", cls=Configured, key="run.dataset",
+    shell_complete=names("dataset"),
+)  # fmt: skip
 @playing_options
 def train(
     base: str,

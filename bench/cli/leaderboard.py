@@ -106,14 +106,28 @@ def _report(line: str) -> None:
         click.echo(f"\r{line[:78]:<78}", nl=False, err=True)
 
 
-@click.command()
-@click.argument("kind")
+class _WithKinds(click.Command):
+    """A command whose help lists the kinds of charts."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from leaderboard.charts import LEADERBOARD_CHARTS, RUN_CHARTS
+
+        for title, charts in (("Kinds, of many runs", LEADERBOARD_CHARTS), ("Kinds, of one run", RUN_CHARTS)):
+            with formatter.section(title):
+                formatter.write_dl([(name, chart.title) for name, chart in charts.items()])
+        super().format_options(ctx, formatter)
+
+
+@click.command(cls=_WithKinds)
+@click.argument("kind", required=False, metavar="KIND")
 @click.option("--out", metavar="FILE", required=True, help="A file that ends in .png, .svg or .html.")
 @click.option("--run", "run", metavar="RUN", help="neighbours, running: the run to draw.")
 @click.option("--example", type=int, metavar="I", help="neighbours: the example to draw.")
-@click.option("--dataset", metavar="NAME", help="Only runs on this dataset. Default: the board with most points.")
-@click.option("--norm", metavar="|".join(NORMS), help="Only runs with this norm. Default: as for --dataset.")
-@click.option("--eps", metavar="EPS", help="Only runs with this radius. Default: as for --dataset. Not for curve-eps.")
+@click.option("--dataset", metavar="NAME", help="Only runs on this dataset.", show_default="the board with most points")
+@click.option("--norm", metavar="|".join(NORMS), help="Only runs with this norm.", show_default="as for --dataset")
+@click.option(
+    "--eps", metavar="EPS", help="Only runs with this radius; not for curve-eps.", show_default="as for --dataset"
+)
 @click.option("--base", metavar="NAME", help="Only runs on this base.")
 @click.option("--tier", metavar="NAME", default="aware-full", help="pareto: the tier of the worst case.")
 @click.option("--scale", type=float, default=2.0, metavar="X", help="PNG: size relative to the page's chart.")
@@ -121,7 +135,7 @@ def _report(line: str) -> None:
 @unused_data_option
 @config_option
 def plot(
-    kind: str,
+    kind: str | None,
     out: str,
     run: str | None,
     example: int | None,
@@ -141,12 +155,15 @@ def plot(
     bench plot curve-delay --out delay.svg --dataset mnist
     bench plot neighbours --run RUN --example I --out neighbours.html
     """
-    store = open_session(config).store(db)
     from bench.threat import parse_number
     from leaderboard.charts import LEADERBOARD_CHARTS, RUN_CHARTS, drawing
     from leaderboard.charts.files import ENDINGS, write_chart
     from leaderboard.content import TIERS
 
+    if kind is None:
+        kinds = ", ".join([*LEADERBOARD_CHARTS, *RUN_CHARTS])
+        raise BadValue(f"Give the kind of chart: {kinds}; see: bench plot --help")
+    store = open_session(config).store(db)
     chart = RUN_CHARTS.get(kind) or LEADERBOARD_CHARTS.get(kind)
     if chart is None:
         raise UnknownName("chart", kind, [*LEADERBOARD_CHARTS, *RUN_CHARTS])

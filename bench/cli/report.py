@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     "--format",
     "form",
     metavar="text|markdown|html",
-    help="Default: text, for a terminal.",
+    help="Form of the table.",
+    show_default="text, for a terminal",
     shell_complete=one_of("text", "markdown", "html"),
 )
-@click.option("--out", metavar="FILE", help="Default: standard output.")
+@click.option("--out", metavar="FILE", help="File of the table.", show_default="standard output")
 @click.option(
     "--table", metavar="SUITE", help="Lay the runs out in the table of another suite.", shell_complete=names("table")
 )

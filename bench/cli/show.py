@@ -178,10 +178,11 @@ def _text(value: Any) -> str:
     "--format",
     "form",
     metavar="csv|json|parquet",
-    help="Default: json, runs with their examples.",
+    help="Form of the file.",
+    show_default="json, runs with their examples",
     shell_complete=one_of("csv", "json", "parquet"),
 )
-@click.option("--out", metavar="FILE", help="Default: standard output.")
+@click.option("--out", metavar="FILE", help="File that is written.", show_default="standard output")
 @reading_options
 def export(
     runs: tuple[str, ...], form: str | None, out: str | None, as_json: bool, db: str | None, config: str | None

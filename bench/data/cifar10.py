@@ -38,7 +38,6 @@ class Cifar10:
     """CIFAR-10."""
 
     Params = TaskParams
-    summary = "CIFAR-10, 50,000 + 10,000 images of ten things, 3 x 32 x 32"
     downloads = True
 
     @staticmethod

@@ -58,7 +58,6 @@ class ImageNet:
     """ImageNet, or a part of its classes."""
 
     Params = ImageNetParams
-    summary = "ImageNet class folders of JPEG files, any subset of the classes, 3 x 224 x 224"
     downloads = False
 
     @staticmethod

@@ -39,7 +39,6 @@ class Mnist:
     """The MNIST database of handwritten digits, 28 x 28."""
 
     Params = TaskParams
-    summary = "MNIST, 60,000 + 10,000 handwritten 28 x 28 digits"
     downloads = True
 
     @staticmethod

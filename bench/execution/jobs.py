@@ -16,6 +16,18 @@ from bench.planning.spec import RunSpec
 from bench.rows import Meter, Resume, Row
 from bench.tiers import Unreachable
 
+#: what a job does before it says more itself
+_DOING = {
+    "declines": "asking whether the attack applies",
+    "base": "reading or training",
+    "pieces": "listing what the defense needs",
+    "piece": "preparing the defense",
+    "fit": "fitting the defense",
+    "look": "looking at the network",
+    "craft": "crafting on the base",
+    "game": "playing",
+}
+
 JobKind = Literal["declines", "base", "pieces", "piece", "fit", "look", "craft", "game"]
 
 
@@ -39,6 +51,17 @@ class Job:
     spec: RunSpec
     argument: Any = None
     resume: Resume = field(default_factory=Resume)
+
+    def in_words(self, text: str = "") -> str:
+        """What the job does, for a line of progress; text: the line of the job itself, which a reader sees after it.
+
+        It is short and begins with what matters: a terminal of 80 columns shows about thirty characters.
+        """
+        name = "base" if self.kind == "base" else ""
+        if self.kind == "game" and self.spec.game.games > 1:
+            name = f"game {self.argument + 1}/{self.spec.game.games}"
+        doing = text or _DOING[self.kind]
+        return f"{name}: {doing}" if name else doing
 
     @property
     def key(self) -> str:

@@ -53,6 +53,9 @@ class Listener:
     def finished(self, spec: RunSpec, status: str, reason: str) -> None:
         """A run has ended as DONE, SKIPPED or FAILED: here, in another process, or in an earlier command."""
 
+    def whole(self, text: str) -> None:
+        """How far all that was asked for is, in words."""
+
 
 Script = Generator[list[Job], list[Any], None]
 
@@ -239,10 +242,23 @@ class Runner:
             self._end(active, "FAILED", f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
             return
         self._set_stage(active, stage)
-        for job in stage:
-            if job.key not in self._in_flight:
-                self._in_flight[job.key] = job
-                self._ready.append(job)
+        new = [job for job in stage if job.key not in self._in_flight]
+        for job in new:
+            self._in_flight[job.key] = job
+            self._ready.append(job)
+        if new:  # else another run waits for the same and has said so
+            text = self._starting() or ("" if new[0].kind == "declines" else new[0].in_words())
+            if text:
+                self._listener.progress(active.spec, text)
+
+    def _starting(self) -> str:
+        """That processes are started first, which takes seconds; "" where they run or none is needed."""
+        if self._engine is None and self._settings.engine == "ray":
+            return "starting workers on Ray"
+        if self._engine is not None or (self._settings.workers == 1 and not self._settings.apart):
+            return ""
+        count = self._settings.workers
+        return f"starting {count} {'processes' if count > 1 else 'process'}, to load the libraries"
 
     def _set_stage(self, active: _Active, stage: list[Job]) -> None:
         """The jobs that a run waits for now."""
@@ -266,7 +282,7 @@ class Runner:
 
     def _progress(self, job: Job, text: str) -> None:
         for run in self._waiting(job)[:1]:  # several runs may wait for one job: one of them reports it
-            self._listener.progress(run.spec, text)
+            self._listener.progress(run.spec, job.in_words(text))
 
     def _handle(self, job: Job, event: Event) -> None:
         waiting = self._waiting(job)

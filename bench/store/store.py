@@ -26,10 +26,13 @@ from bench.store.folder import Needs
 from bench.store.games import GameRecord
 from bench.store.leases import Claim, Holder
 from bench.store.runs import RunRecord
-from bench.store.schema import connect, parse_url, unusable
+from bench.store.schema import connect, file_of, parse_url, shown, unusable
 
 #: how often a write is tried that other processes may make at the same time; one more is enough in most cases
 WRITE_ATTEMPTS = 10
+#: seconds for which a server that does not answer is tried again, and the longest pause between two tries
+RECONNECT_S = 60.0
+PAUSE_S = 5.0
 
 
 def _is_gone(error: DBAPIError) -> bool:
@@ -43,9 +46,6 @@ def _say(line: str) -> None:
     warnings.warn(line, stacklevel=4)
 
 
-#: seconds for which a server that does not answer is tried again, and the longest pause between two tries
-RECONNECT_S = 60.0
-PAUSE_S = 5.0
 def _storable(text: str) -> str:
     """A message that a database takes: file names that are no UTF-8, and zero bytes, as Python writes them."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
@@ -78,6 +78,12 @@ class Store:
         """The store behind a URL or a path; None where it does not exist and `create` is False."""
         engine = connect(parse_url(url), create)
         return None if engine is None else Store(engine, url, folder.files_of(url))
+
+    @property
+    def place(self) -> str:
+        """Where the rows are: the path of the file, or the URL of the server without its password."""
+        parsed = parse_url(self.url)
+        return str(file_of(parsed) or shown(parsed))
 
     def close(self) -> None:
         self._engine.dispose()

@@ -462,3 +462,11 @@ def test_urls_of_no_database_are_refused_in_one_line() -> None:
         with pytest.raises(StoreError, match=message) as refused:
             Store.open(url)
         assert "\n" not in str(refused.value) and "secret" not in str(refused.value)
+
+
+def test_reading_runs_needs_no_torch() -> None:
+    """It takes more than a second to import, longer than the rows of a thousand runs take to read."""
+    code = "import sys, bench.analysis.describe, bench.cli.lists; print('torch' in sys.modules)"
+    there = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=there)
+    assert done.stdout == "False\n"
