@@ -10,13 +10,14 @@ aside as `key.damaged`, reported in one line, and made again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from bench.errors import DiskError
 from bench.rows import NO_COST, Cost
 from bench.values import State
 
@@ -39,18 +41,46 @@ def digest(value: Any) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, whenever the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file so that a reader sees the old content or the new, whenever the process dies.
+
+    `DiskError` where that cannot be; nothing is left behind then.
+    """
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with _on_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _on_disk(path: Path) -> Iterator[None]:
+    """Within, `path` is written: what the system says against it becomes a `DiskError`."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError.of(error, path) from error
+
+
+def is_full(folder: Path) -> bool:
+    """Whether there is hardly any space left for a folder."""
+    return shutil.disk_usage(folder).free < FULL
+
+
+def full_disk(folder: Path) -> DiskError:
+    return DiskError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 #: the file in a folder that says what the others hold
 MANIFEST = "manifest.json"
+#: free bytes below which what failed while it wrote a folder has failed for want of space
+FULL = 1 << 20
 #: the ending of what was set aside
 DAMAGED = ".damaged"
 #: folders whose contents were compared by this process, with the sizes and times of their files at that moment
@@ -84,25 +114,47 @@ class Cache:
         target = self.path(kind, key)
         if target.exists() and not damage(target):
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
+        lock = FileLock(f"{target}.lock")
+        with _on_disk(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        try:
             if target.exists() and (what := damage(target)):
                 self._set_aside(target, what)
             if not target.exists():
-                part = target.with_name(f"{key}.part")
-                shutil.rmtree(part, ignore_errors=True)  # what a killed builder left
-                part.mkdir()
-                build(part)
-                write_atomic(part / MANIFEST, json.dumps(_manifest(part)).encode())
-                part.replace(target)
-                _compared[target] = _stamps(target)
+                self._build(target, build)
+        finally:
+            lock.release()
         return target
+
+    def _build(self, target: Path, build: Callable[[Path], None]) -> None:
+        """Make the folder of an artefact whose lock is held."""
+        part = target.with_name(f"{target.name}.part")
+        shutil.rmtree(part, ignore_errors=True)  # what a killed builder left
+        with _on_disk(part):
+            part.mkdir()
+        try:
+            build(part)
+        except Exception as error:  # libraries say in their own ways that a file could not be written
+            if isinstance(error, DiskError) or is_full(part):
+                shutil.rmtree(part, ignore_errors=True)
+                raise error if isinstance(error, DiskError) else full_disk(part) from error
+            raise
+        write_atomic(part / MANIFEST, json.dumps(_manifest(part)).encode())
+        with _on_disk(target):
+            part.replace(target)
+        _compared[target] = _stamps(target)
 
     def _set_aside(self, target: Path, what: str) -> None:
         aside = target.with_name(f"{target.name}{DAMAGED}")
-        self._remove(aside)
-        with suppress(FileNotFoundError):  # another process was faster
+        try:
+            self._remove(aside)
             target.replace(aside)
+        except FileNotFoundError:  # another process was faster
+            pass
+        except OSError as error:
+            said = f"it is damaged ({what}), and cannot be set aside: {error.strerror}"
+            raise DiskError(error.errno, said, str(target)) from error
         self._report(f"{target} is damaged ({what}): it is set aside as {aside.name} and made again")
 
     def drop(self, kind: str, key: str) -> None:

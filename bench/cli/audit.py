@@ -12,6 +12,7 @@ from bench.cli.complete import names, one_of
 from bench.cli.options import parse_sets, playing_options
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session, take_runner
+from bench.source import foreign_code
 
 if TYPE_CHECKING:
     from bench.auditing import Audit
@@ -93,13 +94,13 @@ def audit(
 
     one_thread()
     player = Player(planned, store, settings)
-    with make_listener(sys.stderr) as listener:
+    with foreign_code(), make_listener(sys.stderr) as listener:
         reason = player.fit(listener)
     if reason:
         click.echo(f"The audit cannot begin: {reason}", err=True)
         return 1
     _print_plan(planned, player.costs())
-    with make_listener(sys.stderr) as listener:
+    with foreign_code(), make_listener(sys.stderr) as listener:
         player.play(listener)
     result = player.result()
     store.put_audit(planned.key, result, collect(settings.device))

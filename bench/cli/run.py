@@ -13,6 +13,7 @@ from bench.cli.options import parse_sets, playing_options
 from bench.deadline import NEVER, Deadline, parse_duration
 from bench.execution.session import open_session
 from bench.norms import NORMS
+from bench.source import foreign_code
 
 #: exit code of a command whose time limit passed before it was done: EX_TEMPFAIL of sysexits.h, try again
 OUT_OF_TIME = 75
@@ -147,7 +148,7 @@ def run(
     store = prepared.begin()
     from bench.cli.progress import make_listener
 
-    with make_listener(sys.stderr, prepared.planned) as listener:
+    with foreign_code(), make_listener(sys.stderr, prepared.planned) as listener:
         prepared.play(store, listener)
     return _report(prepared, store, as_json)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bench.deadline import OutOfTime
-from bench.errors import one_line
+from bench.errors import DiskError, one_line
 from bench.game.resources import Resources, RunResources
 from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
@@ -96,9 +96,16 @@ class Stopped:
     """The command's time limit has passed. The job is not done; what it stored on the way is there for the next one."""
 
 
-Event = Progress | ChunkDone | Done | Failed | Lost | Stopped
+@dataclass(frozen=True)
+class Unwritten:
+    """This machine cannot keep what the job makes: a full disk, a folder of somebody else's. It is no run's fault."""
+
+    error: DiskError
+
+
+Event = Progress | ChunkDone | Done | Failed | Lost | Stopped | Unwritten
 #: what a job ends with
-End = Done | Failed | Lost | Stopped
+End = Done | Failed | Lost | Stopped | Unwritten
 
 
 class _Closing(BaseException):
@@ -120,6 +127,8 @@ def perform(resources: Resources, job: Job) -> Iterator[Event]:
         return
     except OutOfTime:
         yield Stopped()
+    except DiskError as error:
+        yield Unwritten(error)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plug-in may raise anything: the reason is stored with the run

@@ -87,7 +87,10 @@ class Session:
         runner: dict[str, Any] | None = None,
         deadline: Deadline = NEVER,
     ) -> Settings:
-        """How runs are executed: from [runner] of the configuration, with these values over it."""
+        """How runs are executed: from [runner] of the configuration, with these values over it.
+
+        All paths are absolute, so that nothing moves with the working directory of a plug-in.
+        """
         from pydantic import ValidationError
 
         from bench.config import RunnerSection, validation_error
@@ -102,11 +105,11 @@ class Session:
         except ValidationError as error:
             raise validation_error(error, RunnerSection, "[runner]") from None
         return Settings(
-            cache_root=files_of(db),
-            data_dir=data_dir,
+            cache_root=files_of(db).absolute(),
+            data_dir=None if data_dir is None else data_dir.absolute(),
             device=device,
-            config=self.path,
-            plugins=self.plugins,
+            config=None if self.path is None else self.path.absolute(),
+            plugins=tuple(str(Path(plugin).absolute()) for plugin in self.plugins),
             chunk=section.chunk,
             checkpoint_s=section.checkpoint_s,
             workers=section.workers or (1 if device == "cuda" else os.cpu_count() or 1),

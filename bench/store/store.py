@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from bench.errors import StoreError
+from bench.errors import DiskError, StoreError
 from bench.planning.spec import RunSpec
 from bench.rows import Meter, Resume, Row
 from bench.store import audits, examples, folder, games, leases, runs
@@ -25,7 +25,7 @@ from bench.store.folder import Needs
 from bench.store.games import GameRecord
 from bench.store.leases import Claim, Holder
 from bench.store.runs import RunRecord
-from bench.store.schema import connect, parse_url, unusable
+from bench.store.schema import Frozen, connect, parse_url, unusable
 
 #: how often a write is tried that other processes may make at the same time; one more is enough in most cases
 WRITE_ATTEMPTS = 10
@@ -47,10 +47,14 @@ def in_parts(things: Sequence[Anything], size: int = TOGETHER) -> Iterator[Seque
 
 
 class Store:
-    """A database of results. Open with `Store.open`. Any method raises `StoreError` where the database fails."""
+    """A database of results. Open with `Store.open`.
 
-    def __init__(self, engine: Engine, url: str, files: Path) -> None:
+    Any method raises `StoreError` where the database fails, and `DiskError` where its disk is full.
+    """
+
+    def __init__(self, engine: Engine, url: str, files: Path, frozen: Frozen | None = None) -> None:
         self._engine = engine
+        self._frozen = frozen
         self.url = url
         self.files = files
         self._holder = Holder.this_process()
@@ -58,8 +62,8 @@ class Store:
     @staticmethod
     def open(url: str, create: bool = True) -> Store | None:
         """The store behind a URL or a path; None where it does not exist and `create` is False."""
-        engine = connect(parse_url(url), create)
-        return None if engine is None else Store(engine, url, folder.files_of(url))
+        opened = connect(parse_url(url), create)
+        return None if opened is None else Store(opened.engine, url, folder.files_of(url), opened.frozen)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -71,6 +75,8 @@ class Store:
         """A session that is rolled back at the end. What the database driver raises becomes a `StoreError`."""
         with self._driver_errors(), Session(self._engine) as session:
             yield session
+            if self._frozen is not None:
+                self._frozen.check()
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
@@ -145,11 +151,11 @@ class Store:
             leases.check_environment(run, provenance)
 
     def heartbeat(self, keys: Iterable[str]) -> bool:
-        """Say that the holder of these runs is alive. False where the database was busy: the next beat repeats it."""
+        """Say that the holder of these runs is alive. False where it could not be written: the next beat repeats it."""
         try:
             with self._writing() as session:
                 leases.beat(session, self._holder, keys)
-        except StoreError:
+        except (StoreError, DiskError):
             return False
         return True
 
