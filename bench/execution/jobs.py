@@ -155,17 +155,20 @@ def _made(thing: object) -> None:
 
 def _game(resources: Resources, job: Job) -> Generator[Event, None, tuple[Meter, float]]:
     """Play a game; returns what was spent after its last chunk. The clock starts when the defense is fitted."""
-    resources.of(job.spec).fitted()
-    start = time.perf_counter()
-    match = resources.match(job.spec, job.argument)
-    for chunk in rules_of(job.spec.game).play(match, job.resume):
-        file = resources.cache.put_tensors("images", {"images": chunk.images})
+    run = resources.of(job.spec)
+    run.fitted()
+    with run.shared_kept():
+        start = time.perf_counter()
+        match = resources.match(job.spec, job.argument)
+        for chunk in rules_of(job.spec.game).play(match, job.resume):
+            file = resources.cache.put_tensors("images", {"images": chunk.images})
+            wall_s = time.perf_counter() - start
+            resume = Resume(chunk.rows[-1].position + 1, chunk.served, chunk.digest)
+            try:
+                yield ChunkDone(chunk.rows, file, resume, replace(match.meter), wall_s)
+            except GeneratorExit:
+                raise _Closing from None
+            start, match.meter.attack_s, match.meter.defense_s = time.perf_counter(), 0.0, 0.0
+            resources.settings.deadline.stop()
         wall_s = time.perf_counter() - start
-        resume = Resume(chunk.rows[-1].position + 1, chunk.served, chunk.digest)
-        try:
-            yield ChunkDone(chunk.rows, file, resume, replace(match.meter), wall_s)
-        except GeneratorExit:
-            raise _Closing from None
-        start, match.meter.attack_s, match.meter.defense_s = time.perf_counter(), 0.0, 0.0
-        resources.settings.deadline.stop()
-    return match.meter, time.perf_counter() - start
+    return match.meter, wall_s

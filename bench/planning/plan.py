@@ -158,6 +158,7 @@ class _Resolver:
             base_part, base_seed, network = part, seed, Part(part.name, part.version, part.source)
         attack_entry = registry.attacks[attack]
         attack_cls: type[Attack] = attack_entry.load()
+        _check_attack(attack, attack_cls)
         attack_params = self._params("attack", attack_cls, attack, dataset.name)
         surrogate, surrogate_base = self._surrogate(base_part, network, threat, facts)
         n = self.request.n if self.request.n is not None else self.config.run.n
@@ -363,6 +364,14 @@ class _Resolver:
         elif cls.kind == "static" and not cls.randomised:
             params[key] = 1  # the order does not matter to a static defense: further games would have the same rows
         return game_of(protocol, params, batch)
+
+
+def _check_attack(name: str, cls: type[Attack]) -> None:
+    """`BrokenPlugin` where a class declares what no attack can be."""
+    if cls.kind not in ("budget", "minimal"):
+        raise BrokenPlugin(f"The kind of {name!r} is {cls.kind!r}; it must be budget or minimal.")
+    if cls.block is not None and not (isinstance(cls.block, int) and cls.block > 0):
+        raise BrokenPlugin(f"The block of {name!r} is {cls.block!r}; it must be a number above 0, or None for all.")
 
 
 def _game_params(model: type[Params], values: dict[str, Any]) -> dict[str, Any]:
