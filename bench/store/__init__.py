@@ -1,9 +1,10 @@
 """Results in a database: a SQLite file by default, or a PostgreSQL server. Only this package imports SQLAlchemy."""
 
-from bench.store.folder import Needs, files_of, shares_files
+from bench.store.folder import Needs, files_of, is_sqlite, shares_files, sqlite_file
 from bench.store.games import GameRecord
 from bench.store.glance import Glance, glance_at
 from bench.store.leases import Claim, LeaseLost
+from bench.store.rescue import Rescued, damage_in, rescue
 from bench.store.runs import RunRecord
 from bench.store.store import Store, in_parts
 
@@ -13,10 +14,15 @@ __all__ = [
     "Glance",
     "LeaseLost",
     "Needs",
+    "Rescued",
     "RunRecord",
     "Store",
+    "damage_in",
     "files_of",
     "glance_at",
     "in_parts",
+    "is_sqlite",
+    "rescue",
     "shares_files",
+    "sqlite_file",
 ]
