@@ -17,7 +17,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from bench.errors import DiskError
+from bench.errors import DiskError, one_line
 from bench.rows import NO_COST, Cost
 from bench.values import State
 
@@ -60,11 +60,14 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _on_disk(path: Path) -> Iterator[None]:
-    """Within, `path` is written: what the system says against it becomes a `DiskError`."""
+def _on_disk(path: Path, damage: str = "") -> Iterator[None]:
+    """Within, `path` is written, since it is missing or damaged: what the system says against it is a `DiskError`."""
     try:
         yield
     except OSError as error:
+        if damage:
+            said = f"it is damaged ({damage}), and cannot be set aside: {error.strerror or one_line(error)}"
+            raise DiskError(error.errno, said, str(path)) from error
         raise DiskError.of(error, path) from error
 
 
@@ -112,10 +115,11 @@ class Cache:
     def get_or_build(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
         """The folder of an artefact. If it is missing, `build(folder)` makes it: in one process, while others wait."""
         target = self.path(kind, key)
-        if target.exists() and not damage(target):
+        what = damage(target) if target.exists() else ""
+        if target.exists() and not what:
             return target
         lock = FileLock(f"{target}.lock")
-        with _on_disk(target):
+        with _on_disk(target, what):
             target.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         try:
@@ -147,14 +151,9 @@ class Cache:
 
     def _set_aside(self, target: Path, what: str) -> None:
         aside = target.with_name(f"{target.name}{DAMAGED}")
-        try:
+        with _on_disk(target, what), suppress(FileNotFoundError):  # another process was faster
             self._remove(aside)
             target.replace(aside)
-        except FileNotFoundError:  # another process was faster
-            pass
-        except OSError as error:
-            said = f"it is damaged ({what}), and cannot be set aside: {error.strerror}"
-            raise DiskError(error.errno, said, str(target)) from error
         self._report(f"{target} is damaged ({what}): it is set aside as {aside.name} and made again")
 
     def drop(self, kind: str, key: str) -> None:
