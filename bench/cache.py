@@ -13,13 +13,14 @@ is put there too, and what arrives is compared with its manifest as what lies he
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from bench.errors import one_line
+from bench.errors import DiskError, one_line
 from bench.rows import NO_COST, Cost
 from bench.tiers import Tier
 from bench.values import State
@@ -43,18 +44,49 @@ def digest(value: Any) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, whenever the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file so that a reader sees the old content or the new, whenever the process dies.
+
+    `DiskError` where that cannot be; nothing is left behind then.
+    """
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with _on_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _on_disk(path: Path, damage: str = "") -> Iterator[None]:
+    """Within, `path` is written, since it is missing or damaged: what the system says against it is a `DiskError`."""
+    try:
+        yield
+    except OSError as error:
+        if damage:
+            said = f"it is damaged ({damage}), and cannot be set aside: {error.strerror or one_line(error)}"
+            raise DiskError(error.errno, said, str(path)) from error
+        raise DiskError.of(error, path) from error
+
+
+def is_full(folder: Path) -> bool:
+    """Whether there is hardly any space left for a folder."""
+    return shutil.disk_usage(folder).free < FULL
+
+
+def full_disk(folder: Path) -> DiskError:
+    return DiskError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 #: the file in a folder that says what the others hold
 MANIFEST = "manifest.json"
+#: free bytes below which what failed while it wrote a folder has failed for want of space
+FULL = 1 << 20
 #: the ending of what was set aside
 DAMAGED = ".damaged"
 #: folders whose contents were compared by this process, with the sizes and times of their files at that moment
@@ -108,25 +140,44 @@ class Cache:
         inputs: what the key is made of, as JSON values: noted in the manifest for a reader
         """
         target = self.path(kind, key)
-        if target.exists() and not damage(target):
+        what = damage(target) if target.exists() else ""
+        if target.exists() and not what:
             self._share_folder(kind, key)
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
+        lock = FileLock(f"{target}.lock")
+        with _on_disk(target, what):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        try:
             if target.exists() and (what := damage(target)):
                 self._set_aside(target, what)
             if not target.exists():
-                part = target.with_name(f"{key}.part")
-                shutil.rmtree(part, ignore_errors=True)  # what a killed builder left
-                part.mkdir()
-                if not self._arrived(kind, key, part):
-                    build(part)
-                    known = {"made_with": self._made_with, "inputs": dict(inputs or {}), "files": _manifest(part)}
-                    write_atomic(part / MANIFEST, json.dumps(known, indent=1).encode())
-                part.replace(target)
-                _compared[target] = _stamps(target)
+                self._make(kind, key, build, inputs or {})
+        finally:
+            lock.release()
         self._share_folder(kind, key)
         return target
+
+    def _make(self, kind: str, key: str, build: Callable[[Path], None], inputs: Mapping[str, Any]) -> None:
+        """The folder of an artefact whose lock is held: from the tier, or built now."""
+        target = self.path(kind, key)
+        part = target.with_name(f"{key}.part")
+        shutil.rmtree(part, ignore_errors=True)  # what a killed builder left
+        with _on_disk(part):
+            part.mkdir()
+        try:
+            if not self._arrived(kind, key, part):
+                build(part)
+                known = {"made_with": self._made_with, "inputs": dict(inputs), "files": _manifest(part)}
+                write_atomic(part / MANIFEST, json.dumps(known, indent=1).encode())
+        except Exception as error:  # libraries say in their own ways that a file could not be written
+            if isinstance(error, DiskError) or is_full(part):
+                shutil.rmtree(part, ignore_errors=True)
+                raise error if isinstance(error, DiskError) else full_disk(part) from error
+            raise
+        with _on_disk(target):
+            part.replace(target)
+        _compared[target] = _stamps(target)
 
     # -- the second tier --------------------------------------------------------------------------------------------
 
@@ -198,8 +249,8 @@ class Cache:
 
     def _set_aside(self, target: Path, what: str) -> None:
         aside = target.with_name(f"{target.name}{DAMAGED}")
-        self._remove(aside)
-        with suppress(FileNotFoundError):  # another process was faster
+        with _on_disk(target, what), suppress(FileNotFoundError):  # another process was faster
+            self._remove(aside)
             target.replace(aside)
         self._report(f"{target} is damaged ({what}): it is set aside as {aside.name} and made again")
 

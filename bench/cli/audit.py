@@ -12,6 +12,7 @@ from bench.cli.complete import names, one_of
 from bench.cli.options import Configured, parse_sets, playing_options
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session, take_runner
+from bench.source import foreign_code
 
 if TYPE_CHECKING:
     from bench.auditing import Audit
@@ -101,13 +102,13 @@ def audit(
 
     one_thread()
     player = Player(planned, store, settings)
-    with make_listener(sys.stderr) as listener:
+    with foreign_code(), make_listener(sys.stderr) as listener:
         reason = player.fit(listener)
     if reason:
         click.echo(f"The audit cannot begin: {reason}", err=True)
         return 1
     _print_plan(planned, player.costs())
-    with make_listener(sys.stderr) as listener:
+    with foreign_code(), make_listener(sys.stderr) as listener:
         player.play(Remaining(listener, player.expected, settings.workers))
         listener.whole("the steps are played; now how the defense behaves, and the verdict")
         result = player.result()

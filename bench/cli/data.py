@@ -18,6 +18,7 @@ from bench.cli.options import (
 )
 from bench.errors import BadValue, BrokenPlugin, DataError, one_line
 from bench.execution.session import open_session
+from bench.source import foreign_code
 
 
 @click.command()
@@ -105,9 +106,10 @@ def train(
     settings = session.settings(session.db(db), folder, pick_device(device), 1)
     one_thread()
     resources = Resources(settings, lambda line: click.echo(line, err=True))
-    fitted = resources.of(spec).base()
-    x, y = resources.of(spec).points(list(range(spec.test_size)))
-    right = int((fitted.predict(x).argmax(1) == y).sum())
+    with foreign_code():
+        fitted = resources.of(spec).base()
+        x, y = resources.of(spec).points(list(range(spec.test_size)))
+        right = int((fitted.predict(x).argmax(1) == y).sum())
     path = resources.cache.path("bases", resources.artefact(spec.base_key)) / "weights.safetensors"
     result = {
         "base": base,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import config_option, db_option, unused_data_option, using_options
+from bench.cli.options import config_option, db_option, unused_data_option, using_options, write_out
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
 from bench.norms import NORMS, ball_of
@@ -157,7 +157,7 @@ def plot(
     """
     from bench.threat import parse_number
     from leaderboard.charts import LEADERBOARD_CHARTS, RUN_CHARTS, drawing
-    from leaderboard.charts.files import ENDINGS, write_chart
+    from leaderboard.charts.files import ENDINGS, chart_file
     from leaderboard.content import TIERS
 
     if kind is None:
@@ -180,10 +180,7 @@ def plot(
     else:
         radius = None if eps is None else parse_number("--eps", eps)
         title, records = _of_a_board(LEADERBOARD_CHARTS[kind], store, dataset, norm, radius, base, tier)
-    try:
-        write_chart(drawing(chart, records, title), Path(out), scale)
-    except OSError as error:
-        raise BadValue(f"{out!r} cannot be written: {error.strerror}; give --out another.") from None
+    write_out(out, chart_file(drawing(chart, records, title), Path(out).suffix.lower(), scale))
     click.echo(f"{out} ({len(records)} points)")
     return 0
 

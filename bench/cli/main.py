@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from bench.errors import BenchError, one_line
+from bench.errors import BenchError, DiskError, one_line
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -169,9 +169,12 @@ def _called(args: Sequence[str] | None) -> int:
         _let_go_of_output()
         return 0
     except OSError as error:  # of a disk that is full, or a folder that cannot be written
-        _let_go_of_output()
+        goes_on = isinstance(error, DiskError)
+        if not goes_on:  # of standard output, it may be
+            _let_go_of_output()
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"bench: {where}{error.strerror or one_line(error)}; what was done is kept", err=True)
+        more = ", and the same command goes on once that is mended" if goes_on else ""
+        click.echo(f"bench: {where}{error.strerror or one_line(error)}; what was done is kept{more}", err=True)
         return 1
 
 

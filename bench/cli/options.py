@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -84,10 +85,18 @@ using_options = _all(json_option, db_option, data_option, plugin_option, config_
 reading_options = _all(json_option, db_option, unused_data_option, config_option)
 
 
-def write_text(out: str, text: str) -> None:
-    """Write a file that the user named; `BadValue` where that cannot be."""
+def write_out(out: str, data: bytes) -> None:
+    """Write a file that the user named, whole or not at all; `BadValue` where that cannot be."""
+    from bench.cache import write_atomic
+
+    path = Path(out)
     try:
-        Path(out).write_text(text, encoding="utf-8", newline="")
+        if path.exists() and not path.is_file():  # a pipe, a terminal, /dev/null: what is written goes through it
+            path.write_bytes(data)
+        else:
+            if not path.parent.is_dir():
+                raise FileNotFoundError(errno.ENOENT, f"the folder {str(path.parent)!r} does not exist")
+            write_atomic(path.resolve(), data)  # a link stays one
     except OSError as error:
         raise BadValue(f"{out!r} cannot be written: {error.strerror}; give --out another.") from None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.complete import names, one_of
-from bench.cli.options import reading_options, write_text
+from bench.cli.options import reading_options, write_out
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
 
@@ -86,7 +86,7 @@ def report(
     if out is None:
         click.echo(text, nl=False)
     else:
-        write_text(out, text)
+        write_out(out, text.encode())
     return 0
 
 

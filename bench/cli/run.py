@@ -13,6 +13,7 @@ from bench.cli.options import Configured, parse_sets, playing_options, store_opt
 from bench.deadline import NEVER, Deadline, parse_duration
 from bench.execution.session import open_session
 from bench.norms import NORMS
+from bench.source import foreign_code
 
 #: exit code of a command whose time limit passed before it was done: EX_TEMPFAIL of sysexits.h, try again
 OUT_OF_TIME = 75
@@ -159,8 +160,8 @@ def run(
     deadline = NEVER if limit is None else Deadline.after(parse_duration("--for", limit))
     session = open_session(config, plugins)
     values = parse_sets(sets)
-    given = {"limit": silence, "engine": engine, "address": address}
-    values |= {f"runner.{name}": value for name, value in given.items() if value is not None}
+    how = {"limit": silence, "engine": engine, "address": address}
+    values |= {f"runner.{name}": value for name, value in how.items() if value is not None}
     from bench.planning.requests import Request
 
     request = Request(defenses, attacks, bases, datasets, radii, norm, seeds, n, repeats, values, force_eps)
@@ -182,7 +183,7 @@ def run(
     store = prepared.begin()
     from bench.cli.progress import make_listener
 
-    with make_listener(sys.stderr, prepared.planned) as listener:
+    with foreign_code(), make_listener(sys.stderr, prepared.planned) as listener:
         prepared.play(store, listener)
     given = [("--db", db), ("--config", config), ("--data-dir", data_dir), *(("--plugin", file) for file in plugins)]
     options = [word for option, value in given if value is not None for word in (option, value)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.complete import one_of
-from bench.cli.options import reading_options, write_text
+from bench.cli.options import reading_options, write_out
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
 
@@ -212,7 +212,7 @@ def export(
     if out is None:
         sys.stdout.write(text)
     else:
-        write_text(out, text)
+        write_out(out, text.encode())
     return 0
 
 
@@ -233,7 +233,6 @@ def _write_parquet(rows: list[dict[str, Any]], out: str) -> None:
         raise BadValue(
             "Parquet needs pyarrow; install it with: pip install 'adversarial-game-bench[parquet]'"
         ) from None
-    try:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out)
-    except OSError as error:
-        raise BadValue(f"{out!r} cannot be written: {error}; give --out another.") from None
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
+    write_out(out, buffer.getvalue())

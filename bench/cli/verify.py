@@ -9,6 +9,7 @@ import click
 
 from bench.cli.options import device_option, reading_options, store_option, using_options
 from bench.execution.session import open_session
+from bench.source import foreign_code
 
 #: rows that are named in a table before the rest is only counted
 SHOWN = 20
@@ -40,7 +41,8 @@ def verify(
 
     one_thread()
     settings = session.settings(session.db(db), data_folder(data_dir), pick_device(device), 1, shared=shared)
-    result = verify_run(store, record, Resources(settings))
+    with foreign_code():
+        result = verify_run(store, record, Resources(settings))
     if as_json:
         click.echo(json.dumps({**asdict(result), "holds": result.holds}))
         return int(not result.holds)

@@ -7,16 +7,17 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Generator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench import registry
-from bench.cache import Cache
+from bench.cache import Cache, full_disk, is_full
 from bench.deadline import KILL_S
 from bench.environment import collect
-from bench.errors import StoreError, one_line
+from bench.errors import DiskError, StoreError, one_line
 from bench.execution.engine import Engine, make_engine
-from bench.execution.jobs import ChunkDone, Done, Event, Failed, Job, Lost, Stopped
+from bench.execution.jobs import ChunkDone, Done, Event, Failed, Job, Lost, Stopped, Unwritten
 from bench.game.blocks import Blocks
 from bench.game.start import is_foreign
 from bench.planning.plan import Planned
@@ -167,7 +168,8 @@ class Runner:
             if self._engine is not None:
                 self._engine.stop()
             for key in self._active:
-                self._store.release(key)
+                with suppress(StoreError, DiskError):  # what ended the command; the lease ends with this process
+                    self._store.release(key)
 
     def _out_of_time(self) -> bool:
         """The time limit has passed, and no job is under way that may still stop by itself."""
@@ -299,6 +301,8 @@ class Runner:
             case Lost(reason):
                 self._in_flight.pop(job.key, None)
                 self._begin_again(job, waiting, reason)
+            case Unwritten(error):
+                raise error
             case Failed(reason, detail):
                 self._in_flight.pop(job.key, None)
                 for run in waiting:
@@ -306,6 +310,9 @@ class Runner:
 
     def _begin_again(self, job: Job, waiting: list[_Active], reason: str) -> None:
         """A job was lost with its worker: it goes on in another from what is stored of it, or has failed in the end."""
+        root = self._settings.cache_root
+        if root.exists() and is_full(root):  # a process that writes a mapped file there is ended by a signal
+            raise full_disk(root)
         self._lost[job.key] += 1
         if self._lost[job.key] > self._settings.retries:
             count = self._settings.retries

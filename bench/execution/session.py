@@ -97,7 +97,10 @@ class Session:
         deadline: Deadline = NEVER,
         shared: str | None = None,
     ) -> Settings:
-        """How runs are executed: from [runner] of the configuration, with these values over it."""
+        """How runs are executed: from [runner] of the configuration, with these values over it.
+
+        All paths are absolute, so that nothing moves with the working directory of a plug-in.
+        """
         from pydantic import ValidationError
 
         from bench.config import RunnerSection, validation_error
@@ -112,11 +115,11 @@ class Session:
         except ValidationError as error:
             raise validation_error(error, RunnerSection, "[runner]") from None
         return Settings(
-            cache_root=files_of(db),
-            data_dir=data_dir,
+            cache_root=files_of(db).absolute(),
+            data_dir=None if data_dir is None else data_dir.absolute(),
             device=device,
-            config=self.path,
-            plugins=self.plugins,
+            config=None if self.path is None else self.path.absolute(),
+            plugins=tuple(str(Path(plugin).absolute()) for plugin in self.plugins),
             chunk=section.chunk,
             checkpoint_s=section.checkpoint_s,
             workers=section.workers or _workers(section.engine, device),

@@ -13,7 +13,7 @@ def prepare(url: str) -> str:
     """
     parsed = parse_url(url)
     try:
-        engine = connect(parsed, create=True)
+        opened = connect(parsed, create=True)
     except StoreError as error:
         if parsed.get_backend_name() != "postgresql" or "extra 'postgres'" in str(error):
             raise
@@ -22,8 +22,8 @@ def prepare(url: str) -> str:
             f"{one_line(error)} If they are missing, the server's owner creates the user and the database in psql: "
             f"CREATE ROLE {user} LOGIN PASSWORD '...'; CREATE DATABASE {name} OWNER {user};"
         ) from None
-    assert engine is not None
-    engine.dispose()
+    assert opened is not None
+    opened.engine.dispose()
     return f"{shown(parsed)}: its tables are there, of this version."
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from bench.errors import StoreError, one_line
+from bench.errors import DiskError, StoreError, one_line
 from bench.planning.spec import RunSpec
 from bench.rows import Meter, Resume, Row
 from bench.store import audits, examples, folder, games, leases, runs
@@ -26,7 +26,7 @@ from bench.store.folder import Needs
 from bench.store.games import GameRecord
 from bench.store.leases import Claim, Holder
 from bench.store.runs import RunRecord
-from bench.store.schema import connect, file_of, parse_url, shown, unusable
+from bench.store.schema import Frozen, connect, file_of, parse_url, shown, unusable
 
 #: how often a write is tried that other processes may make at the same time; one more is enough in most cases
 WRITE_ATTEMPTS = 10
@@ -63,10 +63,14 @@ def in_parts(things: Sequence[Anything], size: int = TOGETHER) -> Iterator[Seque
 
 
 class Store:
-    """A database of results. Open with `Store.open`. Any method raises `StoreError` where the database fails."""
+    """A database of results. Open with `Store.open`.
 
-    def __init__(self, engine: Engine, url: str, files: Path) -> None:
+    Any method raises `StoreError` where the database fails, and `DiskError` where its disk is full.
+    """
+
+    def __init__(self, engine: Engine, url: str, files: Path, frozen: Frozen | None = None) -> None:
         self._engine = engine
+        self._frozen = frozen
         self.url = url
         self.files = files
         self._holder = Holder.this_process()
@@ -76,8 +80,8 @@ class Store:
     @staticmethod
     def open(url: str, create: bool = True) -> Store | None:
         """The store behind a URL or a path; None where it does not exist and `create` is False."""
-        engine = connect(parse_url(url), create)
-        return None if engine is None else Store(engine, url, folder.files_of(url))
+        opened = connect(parse_url(url), create)
+        return None if opened is None else Store(opened.engine, url, folder.files_of(url), opened.frozen)
 
     @property
     def place(self) -> str:
@@ -95,7 +99,10 @@ class Store:
 
         def once(again: bool) -> Anything:
             with Session(self._engine) as session:
-                return look(session)
+                found = look(session)
+                if self._frozen is not None:
+                    self._frozen.check()
+                return found
 
         return self._answered(once)
 
@@ -195,10 +202,10 @@ class Store:
             leases.check_environment(run, provenance)
 
     def heartbeat(self, keys: Iterable[str]) -> bool:
-        """Say that the holder of these runs is alive. False where the database was busy: the next beat repeats it."""
+        """Say that the holder of these runs is alive. False where it could not be written: the next beat repeats it."""
         try:
             self._write(lambda session: leases.beat(session, self._holder, keys), patient=False)
-        except StoreError:
+        except (StoreError, DiskError):
             return False
         return True
 
