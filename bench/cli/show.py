@@ -19,6 +19,7 @@ from bench.execution.session import open_session
 
 if TYPE_CHECKING:
     from bench.auditing.glossary import Term
+    from bench.store import RunRecord
 
 
 @click.command()
@@ -54,6 +55,7 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
             **describe(store, record),
             "spec": record.spec,
             "provenance": record.provenance,
+            "origin": record.origin,
             "detail": record.detail,
         }
     if as_json:
@@ -69,6 +71,7 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
         return 0
     facts = {
         "status": shown["status"] + (f": {shown['reason']}" if shown["reason"] else ""),
+        **_origin(record),
         "defense": f"{shown['defense']} on {shown['base']}",
         "attack": f"{shown['attack']} on {shown['dataset']}, n {shown['n']}, seed {shown['seed']}",
         "threat": shown["threat_in_words"],
@@ -92,6 +95,14 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
     if record.detail:
         click.echo(record.detail)
     return 0
+
+
+def _origin(record: RunRecord) -> dict[str, str]:
+    """Of a run that came in a bundle: which one, and what of it was replayed here."""
+    if record.origin is None:
+        return {}
+    facts = {name: str(record.origin.get(name, "?")) for name in ("file", "bundle", "merged")}
+    return {"trust": record.trust, "bundle": f"{facts['file']}, sha256 {facts['bundle']}, merged {facts['merged']}"}
 
 
 def _uncut(shown: dict[str, Any]) -> dict[str, str]:

@@ -2,14 +2,15 @@
 
 A game is intact if all its rows are there, its images have the stored hashes, and its labels are those of the dataset.
 Intact games are played again with the stored images, on a fresh defense with the same order, background and noise key
-and without any stored state. The new rows must be equal to the stored ones.
+and without any stored state. The new rows must be equal to the stored ones. For rows of a stranger the attack crafts
+its images again too: else nobody knows that it was this attack that made them.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -73,24 +74,33 @@ class Verification:
         return not (self.bad or self.left_out or self.differences)
 
 
-def verify(store: Store, record: RunRecord, resources: Resources) -> Verification:
-    """Check a stored run: see the module."""
+def verify(
+    store: Store,
+    record: RunRecord,
+    resources: Resources,
+    games: Collection[int] | None = None,
+    crafts: bool = False,
+) -> Verification:
+    """Check a stored run: see the module.
+
+    games: those that are played again; None: all. crafts: the attack crafts again too.
+    """
     rows = store.all_rows(record.key)
     result = Verification(record.key, len(rows))
     spec = RunSpec.from_dict(record.spec)
-    images = stored_images(store, record, resources.cache)
+    images = stored_images(store, record, Cache(store.files))
     result.images = len(images)
-    changed = _changed(spec, record, resources)
+    changed = _changed(spec, record, resources, crafts)
     other_data = changed.startswith("the dataset ")  # then no row of it can be held against its points
     result.bad = list(_bad_rows(rows, images, spec, None if other_data else resources))
-    games = {game.game: game for game in store.games(record.key)}
-    for game in range(spec.game.games):
+    played = {game.game: game for game in store.games(record.key)}
+    for game in range(spec.game.games) if games is None else sorted(games):
         own = [row for row in rows if row.game == game]
-        reason = _not_intact(own, games.get(game), [bad for bad in result.bad if bad.game == game])
+        reason = _not_intact(own, played.get(game), [bad for bad in result.bad if bad.game == game])
         if reason or changed:
             result.left_out[game] = reason or changed
         else:
-            result.differences += _replay(spec, game, own, images, resources)
+            result.differences += _replay(spec, game, own, None if crafts else images, resources)
             result.games += 1
     return result
 
@@ -129,21 +139,26 @@ def _not_intact(own: list[Row], game: GameRecord | None, bad: list[BadRow]) -> s
     return ""
 
 
-def _changed(spec: RunSpec, record: RunRecord, resources: Resources) -> str:
-    """What has changed since the run was played, so that it cannot be played again in the same way; "" for nothing."""
+def _changed(spec: RunSpec, record: RunRecord, resources: Resources, crafts: bool) -> str:
+    """What has changed since the run was played, so that it cannot be played again in the same way; "" for nothing.
+
+    crafts: the attack plays again too.
+    """
     if spec.key != record.key:
         return "the run was made by another version of the harness"
     facts = facts_of(resources.settings.data_dir)(
         spec.dataset.name, registry.datasets.load(spec.dataset.name).Params(**spec.dataset.params)
     )
     now = {"dataset": Part(spec.dataset.name, 1, content_of(spec.dataset.name, facts))}
+    if spec.dataset.source == now["dataset"].source and (unknown := _unknown(spec, crafts)):
+        return unknown
     for what, part in (("defense", spec.defense), ("base", spec.base)):
         now[what] = Part(part.name, 1, registry.defenses[part.name].source_hash())
     if not spec.brings_network:
         now["network"] = Part(*network_source(spec.network.name, str(spec.base.params.get("weights", ""))))
     if spec.game.source and registry.protocols[spec.game.protocol].source_hash() != spec.game.source:
         return f"the protocol {spec.game.protocol} has changed since"
-    if spec.threat.queries_served:  # then the attack plays again
+    if spec.threat.queries_served or crafts:
         now["attack"] = Part(spec.attack.name, 1, registry.attacks[spec.attack.name].source_hash())
     for what, part in now.items():
         if getattr(spec, what).source != part.source:
@@ -155,6 +170,15 @@ def _changed(spec: RunSpec, record: RunRecord, resources: Resources) -> str:
     made = record.provenance.get("environment", {})
     other = [f"{name} {made[name]}, here {here[name]}" for name in here if name in made and made[name] != here[name]]
     return f"it was made with {'; '.join(other)}" if other else ""
+
+
+def _unknown(spec: RunSpec, crafts: bool) -> str:
+    """Which name of a run is registered by nobody here; "" for none."""
+    names = {"defense": (registry.defenses, spec.defense.name), "base": (registry.defenses, spec.base.name)}
+    names |= {"protocol": (registry.protocols, spec.game.protocol)}
+    names |= {"attack": (registry.attacks, spec.attack.name)} if spec.threat.queries_served or crafts else {}
+    missing = next((f"the {what} {name!r}" for what, (known, name) in names.items() if name not in known), "")
+    return f"{missing} is not registered here; give its file with --plugin" if missing else ""
 
 
 class _Stored:
@@ -186,10 +210,13 @@ class _Stored:
 
 
 def _replay(
-    spec: RunSpec, game: int, stored: list[Row], images: dict[tuple[int, int], Tensor], resources: Resources
+    spec: RunSpec, game: int, stored: list[Row], images: dict[tuple[int, int], Tensor] | None, resources: Resources
 ) -> list[Difference]:
-    """Play a game again, and list what differs. Where queries change the state, the attack crafts again too."""
-    given = None if spec.threat.queries_served else _Stored(spec, stored, images, resources)
+    """Play a game again, and list what differs.
+
+    images: the stored ones; None: the attack crafts again, as it does where its queries change the state.
+    """
+    given = None if images is None or spec.threat.queries_served else _Stored(spec, stored, images, resources)
     differences = []
     with tempfile.TemporaryDirectory() as folder:
         match = resources.match(spec, game, given, states=Cache(Path(folder)))

@@ -20,10 +20,11 @@ from sqlalchemy.orm import Session
 from bench.errors import StoreError
 from bench.planning.spec import RunSpec
 from bench.rows import Meter, Resume, Row
-from bench.store import audits, examples, folder, games, leases, runs
+from bench.store import audits, examples, folder, games, leases, merged, runs
 from bench.store.folder import Needs
 from bench.store.games import GameRecord
 from bench.store.leases import Claim, Holder
+from bench.store.merged import WholeRun
 from bench.store.runs import RunRecord
 from bench.store.schema import connect, parse_url, unusable
 
@@ -130,7 +131,7 @@ class Store:
         if goes_on:
             leases.check_environment(run, provenance)
         with self._writing() as session:
-            new_values = {} if goes_on else {"provenance": provenance, "spec": spec.to_dict()}
+            new_values = {} if goes_on else {"provenance": provenance, "spec": spec.to_dict(), "origin": None}
             if not leases.take_over(session, self._holder, run, clean_key, **new_values):
                 return Claim.HELD
             if not goes_on:
@@ -181,6 +182,24 @@ class Store:
             leases.hold(
                 session, self._holder, key, status=status, reason=reason, detail=detail, finished=time.time(), pid=0
             )
+
+    # -- runs of a bundle -------------------------------------------------------------------------------------------
+
+    def add_runs(self, whole: Iterable[WholeRun]) -> None:
+        """Insert finished runs that were played elsewhere, all or none; `StoreError` where one is there already."""
+        try:
+            with self._writing() as session:
+                for run in whole:
+                    merged.add(session, run)
+        except IntegrityError:
+            raise StoreError(
+                "Another process has added one of these runs since they were looked up; merge the bundle again."
+            ) from None
+
+    def note_replayed(self, key: str, games: Iterable[int]) -> None:
+        """Add to the games of a merged run that were replayed here, without a difference."""
+        with self._writing() as session:
+            merged.note_replayed(session, key, games)
 
     # -- runs and suites --------------------------------------------------------------------------------------------
 
