@@ -134,7 +134,7 @@ def _run(
         "clean": record.clean_key if record.clean_key in there else None,
         "created": record.created,
         "finished": record.finished,
-        "made": _made(record.provenance),
+        "made": _made(record),
         "data": {"name": spec.dataset.name, "sha256": spec.dataset.source},
         "weights": _weights(cache, spec, record.provenance),
         "metrics": metrics_of(store, record),
@@ -143,16 +143,13 @@ def _run(
     }  # fmt: skip
 
 
-def _made(provenance: dict[str, Any]) -> dict[str, Any]:
-    made = {name: provenance.get(name, "") for name in ("environment", "versions", "processor", "python", "commit")}
-    return {
-        **made,
-        "environment": made["environment"] or {},
-        "versions": made["versions"] or {},
-        "started": provenance.get("started", ""),
-        "cores": provenance.get("cores"),
-        "host": digest(["host", provenance.get("host", "")])[:12],
-    }
+def _made(record: RunRecord) -> dict[str, Any]:
+    """Where and when the rows were made, without the name of the machine: a hash of it, made once."""
+    provenance, host = record.provenance, str(record.provenance.get("host", ""))
+    made = {name: provenance.get(name, "") for name in ("processor", "python", "commit", "started")}
+    versions = {name: provenance.get(name, {}) for name in ("environment", "versions")}
+    host = host if record.origin is not None else digest(["host", host])[:12]
+    return {**made, **versions, "cores": provenance.get("cores"), "host": host}
 
 
 def _weights(cache: Cache, spec: RunSpec, provenance: dict[str, Any]) -> dict[str, str]:
