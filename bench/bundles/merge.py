@@ -15,6 +15,7 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
+from bench import registry
 from bench.bundles.archive import Archive
 from bench.bundles.check import CheckedRun, check_pairs, checked_run, images_of, read_manifest
 from bench.bundles.manifest import Manifest, RunForm
@@ -167,12 +168,26 @@ def _check(
     if games:
         replay(archive, run, staged, _located(record, paths), games, resources)
         return
+    notes += [
+        f"the {part} is not here as it was then, so what the bundle says of it is not checked" for part in _strange(run)
+    ]
     try:
         found = verify(staged, record, resources, games=())
     except BenchError as error:
         notes.append(f"the labels of run {run.form.key[:12]} were not checked: {one_line(error)}")
     else:
         raise_difference(archive, run, found)
+
+
+def _strange(run: CheckedRun) -> list[str]:
+    """The plug-ins of a run that are not here with the same source."""
+    named = (("defense", registry.defenses, run.spec.defense), ("base", registry.defenses, run.spec.base),
+             ("attack", registry.attacks, run.spec.attack))  # fmt: skip
+    return [
+        f"{what} {part.name!r}"
+        for what, names, part in named
+        if part.name not in names or names[part.name].source_hash() != part.source
+    ]
 
 
 def _differing(said: dict[str, Any], found: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

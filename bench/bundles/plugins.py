@@ -10,7 +10,7 @@ from bench import plugins, registry
 from bench.bundles.archive import Archive, plugin_name
 from bench.bundles.check import content
 from bench.bundles.manifest import Manifest, PluginForm
-from bench.execution.session import Session
+from bench.execution.session import Session, names_used
 from bench.planning.spec import RunSpec
 
 
@@ -46,11 +46,13 @@ def with_plugins(
 
 
 def trusted(archive: Archive, run: str, spec: RunSpec, trust: bool) -> None:
-    """`BadBundle` where a replay would run code of a file that a bundle names, and nobody trusts it."""
-    named = [part.name for part in (spec.network, spec.surrogate) if part is not None and ".py:" in part.name]
-    if named and not trust:
+    """`BadBundle` where a replay needs code of a file that a bundle names, and nobody trusts it."""
+    files = [f"network {part.name!r}" for part in (spec.network, spec.surrogate) if part and ".py:" in part.name]
+    missing = [f"{names.what} {name!r}" for names, name in names_used(spec) if name not in names and ":" not in name]
+    if (named := [*files, *(one for one in missing if spec.network.name not in one)]) and not trust:
         raise archive.wrong(
-            f"its run {run[:12]} has the network {named[0]!r:.100}, which is code: read it, then replay with --trust"
+            f"its run {run[:12]} needs the {named[0]:.120}, which is code and not here: read that of the bundle, then "
+            f"replay with --trust, or give a file of your own with --plugin"
         )
 
 

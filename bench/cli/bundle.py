@@ -28,7 +28,7 @@ trust_option = click.option("--trust", is_flag=True, help="Run plug-in code of t
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True)
+@click.argument("runs", nargs=-1)
 @click.option("--out", metavar="FILE", required=True, help="The file to write, such as mine.zip.")
 @plugin_option
 @reading_options
@@ -40,10 +40,12 @@ def bundle(
     db: str | None,
     config: str | None,
 ) -> int:
-    """Finished runs as one file: every parameter, rows, images, sources of plug-ins, hashes. The clean runs come along.
+    """Finished runs (default: all) as one file: parameters, rows, images, sources of plug-ins, hashes.
+
+    The paired clean runs come along. The same runs give the same bytes.
 
     \b
-    bench list runs
+    bench bundle --out mine.zip
     bench bundle RUN RUN --out mine.zip
     """
     session = open_session(config, plugins, strict=False)
@@ -53,8 +55,12 @@ def bundle(
     path = Path(out)
     if path.suffix != ".zip" or path.is_dir():
         raise BadValue(f"--out is {out!r}; give a file that ends in .zip.")
+    records = [store.resolve(run) for run in dict.fromkeys(runs)] if runs else store.runs(status=["DONE"])
+    if not records:
+        raise BadValue("The database has no finished run to send; see: bench list runs")
     try:
-        packed = pack(store, [store.resolve(run) for run in dict.fromkeys(runs)], path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        packed = pack(store, records, path)
     except OSError as error:
         raise BadValue(f"{out!r} cannot be written: {error.strerror}; give --out another.") from None
     for note in packed.notes:

@@ -113,7 +113,8 @@ FORGERIES: dict[str, tuple[Callable[[Manifest, Rows], None], dict[str, bool], st
         set_in("spec", "threat", "weights", to="adapted"), {"keyed": True}, "it says threat.weights 'adapted'"),
     "the kind of the defense": (
         set_in("spec", "kind", to="online"), {"keyed": True}, "it says that kind of the defense"),
-    "that it may refuse": (set_in("spec", "abstains", to=True), {"keyed": True}, "it says that abstains of the defense"),
+    "that it may refuse": (
+        set_in("spec", "abstains", to=True), {"keyed": True}, "it says that abstains of the defense"),
     "the kind of the attack": (
         set_in("spec", "attack_kind", to="minimal"), {"keyed": True}, "it says that kind of the attack"),
     "how its examples hang together": (
@@ -121,7 +122,8 @@ FORGERIES: dict[str, tuple[Callable[[Manifest, Rows], None], dict[str, bool], st
     "the game in words": (set_in("spec", "game", "card", to="a fair game"), {}, "the threat model in words is"),
     "the threat model in words": (set_in("threat", to="everything"), {}, "the threat model in words is 'everything'"),
     "a protocol that is not here": (
-        set_in("spec", "game", "protocol", to="mine"), {"keyed": True}, "its protocol 'mine' is not here as it was then"),
+        set_in("spec", "game", "protocol", to="mine"), {"keyed": True},
+        "its protocol 'mine' is not here as it was then"),
     "a protocol of another source": (
         set_in("spec", "game", "source", to="f" * 64), {"keyed": True}, "is not here as it was then"),
     "more points than there can be": (
@@ -145,10 +147,12 @@ FORGERIES: dict[str, tuple[Callable[[Manifest, Rows], None], dict[str, bool], st
     "a run twice": (twice, {}, "it has a run twice"),
     "another clean run": (set_in("clean", to="0" * 64), {}, "lacks its paired clean run 000000000000"),
     "itself as its clean run": (
-        lambda manifest, rows: attacked(manifest).update(clean=attacked(manifest)["key"]), {}, "lacks its paired clean run"),
+        lambda manifest, rows: attacked(manifest).update(clean=attacked(manifest)["key"]), {},
+        "lacks its paired clean run"),
     "a run that is no object": (lambda manifest, rows: manifest.update(plugins=[3]), {}, "has another form: plugins.0"),
     "another form": (lambda manifest, rows: manifest.update(format="zip"), {}, "does not say that it is an"),
-    "a form of another version": (lambda manifest, rows: manifest.update(version=2), {}, "it is of version 2 of this form"),
+    "a form of another version": (
+        lambda manifest, rows: manifest.update(version=2), {}, "it is of version 2 of this form"),
     "a version that is none": (lambda manifest, rows: manifest.update(version="x" * 999), {}, "it is of version 'xxx"),
 }  # fmt: skip
 
@@ -250,7 +254,7 @@ def test_labels_and_points_are_those_of_the_dataset(bench: Bench, sent: Path) ->
 
 
 def agreeing(bench: Bench, bundle: Path, edit: Callable[[Manifest, Rows], None], **how: bool) -> Path:
-    """A forgery all of whose hashes and figures agree: it is merged as a claim, and its figures are taken from there."""
+    """A forgery all of whose hashes and figures agree: the figures are taken from where it was merged as a claim."""
     first = forged(bundle, Path("first.zip"), edit, **how)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench.bundles.merge._differing", lambda said, found: {})
@@ -271,8 +275,10 @@ def agreeing(bench: Bench, bundle: Path, edit: Callable[[Manifest, Rows], None],
 
 LIES: dict[str, tuple[Callable[[Manifest, Rows], None], dict[str, bool], str]] = {
     "an answer": (flattered, {}, "answer is "),
-    "a stronger attack": (set_in("spec", "attack", "params", "steps", to=4), {"keyed": True}, "when the game is played"),
-    "the weights of the base": (set_in("weights", "base", to="0" * 64), {}, "the weights of 'regular' have the hash 0000"),
+    "a stronger attack": (
+        set_in("spec", "attack", "params", "steps", to=4), {"keyed": True}, "when the game is played"),
+    "the weights of the base": (
+        set_in("weights", "base", to="0" * 64), {}, "the weights of 'regular' have the hash 0000"),
 }  # fmt: skip
 
 

@@ -126,10 +126,11 @@ def test_a_run_without_its_images_is_not_sent(bench: Bench, sent: Path) -> None:
     ("args", "said"),
     [
         (["--out", "x.tar"], "give a file that ends in .zip"),
-        (["--out", "no/x.zip"], "cannot be written"),
+        (["--out", "own.txt/x.zip"], "cannot be written"),
     ],
 )
 def test_a_wrong_file_to_write_is_one_line(bench: Bench, sent: Path, args: list[str], said: str) -> None:
+    Path("own.txt").touch()
     told = bench("bundle", attacked_key(sent / "bench.db"), "--db", sent / "bench.db", *args)
     assert told.code == 2 and said in told.err and len(told.err.splitlines()) == 1
 
