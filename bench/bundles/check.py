@@ -161,6 +161,9 @@ def _bounded(spec: RunSpec) -> None:
     parts = (spec.defense, spec.base, spec.network, spec.attack, spec.dataset)
     if long := [part.name for part in parts if not 0 < len(part.name) <= 200]:
         raise Wrong(f"the name {long[0]!r:.60} has {len(long[0])} characters; 1 to 200 are possible")
+    names = (spec.defense.name, spec.base.name, spec.dataset.name, spec.game.protocol, *spec.attack.name.split(":"))
+    if odd := [name for name in names if not registry.is_name(name)]:
+        raise Wrong(f"no plug-in can be called {odd[0]!r:.60}; {registry.NAME_RULE}")
 
 
 def _made_of_what_is_here(spec: RunSpec) -> None:
