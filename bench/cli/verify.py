@@ -41,7 +41,7 @@ def verify(
 
     one_thread()
     settings = session.settings(session.db(db), data_folder(data_dir), pick_device(device), 1)
-    result = verify_run(store, record, Resources(settings), crafts=record.origin is not None)
+    result = verify_run(store, record, Resources(settings))
     if record.origin is not None and result.holds:
         store.note_replayed(record.key, range(result.games))
     if as_json:

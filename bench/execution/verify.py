@@ -79,12 +79,14 @@ def verify(
     record: RunRecord,
     resources: Resources,
     games: Collection[int] | None = None,
-    crafts: bool = False,
+    crafts: bool | None = None,
 ) -> Verification:
     """Check a stored run: see the module.
 
-    games: those that are played again; None: all. crafts: the attack crafts again too.
+    games   those that are played again; None: all
+    crafts  the attack crafts again too; None: where the run came in a bundle
     """
+    crafts = record.origin is not None if crafts is None else crafts
     rows = store.all_rows(record.key)
     result = Verification(record.key, len(rows))
     spec = RunSpec.from_dict(record.spec)

@@ -115,7 +115,9 @@ def _record(run: RunRow, checked: bool = True) -> RunRecord:
     """The run; `DamagedRun` where its line is damaged."""
     spec, made = run.spec, run.provenance
     sound = isinstance(spec, dict) and all(isinstance(spec.get(name), dict) for name in _NAMED) and "n" in spec
-    if checked and not (sound and isinstance(made, dict) and not isinstance(made, Unreadable)):
+    sources = [made, *([] if run.origin is None else [run.origin])]
+    known = all(isinstance(source, dict) and not isinstance(source, Unreadable) for source in sources)
+    if checked and not (sound and known and (run.origin is None or isinstance(run.origin.get("replayed"), list))):
         what = "its provenance" if sound else "what was asked for"
         raise DamagedRun(
             f"The run {run.key[:12]} is damaged in the database: {what} cannot be read. --rerun all plays it."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -104,14 +105,57 @@ def test_a_run_that_is_here_with_other_rows_is_not_replaced(bench: Bench, sent: 
 
 def test_a_run_that_is_unfinished_here_stays_as_it_is(bench: Bench, sent: Path) -> None:
     merged(bench, sent / "bundle.zip", "--db", "own.db")
-    import sqlite3
-
     with sqlite3.connect("own.db") as connection:
         connection.execute("update runs set status = 'FAILED'")
     told = bench("merge", sent / "bundle.zip", "--db", "own.db")
     assert told.code == 2 and "is here already, and FAILED; finish it, or give another --db" in told.err
     told = bench("bundle", attacked_key(Path("own.db")), "--db", "own.db", "--out", "x.zip")
     assert told.code == 2 and "is FAILED; a bundle holds finished runs" in told.err and not Path("x.zip").exists()
+
+
+def copy_database(sent: Path) -> None:
+    """The sender's database as own.db, with what SQLite keeps beside it."""
+    for path in sent.glob("bench.db*"):
+        shutil.copy(path, path.name.replace("bench", "own"))
+
+
+@pytest.mark.parametrize("value", ['"text"', "{", "{}"])
+def test_a_run_whose_origin_is_damaged_is_left_out_by_name(bench: Bench, sent: Path, value: str) -> None:
+    copy_database(sent)
+    with sqlite3.connect("own.db") as connection:
+        connection.execute("update runs set origin = ? where attack = 'pgd'", (value,))
+    listed = bench("list", "runs", "--db", "own.db", "--json")
+    assert len(json.loads(listed.out)) == 1 and "its provenance cannot be read" in listed.err
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        (
+            "provenance",
+            "json_set(provenance, '$.processor', hex(zeroblob(300)))",
+            "processor: String should have at most",
+        ),
+        ("spec", "json_set(spec, '$.n', 2)", "was made by another version of the harness"),
+    ],
+)
+def test_a_run_that_no_bundle_can_hold_is_not_sent(
+    bench: Bench, sent: Path, column: str, value: str, said: str
+) -> None:
+    copy_database(sent)
+    shutil.copytree(sent / "bench-files", "own-files")
+    with sqlite3.connect("own.db") as connection:
+        connection.execute(f"update runs set {column} = {value}")
+    told = bench("bundle", "--db", "own.db", "--out", "x.zip")
+    assert told.code == 2 and said in told.err and len(told.err.splitlines()) == 1 and not Path("x.zip").exists()
+
+
+def test_runs_that_are_too_large_together_are_not_sent(
+    bench: Bench, sent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.bundles.pack.MOST_BYTES", 1000)
+    told = bench("bundle", "--db", sent / "bench.db", "--out", "x.zip")
+    assert told.code == 2 and "and a bundle has 1000 at most; send fewer" in told.err and not Path("x.zip").exists()
 
 
 def test_a_run_without_its_images_is_not_sent(bench: Bench, sent: Path) -> None:
