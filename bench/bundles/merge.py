@@ -28,7 +28,7 @@ from bench.data.files import data_dir as data_folder
 from bench.environment import environment, pick_device
 from bench.errors import BenchError, one_line
 from bench.execution.session import Session
-from bench.execution.verify import verify
+from bench.execution.verify import other_data, verify
 from bench.game.resources import Resources
 from bench.store import GameRecord, RunRecord, Store, WholeRun
 from bench.store.schema import connect, parse_url
@@ -165,18 +165,23 @@ def _check(
     for name, (said, found) in _differing(run.form.metrics.model_dump(), metrics_of(staged, record)).items():
         raise archive.wrong(f"{what}: its rows give {name} {found!r:.80}, in the manifest {said!r:.80}")
     check_weights(archive, run, resources)
-    if games:
-        replay(archive, run, staged, _located(record, paths), games, resources)
-        return
     notes += [
         f"the {part} is not here as it was then, so what the bundle says of it is not checked" for part in _strange(run)
     ]
     try:
-        found = verify(staged, record, resources, games=())
+        told = other_data(run.spec, record, resources)
+        size = run.spec.test_size if told else resources.task(run.spec.dataset).facts.test_size
+        found = verify(staged, record, resources, games=()) if not told and size == run.spec.test_size else None
     except BenchError as error:
-        notes.append(f"the labels of run {run.form.key[:12]} were not checked: {one_line(error)}")
-    else:
+        told, size, found = one_line(error), run.spec.test_size, None
+    if size != run.spec.test_size:
+        raise archive.wrong(f"{what}: its test set has {run.spec.test_size} points, and here {size} with the same hash")
+    if told:
+        notes.append(f"the labels of run {run.form.key[:12]} were not checked: {told}")
+    if found is not None:
         raise_difference(archive, run, found)
+    if games:
+        replay(archive, run, staged, _located(record, paths), games, resources)
 
 
 def _strange(run: CheckedRun) -> list[str]:

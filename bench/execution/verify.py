@@ -92,9 +92,10 @@ def verify(
     spec = RunSpec.from_dict(record.spec)
     images = stored_images(store, record, Cache(store.files))
     result.images = len(images)
-    changed = _changed(spec, record, resources, crafts)
-    other_data = changed.startswith("the dataset ")  # then no row of it can be held against its points
-    result.bad = list(_bad_rows(rows, images, spec, None if other_data else resources))
+    plays = games is None or bool(games)
+    changed = _changed(spec, record, resources, crafts) if plays else other_data(spec, record, resources)
+    unknown_points = changed.startswith("the dataset ")  # then no row of it can be held against its points
+    result.bad = list(_bad_rows(rows, images, spec, None if unknown_points else resources))
     played = {game.game: game for game in store.games(record.key)}
     for game in range(spec.game.games) if games is None else sorted(games):
         own = [row for row in rows if row.game == game]
@@ -148,12 +149,9 @@ def _changed(spec: RunSpec, record: RunRecord, resources: Resources, crafts: boo
     """
     if spec.key != record.key:
         return "the run was made by another version of the harness"
-    facts = facts_of(resources.settings.data_dir)(
-        spec.dataset.name, registry.datasets.load(spec.dataset.name).Params(**spec.dataset.params)
-    )
-    now = {"dataset": Part(spec.dataset.name, 1, content_of(spec.dataset.name, facts))}
-    if spec.dataset.source == now["dataset"].source and (unknown := _unknown(spec, crafts)):
-        return unknown
+    if told := other_data(spec, record, resources) or _unknown(spec, crafts):
+        return told
+    now: dict[str, Part] = {}
     for what, part in (("defense", spec.defense), ("base", spec.base)):
         now[what] = Part(part.name, 1, registry.defenses[part.name].source_hash())
     if not spec.brings_network:
@@ -164,14 +162,24 @@ def _changed(spec: RunSpec, record: RunRecord, resources: Resources, crafts: boo
         now["attack"] = Part(spec.attack.name, 1, registry.attacks[spec.attack.name].source_hash())
     for what, part in now.items():
         if getattr(spec, what).source != part.source:
-            commit = str(record.provenance.get("commit", ""))[:12]
-            return (
-                f"the {what} {part.name} has changed since{f'; the run was made at commit {commit}' if commit else ''}"
-            )
+            return _since(what, part.name, record)
     here = environment(resources.settings.device)
     made = record.provenance.get("environment", {})
     other = [f"{name} {made[name]}, here {here[name]}" for name in here if name in made and made[name] != here[name]]
     return f"it was made with {'; '.join(other)}" if other else ""
+
+
+def other_data(spec: RunSpec, record: RunRecord, resources: Resources) -> str:
+    """That the dataset has another content than it had for the run; "" if it has the same."""
+    params = registry.datasets.load(spec.dataset.name).Params(**spec.dataset.params)
+    facts = facts_of(resources.settings.data_dir)(spec.dataset.name, params)
+    same = content_of(spec.dataset.name, facts) == spec.dataset.source
+    return "" if same else _since("dataset", spec.dataset.name, record)
+
+
+def _since(what: str, name: str, record: RunRecord) -> str:
+    commit = str(record.provenance.get("commit", ""))[:12]
+    return f"the {what} {name} has changed since{f'; the run was made at commit {commit}' if commit else ''}"
 
 
 def _unknown(spec: RunSpec, crafts: bool) -> str:

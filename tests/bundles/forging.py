@@ -69,10 +69,11 @@ def seal(manifest: dict[str, Any], members: Members) -> None:
 
 
 def _key(manifest: dict[str, Any], rows: dict[str, list[dict[str, Any]]]) -> None:
+    keys = {run["key"]: RunSpec.from_dict(run["spec"]).key for run in manifest["runs"]}
     for run in manifest["runs"]:
-        key = RunSpec.from_dict(run["spec"]).key
+        key = keys[run["key"]]
         rows[key] = rows.pop(run["key"])
-        run["key"], run["threat"] = key, threat_card(run["spec"])
+        run["key"], run["threat"], run["clean"] = key, threat_card(run["spec"]), keys.get(run["clean"], run["clean"])
 
 
 def attacked(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from bench.bundles.check import check_pairs, checked_run, images_of, read_manife
 from bench.bundles.pack import metrics_of
 from bench.cache import dump_tensors
 from bench.errors import BadBundle
+from bench.planning.rules import rules_of
+from bench.planning.spec import RunSpec
 from bench.store import Store
 from tests.bundles.forging import Members, attacked, forged, members_of, seal, written
 from tests.conftest import Bench
@@ -251,6 +253,51 @@ def test_labels_and_points_are_those_of_the_dataset(bench: Bench, sent: Path) ->
 
     told = merging(bench, forged(sent / "bundle.zip", Path("forged.zip"), edit))
     assert "position 0, example" in told and "its clean point has another sha256 in the dataset" in told
+
+
+def everywhere(*path: str, to: Any) -> Callable[[Manifest, Rows], None]:
+    """Changes a parameter of all runs."""
+
+    def edit(manifest: Manifest, rows: Rows) -> None:
+        for run in manifest["runs"]:
+            place: Any = run["spec"]
+            for name in path[:-1]:
+                place = place[name]
+            place[path[-1]] = to
+            run["data"] = {name: run["spec"]["dataset"][key] for name, key in (("name", "name"), ("sha256", "source"))}
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("name", "cifar10", "were not checked: "),
+        ("name", "theirs", "were not checked: No dataset is called 'theirs'"),
+        ("source", "f" * 64, "were not checked: the dataset digits has changed since"),
+    ],
+)
+def test_data_that_is_not_here_is_said(bench: Bench, sent: Path, path: str, value: str, said: str) -> None:
+    other = forged(sent / "bundle.zip", Path("other.zip"), everywhere("dataset", path, to=value), keyed=True)
+    told = merging(bench, other)
+    assert said in told and "claimed" in told
+    Path("own.db").unlink()
+    assert "is refused: its run" in merging(bench, other, "--replay", "all")
+
+
+def test_another_number_of_points_is_named(bench: Bench, sent: Path) -> None:
+    """Fewer points than the dataset has are a choice among them."""
+
+    def edit(manifest: Manifest, rows: Rows) -> None:
+        everywhere("test_size", to=3)(manifest, rows)
+        for run in manifest["runs"]:
+            spec = RunSpec.from_dict(run["spec"])
+            places = [order for game in range(2) for order in rules_of(spec.game).places(spec, game)]
+            for row, place in zip(rows[run["key"]], places, strict=True):
+                row["index"] = spec.order[place]
+
+    told = merging(bench, forged(sent / "bundle.zip", Path("fewer.zip"), edit, keyed=True))
+    assert "its test set has 3 points, and here" in told and "with the same hash" in told
 
 
 def agreeing(bench: Bench, bundle: Path, edit: Callable[[Manifest, Rows], None], **how: bool) -> Path:
