@@ -13,7 +13,6 @@ import pytest
 
 from bench.bundles.manifest import RowForm, schema
 from bench.rows import Row
-from bench.store import Store
 from tests.bundles.conftest import ASKED, attacked_key
 from tests.bundles.forging import forged
 from tests.conftest import ROOT, Bench
@@ -188,13 +187,3 @@ def test_a_wrong_number_of_games_is_one_line(bench: Bench, sent: Path, replay: s
 def test_the_form_of_a_row_is_that_of_rows_and_the_schema_is_that_of_the_forms() -> None:
     assert set(RowForm.model_fields) == {field.name for field in fields(Row)}
     assert json.loads((ROOT / "docs" / "bundle.schema.json").read_text()) == schema()
-
-
-def test_a_run_is_noted_as_replayed_only_where_it_came_in_a_bundle(sent: Path) -> None:
-    from bench.errors import StoreError
-
-    store = Store.open(str(sent / "bench.db"))
-    assert store is not None
-    with pytest.raises(StoreError, match="came in no bundle"):
-        store.note_replayed(attacked_key(sent / "bench.db"), [0])
-    store.close()
