@@ -286,7 +286,10 @@ class Cache:
 
     def put_tensors(self, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> str:
         """Store tensors under the sha256 of the file that holds them; returns that key."""
-        data = dump_tensors(tensors, facts or {})
+        return self.put_file(kind, dump_tensors(tensors, facts or {}))
+
+    def put_file(self, kind: str, data: bytes) -> str:
+        """Store the bytes of a file of tensors under their sha256; returns that key."""
         key = hashlib.sha256(data).hexdigest()
         path = self.path(kind, key)
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != key:
@@ -411,9 +414,9 @@ def parse_tensors(data: bytes, proven: bool = False) -> tuple[dict[str, Tensor],
     from safetensors.torch import load
 
     try:
+        tensors = load(data)  # first: it refuses a header that is no table of tensors, however deep it is
         length = int.from_bytes(data[:8], "little")
         facts = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-        tensors = load(data)
         content = facts.pop("sha256", None)
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ValueError("it is no whole file of tensors") from None

@@ -49,6 +49,10 @@ class DamagedRun(StoreError):
     """One run of a database that cannot be read; the others can."""
 
 
+class BadBundle(BenchError):
+    """A bundle that cannot be read, or that does not hold what it says."""
+
+
 class BrokenPlugin(BenchError):
     """A plug-in that does not import or does not declare what it must."""
 

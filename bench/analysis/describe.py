@@ -55,6 +55,7 @@ def names_of(record: RunRecord) -> dict[str, Any]:
         "n": spec["n"] if spec.get("chosen") is None else len(spec["chosen"]),
         "seed": spec["seed"],
         "protocol": spec["game"]["protocol"],
+        "trust": record.trust,
     }
 
 
@@ -252,9 +253,26 @@ def flags(
         state = "is not there" if pair is None else f"is {pair.status}{f': {pair.reason}' if pair.reason else ''}"
         message = f"There is no clean accuracy: the paired run {str(record.clean_key)[:8]} {state}."
         found.append({"id": "no-clean", "value": 0, "message": message})
+    found.extend(_not_replayed(record))
     for game in games:
         found.extend({"id": name, "value": game.game, "message": text} for name, text in game.flags.items())
     return found
+
+
+#: flags of runs that came in a bundle
+MERGED_FLAGS = ("claimed", "replayed")
+
+
+def _not_replayed(record: RunRecord) -> list[dict[str, Any]]:
+    """The flag of a run that came in a bundle and of which games were not replayed here."""
+    if record.origin is None or record.trust == "verified":
+        return []
+    came, replayed = f"It came in the bundle {record.origin.get('file', '?')}", len(record.origin.get("replayed", ()))
+    if not replayed:
+        message = f"{came}, and none of its games was replayed here: its rows are the sender's word."
+        return [{"id": "claimed", "value": 0, "message": message}]
+    message = f"{came}; {record.trust} games were played again here, with the same rows."
+    return [{"id": "replayed", "value": replayed, "message": message}]
 
 
 def threat_tag(spec: dict[str, Any]) -> str:

@@ -57,6 +57,16 @@ _OF_RUNS = {
         "clean answers that are missing",
         "The paired clean run is not there or has not ended, so there is no clean accuracy. Play it.",
     ),
+    "claimed": (
+        "games of a bundle that were replayed here",
+        "The run came in a bundle: its hashes and figures agree, and its rows are the sender's word. Replay it: "
+        "bench merge FILE --replay all.",
+    ),
+    "replayed": (
+        "games of a bundle that were replayed here",
+        "The run came in a bundle, and some of its games, drawn here, gave the same rows again. The others are the "
+        "sender's word.",
+    ),
     "short-batch": (
         "points in the last batch of a game",
         "A defense that answers batches got a smaller one at the end. Give an n that is a multiple of the batch.",

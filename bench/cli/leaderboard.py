@@ -44,6 +44,23 @@ def leaderboard(
     The page of a run shows examples if the stored images of the run and its dataset are on this machine.
     """
     session = open_session(config, plugins, strict=False)
+    given = [word for plugin in plugins for word in ("--plugin", plugin)]  # repeating a run needs these options too
+    given += ["--config", config] if config else []
+    given += ["--data-dir", data_dir] if data_dir else []
+    written, count = render_site(session, session.db(db), out, runs, data_dir, given)
+    if as_json:
+        click.echo(json.dumps({"page": str(written[0]), "runs": count, "pages": len(written)}))
+    else:
+        click.echo(f"{written[0]} ({count} runs, {len(written)} pages)")
+    if show:
+        webbrowser.open(written[0].resolve().as_uri())
+    return 0
+
+
+def render_site(
+    session: Session, url: str, out: str, runs: str, data_dir: str | None, given: list[str]
+) -> tuple[list[Path], int]:
+    """Write the site of a database: the pages, the overview first, and the number of runs. given: see below."""
     from bench.store import Store
     from leaderboard.collect import collect
     from leaderboard.content import Leaderboard
@@ -51,14 +68,10 @@ def leaderboard(
 
     if runs not in ("all", "ranked"):
         runs_with_page(Leaderboard(), runs)  # refuses a wrong value before the database is read
-    url = session.db(db)
     store = Store.open(url, create=False)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise BadValue(f"--out {out!r} is a file; give a folder.")
-    given = [word for plugin in plugins for word in ("--plugin", plugin)]  # repeating a run needs these options too
-    given += ["--config", config] if config else []
-    given += ["--data-dir", data_dir] if data_dir else []
     details = _details_reader(session, store, url, data_dir, given)
     whole = Leaderboard() if store is None else collect(store)
     try:
@@ -66,13 +79,7 @@ def leaderboard(
     except OSError as error:
         raise BadValue(f"The folder {out!r} cannot be written: {error.strerror}; give --out another.") from None
     _report("")
-    if as_json:
-        click.echo(json.dumps({"page": str(written[0]), "runs": len(whole.runs), "pages": len(written)}))
-    else:
-        click.echo(f"{written[0]} ({len(whole.runs)} runs, {len(written)} pages)")
-    if show:
-        webbrowser.open(written[0].resolve().as_uri())
-    return 0
+    return written, len(whole.runs)
 
 
 def _details_reader(

@@ -36,13 +36,15 @@ GROUPS = {
         "leaderboard": ("bench.cli.leaderboard:leaderboard", "Render the leaderboard as a site of HTML pages."),
         "plot": ("bench.cli.leaderboard:plot", "Draw a picture of the leaderboard into a file."),
         "report": ("bench.cli.report:report", "A suite's table beside the published figures."),
-        "export": ("bench.cli.show:export", "Runs and examples as JSON, CSV or Parquet."),
+        "board": ("bench.cli.bundle:board", "A folder of bundles as a leaderboard."),
+        "export": ("bench.cli.show:export", "Runs and examples as JSON, CSV or Parquet, and for other tools."),
     },
     "Check": {
         "verify": (
             "bench.cli.verify:verify",
             "Check stored images and labels, then play the games again and compare.",
         ),
+        "merge": ("bench.cli.bundle:merge", "Check the runs of a bundle, and add them to the database."),
         "compare": ("bench.cli.verify:compare", "Two runs over the same inputs, by a paired test."),
         "check": ("bench.cli.check:check", "The contract, run against one plug-in."),
         "doctor": ("bench.cli.doctor:doctor", "Whether runs can work here, and what to do if they cannot."),
@@ -54,6 +56,7 @@ GROUPS = {
     },
     "Make": {
         "init": ("bench.cli.new:init", "Write a bench.toml with all defaults into this folder."),
+        "bundle": ("bench.cli.bundle:bundle", "Finished runs as one file, for others to check and add."),
         "new": ("bench.cli.new:new", "Write a working example of a defense or an attack, with its test."),
         "completion": ("bench.cli.complete:completion", "The script that completes names in bash, zsh or fish."),
     },

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,7 @@ from bench.execution.session import open_session
 
 if TYPE_CHECKING:
     from bench.auditing.glossary import Term
+    from bench.store import RunRecord, Store
 
 
 @click.command()
@@ -54,6 +56,7 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
             **describe(store, record),
             "spec": record.spec,
             "provenance": record.provenance,
+            "origin": record.origin,
             "detail": record.detail,
         }
     if as_json:
@@ -69,6 +72,7 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
         return 0
     facts = {
         "status": shown["status"] + (f": {shown['reason']}" if shown["reason"] else ""),
+        **_origin(record),
         "defense": f"{shown['defense']} on {shown['base']}",
         "attack": f"{shown['attack']} on {shown['dataset']}, n {shown['n']}, seed {shown['seed']}",
         "threat": shown["threat_in_words"],
@@ -92,6 +96,14 @@ def show(run: str, example: int | None, as_json: bool, db: str | None, config: s
     if record.detail:
         click.echo(record.detail)
     return 0
+
+
+def _origin(record: RunRecord) -> dict[str, str]:
+    """Of a run that came in a bundle: which one, and what of it was replayed here."""
+    if record.origin is None:
+        return {}
+    facts = {name: str(record.origin.get(name, "?")) for name in ("file", "bundle", "merged")}
+    return {"trust": record.trust, "bundle": f"{facts['file']}, sha256 {facts['bundle']}, merged {facts['merged']}"}
 
 
 def _uncut(shown: dict[str, Any]) -> dict[str, str]:
@@ -172,33 +184,49 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+FORMS = ("csv", "json", "parquet", "every-eval-ever", "mlflow")
+
+
 @click.command()
 @click.argument("runs", nargs=-1)
 @click.option(
     "--format",
     "form",
-    metavar="csv|json|parquet",
+    metavar="|".join(FORMS),
     help="Form of the file.",
     show_default="json, runs with their examples",
-    shell_complete=one_of("csv", "json", "parquet"),
+    shell_complete=one_of(*FORMS),
 )
-@click.option("--out", metavar="FILE", help="File that is written.", show_default="standard output")
+@click.option(
+    "--out",
+    metavar="FILE",
+    help="File that is written; a folder for every-eval-ever, a URI for mlflow.",
+    show_default="standard output",
+)
 @reading_options
 def export(
     runs: tuple[str, ...], form: str | None, out: str | None, as_json: bool, db: str | None, config: str | None
 ) -> int:
-    """Runs (default: all) and their examples as JSON, CSV or Parquet; a row of the last two is an example."""
+    """Runs (default: all) and their examples as JSON, CSV or Parquet; a row of the last two is an example.
+
+    every-eval-ever writes a file for each finished run in that shared form, mlflow logs the finished runs to MLflow.
+    """
     if as_json and form not in (None, "json"):
         raise BadValue(f"--json and --format {form} were both given; drop one.")
     form = form or "json"
-    if form not in ("csv", "json", "parquet"):
-        raise BadValue(f"--format is {form!r}; give csv, json or parquet.")
+    if form not in FORMS:
+        raise BadValue(f"--format is {form!r}; give {', '.join(FORMS[:-1])} or {FORMS[-1]}.")
     if form == "parquet" and out is None:
         raise BadValue("Parquet is a binary format; give --out FILE.")
+    if form == "every-eval-ever" and out is None:
+        raise BadValue("Every Eval Ever has a file for each run; give --out FOLDER.")
     store = open_session(config).store(db)
     from bench.analysis.describe import describe_all, examples, flat_rows
 
     records = [store.resolve(run) for run in runs] if runs else store.runs()
+    if form in ("every-eval-ever", "mlflow"):
+        _exchange(store, records, form, out)
+        return 0
     if form == "json":
         described = describe_all(store, records)
         exported = [{**run, "examples": examples(store, record)} for record, run in described]
@@ -214,6 +242,28 @@ def export(
     else:
         write_out(out, text.encode())
     return 0
+
+
+def _exchange(store: Store, records: list[RunRecord], form: str, out: str | None) -> None:
+    """Write the runs in a form of others."""
+    if form == "mlflow":
+        from bench.analysis.mlflow import log_runs
+
+        new, known = log_runs(store, records, out)
+        click.echo(f"{new} runs logged, {known} were there")
+        return
+    from bench.analysis.every_eval_ever import every_eval_ever
+
+    written = 0
+    for name, made in every_eval_ever(store, records):
+        path = Path(str(out), name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadValue(f"{str(path.parent)!r} cannot be made: {error.strerror}; give --out another.") from None
+        write_out(str(path), (json.dumps(made, indent=1) + "\n").encode())
+        written += 1
+    click.echo(f"{out}: {written} files")
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

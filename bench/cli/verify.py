@@ -30,7 +30,10 @@ def verify(
     plugins: tuple[str, ...],
     config: str | None,
 ) -> int:
-    """Stored images and labels against their hashes, then the games once more. Exit code 1 if anything differs."""
+    """Stored images and labels against their hashes, then the games once more. Exit code 1 if anything differs.
+
+    Of a run that came in a bundle, the attack crafts its images again too; if it holds, the run is verified.
+    """
     session = open_session(config, plugins)
     store = session.store(db)
     record = store.resolve(run)
@@ -43,6 +46,8 @@ def verify(
     settings = session.settings(session.db(db), data_folder(data_dir), pick_device(device), 1, shared=shared)
     with foreign_code():
         result = verify_run(store, record, Resources(settings))
+    if record.origin is not None and result.holds:
+        store.note_replayed(record.key, range(result.games))
     if as_json:
         click.echo(json.dumps({**asdict(result), "holds": result.holds}))
         return int(not result.holds)

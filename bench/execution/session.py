@@ -216,17 +216,17 @@ def _from_files(spec: RunSpec) -> bool:
     """Whether a run plays code of a file that is not this package's."""
     from bench import registry
 
-    entries = [names[name] for names, name in _used(spec) if name in names]
+    entries = [names[name] for names, name in names_used(spec) if name in names]
     networks = [spec.network.name, *([] if spec.surrogate is None else [spec.surrogate.name])]
     return any(entry.origin != registry.BUILT_IN for entry in entries) or any(".py:" in name for name in networks)
 
 
 def _registered_here(spec: RunSpec) -> Iterator[str]:
     """The names in a run that this program registered itself."""
-    return (name for names, name in _used(spec) if names.registered_here(name))
+    return (name for names, name in names_used(spec) if names.registered_here(name))
 
 
-def _used(spec: RunSpec) -> list[tuple[Any, str]]:
+def names_used(spec: RunSpec) -> list[tuple[Any, str]]:
     """The names in a run, each with the registry that it is looked up in."""
     from bench import registry
 

@@ -2,14 +2,15 @@
 
 A game is intact if all its rows are there, its images have the stored hashes, and its labels are those of the dataset.
 Intact games are played again with the stored images, on a fresh defense with the same order, background and noise key
-and without any stored state. The new rows must be equal to the stored ones.
+and without any stored state. The new rows must be equal to the stored ones. For rows of a stranger the attack crafts
+its images again too: else nobody knows that it was this attack that made them.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench import registry
 from bench.cache import Cache
 from bench.environment import environment
 from bench.execution.sources import other_parts
 from bench.game.crafting import Crafted
 from bench.game.resources import Resources
+from bench.planning.facts import content_of, facts_of
 from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
 from bench.rows import Resume, Row, image_hash
@@ -71,24 +74,36 @@ class Verification:
         return not (self.bad or self.left_out or self.differences)
 
 
-def verify(store: Store, record: RunRecord, resources: Resources) -> Verification:
-    """Check a stored run: see the module."""
+def verify(
+    store: Store,
+    record: RunRecord,
+    resources: Resources,
+    games: Collection[int] | None = None,
+    crafts: bool | None = None,
+) -> Verification:
+    """Check a stored run: see the module.
+
+    games   those that are played again; None: all
+    crafts  the attack crafts again too; None: where the run came in a bundle
+    """
+    crafts = record.origin is not None if crafts is None else crafts
     rows = store.all_rows(record.key)
     result = Verification(record.key, len(rows))
     spec = RunSpec.from_dict(record.spec)
-    images = stored_images(store, record, resources.cache)
+    images = stored_images(store, record, Cache(store.files))
     result.images = len(images)
-    changed = _changed(spec, record, resources)
-    other_data = changed.startswith("the dataset ")  # then no row of it can be held against its points
-    result.bad = list(_bad_rows(rows, images, spec, None if other_data else resources))
-    games = {game.game: game for game in store.games(record.key)}
-    for game in range(spec.game.games):
+    plays = games is None or bool(games)
+    changed = _changed(spec, record, resources, crafts) if plays else other_data(spec, record, resources)
+    unknown_points = changed.startswith("the dataset ")  # then no row of it can be held against its points
+    result.bad = list(_bad_rows(rows, images, spec, None if unknown_points else resources))
+    played = {game.game: game for game in store.games(record.key)}
+    for game in range(spec.game.games) if games is None else sorted(games):
         own = [row for row in rows if row.game == game]
-        reason = _not_intact(own, games.get(game), [bad for bad in result.bad if bad.game == game])
+        reason = _not_intact(own, played.get(game), [bad for bad in result.bad if bad.game == game])
         if reason or changed:
             result.left_out[game] = reason or changed
         else:
-            result.differences += _replay(spec, game, own, images, resources)
+            result.differences += _replay(spec, game, own, None if crafts else images, resources)
             result.games += 1
     return result
 
@@ -127,21 +142,46 @@ def _not_intact(own: list[Row], game: GameRecord | None, bad: list[BadRow]) -> s
     return ""
 
 
-def _changed(spec: RunSpec, record: RunRecord, resources: Resources) -> str:
-    """What has changed since the run was played, so that it cannot be played again in the same way; "" for nothing."""
+def _changed(spec: RunSpec, record: RunRecord, resources: Resources, crafts: bool) -> str:
+    """What has changed since the run was played, so that it cannot be played again in the same way; "" for nothing.
+
+    crafts: the attack plays again too.
+    """
     if spec.key != record.key:
         return "the run was made by another version of the harness"
-    other = next(other_parts(spec, resources.settings.data_dir, attack=spec.threat.queries_served), None)
+    if told := other_data(spec, record, resources) or _unknown(spec, crafts):
+        return told
+    other = next(other_parts(spec, resources.settings.data_dir, attack=spec.threat.queries_served or crafts), None)
     if other is not None:
-        commit = str(record.provenance.get("commit", ""))[:12]
-        made_at = f"; the run was made at commit {commit}" if commit else ""
-        return f"the {other.what} {other.name} has changed since{made_at}"
+        return _since(other.what, other.name, record)
     here = environment(resources.settings.device)
     made = record.provenance.get("environment", {})
     differing = [
         f"{name} {made[name]}, here {here[name]}" for name in here if name in made and made[name] != here[name]
     ]
     return f"it was made with {'; '.join(differing)}" if differing else ""
+
+
+def other_data(spec: RunSpec, record: RunRecord, resources: Resources) -> str:
+    """That the dataset has another content than it had for the run; "" if it has the same."""
+    params = registry.datasets.load(spec.dataset.name).Params(**spec.dataset.params)
+    facts = facts_of(resources.settings.data_dir)(spec.dataset.name, params)
+    same = content_of(spec.dataset.name, facts) == spec.dataset.source
+    return "" if same else _since("dataset", spec.dataset.name, record)
+
+
+def _since(what: str, name: str, record: RunRecord) -> str:
+    commit = str(record.provenance.get("commit", ""))[:12]
+    return f"the {what} {name} has changed since{f'; the run was made at commit {commit}' if commit else ''}"
+
+
+def _unknown(spec: RunSpec, crafts: bool) -> str:
+    """Which name of a run is registered by nobody here; "" for none."""
+    names = {"defense": (registry.defenses, spec.defense.name), "base": (registry.defenses, spec.base.name)}
+    names |= {"protocol": (registry.protocols, spec.game.protocol)}
+    names |= {"attack": (registry.attacks, spec.attack.name)} if spec.threat.queries_served or crafts else {}
+    missing = next((f"the {what} {name!r}" for what, (known, name) in names.items() if name not in known), "")
+    return f"{missing} is not registered here; give its file with --plugin" if missing else ""
 
 
 class _Stored:
@@ -173,10 +213,13 @@ class _Stored:
 
 
 def _replay(
-    spec: RunSpec, game: int, stored: list[Row], images: dict[tuple[int, int], Tensor], resources: Resources
+    spec: RunSpec, game: int, stored: list[Row], images: dict[tuple[int, int], Tensor] | None, resources: Resources
 ) -> list[Difference]:
-    """Play a game again, and list what differs. Where queries change the state, the attack crafts again too."""
-    given = None if spec.threat.queries_served else _Stored(spec, stored, images, resources)
+    """Play a game again, and list what differs.
+
+    images: the stored ones; None: the attack crafts again, as it does where its queries change the state.
+    """
+    given = None if images is None or spec.threat.queries_served else _Stored(spec, stored, images, resources)
     differences = []
     with tempfile.TemporaryDirectory() as folder:
         match = resources.match(spec, game, given, states=Cache(Path(folder)))

@@ -7,8 +7,6 @@ depend on them.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bench.cache import Cache, digest, write_atomic
 from bench.errors import ChangedFit
 from bench.fingerprint import tensors_fingerprint
@@ -22,10 +20,9 @@ def hold_against(cache: Cache, key: str, what: str, thing: object) -> None:
 
     what: names the thing in the error.
     """
-    found, path = tensors_fingerprint(thing), cache.path(FITS, key)
-    known = _kept(path)
+    found, known = tensors_fingerprint(thing), kept(cache, key)
     if not known:
-        write_atomic(path, f"{found} {digest(found)}".encode())
+        write_atomic(cache.path(FITS, key), f"{found} {digest(found)}".encode())
     elif known != found:
         raise ChangedFit(
             f"{what} holds other tensors than when it was first made under this key (fingerprint {known[:12]}, now "
@@ -35,10 +32,10 @@ def hold_against(cache: Cache, key: str, what: str, thing: object) -> None:
         )
 
 
-def _kept(path: Path) -> str:
-    """The fingerprint in a file; "" where there is none, or where the file is damaged."""
+def kept(cache: Cache, key: str) -> str:
+    """The fingerprint that is kept under a key; "" where there is none, or where its file is damaged."""
     try:
-        known, _, proof = path.read_text(encoding="utf-8", errors="replace").partition(" ")
+        known, _, proof = cache.path(FITS, key).read_text(encoding="utf-8", errors="replace").partition(" ")
     except OSError:
         return ""
     return known if proof == digest(known) else ""

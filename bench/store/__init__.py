@@ -4,6 +4,7 @@ from bench.store.folder import Needs, files_of, is_sqlite, shares_files, sqlite_
 from bench.store.games import GameRecord
 from bench.store.glance import Glance, glance_at
 from bench.store.leases import Claim, LeaseLost
+from bench.store.merged import WholeRun
 from bench.store.rescue import Rescued, damage_in, rescue
 from bench.store.runs import RunRecord
 from bench.store.setup import prepare
@@ -18,6 +19,7 @@ __all__ = [
     "Rescued",
     "RunRecord",
     "Store",
+    "WholeRun",
     "damage_in",
     "files_of",
     "glance_at",

@@ -17,7 +17,11 @@ from bench.store.tables import RunRow, SuiteRow
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as stored."""
+    """A run as stored.
+
+    origin: of a run that came in a bundle: `file` (its name), `bundle` (its sha256), `merged` (when), and `replayed`
+    (the games that were replayed here without a difference); None: it was played with this database.
+    """
 
     key: str
     status: str
@@ -32,6 +36,18 @@ class RunRecord:
     heartbeat: float
     created: float
     finished: float | None
+    origin: dict[str, Any] | None = None
+
+    @property
+    def trust(self) -> str:
+        """What the rows are worth: `played here`, `claimed`, `replayed 2 of 5` (games) or `verified`."""
+        if self.origin is None:
+            return "played here"
+        game = self.spec["game"]
+        replayed, games = len(self.origin.get("replayed", ())), int(game["params"][game["facts"]["games_key"]])
+        if not replayed:
+            return "claimed"
+        return "verified" if replayed >= games else f"replayed {replayed} of {games}"
 
 
 def find(session: Session, key: str, checked: bool = True) -> RunRecord | None:
@@ -99,7 +115,9 @@ def _record(run: RunRow, checked: bool = True) -> RunRecord:
     """The run; `DamagedRun` where its line is damaged."""
     spec, made = run.spec, run.provenance
     sound = isinstance(spec, dict) and all(isinstance(spec.get(name), dict) for name in _NAMED) and "n" in spec
-    if checked and not (sound and isinstance(made, dict) and not isinstance(made, Unreadable)):
+    sources = [made, *([] if run.origin is None else [run.origin])]
+    known = all(isinstance(source, dict) and not isinstance(source, Unreadable) for source in sources)
+    if checked and not (sound and known and (run.origin is None or isinstance(run.origin.get("replayed"), list))):
         what = "its provenance" if sound else "what was asked for"
         raise DamagedRun(
             f"The run {run.key[:12]} is damaged in the database: {what} cannot be read. --rerun all plays it."

@@ -21,10 +21,11 @@ from sqlalchemy.orm import Session
 from bench.errors import DiskError, StoreError, one_line
 from bench.planning.spec import RunSpec
 from bench.rows import Meter, Resume, Row
-from bench.store import audits, examples, folder, games, leases, runs
+from bench.store import audits, examples, folder, games, leases, merged, runs
 from bench.store.folder import Needs
 from bench.store.games import GameRecord
 from bench.store.leases import Claim, Holder
+from bench.store.merged import WholeRun
 from bench.store.runs import RunRecord
 from bench.store.schema import Frozen, connect, file_of, parse_url, shown, unusable
 
@@ -185,7 +186,7 @@ class Store:
             if goes_on:
                 leases.check_environment(run, provenance)
             with Session(self._engine) as session, session.begin():
-                new_values = {} if goes_on else {"provenance": provenance, "spec": spec.to_dict()}
+                new_values = {} if goes_on else {"provenance": provenance, "spec": spec.to_dict(), "origin": None}
                 if not leases.take_over(session, self._holder, run, clean_key, **new_values):
                     return Claim.HELD
                 if not goes_on:
@@ -241,6 +242,28 @@ class Store:
         told = {"reason": _storable(reason), "detail": _storable(detail)}
         values = {"status": status, **told, "finished": time.time(), "pid": 0}
         self._write(lambda session: leases.hold(session, self._holder, key, **values))
+
+    # -- runs of a bundle -------------------------------------------------------------------------------------------
+
+    def add_runs(self, whole: Iterable[WholeRun]) -> None:
+        """Insert finished runs that were played elsewhere, all or none; `StoreError` where one is there already."""
+        runs_of_bundle = list(whole)
+
+        def write(session: Session) -> None:
+            for run in runs_of_bundle:
+                merged.add(session, run)
+
+        try:
+            self._write(write)
+        except IntegrityError:
+            raise StoreError(
+                "Another process has added one of these runs since they were looked up; merge the bundle again."
+            ) from None
+
+    def note_replayed(self, key: str, games: Iterable[int]) -> None:
+        """Add to the games of a merged run that were replayed here, without a difference."""
+        numbers = list(games)
+        self._write(lambda session: merged.note_replayed(session, key, numbers))
 
     # -- runs and suites --------------------------------------------------------------------------------------------
 

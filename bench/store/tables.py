@@ -13,7 +13,10 @@ class Table(DeclarativeBase):
 
 
 class RunRow(Table):
-    """A run. While it is RUNNING, `host`, `pid`, `process_start` and `heartbeat` are its lease."""
+    """A run. While it is RUNNING, `host`, `pid`, `process_start` and `heartbeat` are its lease.
+
+    origin: of a run that came in a bundle, see `bench.store.runs.RunRecord`; null: it was played with this database.
+    """
 
     __tablename__ = "runs"
 
@@ -34,6 +37,7 @@ class RunRow(Table):
     heartbeat: Mapped[float] = mapped_column(Float(53), default=0.0)
     created: Mapped[float] = mapped_column(Float(53))
     finished: Mapped[float | None] = mapped_column(Float(53))
+    origin: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
     __table_args__ = (Index("runs_by_cell", "dataset", "defense", "attack"),)
 

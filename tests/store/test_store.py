@@ -23,7 +23,17 @@ from sqlalchemy.exc import IntegrityError
 
 from bench.errors import StoreError, UnknownName
 from bench.rows import Cost, Meter, Resume
-from bench.store import Claim, LeaseLost, Needs, Store, glance_at, schema
+from bench.store import (
+    Claim,
+    GameRecord,
+    LeaseLost,
+    Needs,
+    RunRecord,
+    Store,
+    WholeRun,
+    glance_at,
+    schema,
+)
 from bench.store.tables import Table
 from tests.analysis.test_metrics import ROW
 from tests.conftest import ROOT, spec_of
@@ -450,6 +460,46 @@ def test_a_database_that_breaks_while_it_is_open_is_told_in_one_line(store: Stor
             use()
         assert "\n" not in str(refused.value)
     assert store.heartbeat([key()]) is False
+
+
+# -- runs of a bundle ------------------------------------------------------------------------------------------------
+
+
+def whole_run(origin: dict[str, Any] | None) -> WholeRun:
+    """A finished run of five rows, as a bundle brings it."""
+    spec = spec_of("regular", "clean")
+    record = RunRecord(
+        key=spec.key, status="DONE", reason="", detail="", spec=spec.to_dict(), clean_key=None, provenance=PROVENANCE,
+        host="", pid=0, process_start=0.0, heartbeat=0.0, created=1.0, finished=2.5, origin=origin,
+    )  # fmt: skip
+    game = GameRecord(0, 5, 5, "", True, 0.1, 0.2, 0.3, 0, 0, 0.0, [0.5], {"short-batch": "it is short"})
+    return WholeRun(record, rows(0, 5), [game], [(0, 0, 3, "a" * 64), (0, 3, 2, "b" * 64)])
+
+
+def test_a_whole_run_comes_in_as_it_was_and_replayed_games_are_noted(store: Store) -> None:
+    whole = whole_run({"file": "x.zip", "bundle": "f" * 64, "merged": "now", "replayed": []})
+    store.add_runs([whole])
+    assert store.find(key()) == whole.record and store.all_rows(key()) == whole.rows
+    assert store.games(key()) == whole.games and store.image_files(key()) == whole.images
+    assert store.needs().images == {"a" * 64, "b" * 64}
+    assert store.resolve(key()[:9]).trust == "claimed"
+    store.note_replayed(key(), [0])
+    store.note_replayed(key(), [0])
+    found = store.resolve(key())
+    assert found.trust == "verified" and found.origin is not None and found.origin["replayed"] == [0]
+    assert claim(store) is Claim.FINISHED
+    assert claim(store, "all") is Claim.MINE and store.resolve(key()).trust == "played here" and not store.rows(key())
+
+
+def test_of_runs_that_come_together_none_is_added_where_one_is_there(store: Store) -> None:
+    claim(store)
+    other = whole_run(None)
+    other = replace(other, record=replace(other.record, key="0" * 64))
+    with pytest.raises(StoreError, match="added one of these runs since they were looked up; merge the bundle again"):
+        store.add_runs([other, whole_run(None)])
+    assert store.find("0" * 64) is None and store.count_rows("0" * 64) == 0 and store.count_rows(key()) == 0
+    with pytest.raises(StoreError, match="came in no bundle"):
+        store.note_replayed(key(), [0])
 
 
 def test_urls_of_no_database_are_refused_in_one_line() -> None:
