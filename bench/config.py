@@ -51,6 +51,21 @@ class RunnerSection(_Section):
         return parse_duration("runner.limit", self.limit) if self.limit else math.inf
 
 
+def _https(address: str) -> str:
+    """`address` if a page may link to it."""
+    if address and not address.startswith("https://"):
+        raise ValueError("give an address that starts with https://, or nothing")
+    return address
+
+
+class SiteSection(_Section):
+    """What the pages of the leaderboard say of themselves."""
+
+    name: str = Field(min_length=1)
+    documents: Annotated[str, AfterValidator(_https)]
+    repository: Annotated[str, AfterValidator(_https)]
+
+
 class SuiteOver(_Section):
     """Values laid over every cell of another suite: lists and numbers replace those of the cell, `set` is merged."""
 
@@ -149,6 +164,7 @@ class Config(_Section):
     run: RunDefaults
     store: StoreSection
     runner: RunnerSection
+    site: SiteSection
     game: dict[str, Any]
     dataset: dict[str, dict[str, Any]]
     base: dict[str, dict[str, Any]]

@@ -5,12 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 from leaderboard.addresses import defense_address, paper_address
-from leaderboard.content import TIERS, AuditSummary, Entry, Example, RunSummary, Standing
+from leaderboard.content import (
+    LEVELS,
+    TIERS,
+    AuditSummary,
+    Entry,
+    Example,
+    RunSummary,
+    Standing,
+    level_name,
+    sample_in_words,
+)
 from leaderboard.tables import Column, figure_cell, share_cell
 
 
 def _name(entry: Entry) -> list[str]:
-    return [entry.defense, defense_address(entry.defense), entry.variant]
+    on = "" if entry.base == entry.defense else f"on {entry.base}"
+    return [entry.defense, defense_address(entry.defense), ", ".join(filter(None, (on, entry.variant)))]
+
+
+def _robust(standing: Standing) -> list[Any]:
+    return [share_cell(standing.robust), sample_in_words(standing.n)]
 
 
 def _milliseconds(seconds: float | None) -> float | None:
@@ -41,13 +56,14 @@ RANKING: tuple[Column[Standing], ...] = (
     Column("rank", "Rank", RANK_TOOLTIP, lambda one: one.rank, "whole", layout="number"),
     Column("defense", "Defense", "The defense, and the parameters in which its entries differ.",
            lambda one: _name(one.entry), "name", layout="name"),
-    Column("base", "Base", BASE_TOOLTIP, lambda one: one.entry.base, layout="name"),
+    Column("base", "Base", BASE_TOOLTIP, lambda one: one.entry.base, layout="name", shown=False),
     Column("robust", "Robust %", "Worst case over the attacks of the tier, taken per example, with its 95 % interval.",
-           lambda one: share_cell(one.robust), "share", layout="number"),
+           _robust, "share-note", layout="number"),
     Column("clean", "Clean %", CLEAN_TOOLTIP, lambda one: share_cell(one.clean), "share", layout="number"),
     Column("refused", "Refuses %", REFUSED_TOOLTIP, lambda one: share_cell(one.refused), "share",
            layout="number", optional=True),
-    Column("n", "n", "Number of examples in the worst case.", lambda one: one.n or None, "whole", layout="number"),
+    Column("n", "n", "Number of examples in the worst case.", lambda one: one.n or None, "whole", layout="number",
+           shown=False),
     Column("attacks", "Attacks", "The attacks in the worst case; those that saw fewer examples say how many.",
            lambda one: one.attacks, "list", layout="wide"),
     Column("breakers", "Broken by, or why it has no rank", "Which attack broke which share of the broken examples.",
@@ -62,7 +78,7 @@ RANKING: tuple[Column[Standing], ...] = (
 #: the page of a defense: these four, then the columns of the ranking without those of `SAME_ON_DEFENSE_PAGE`
 STANDINGS: tuple[Column[Standing], ...] = (
     Column("board", "Board", "Dataset, norm and radius.", lambda one: one.board.name, layout="name"),
-    Column("tier", "The attacker knows", "The tier of the attacks.", lambda one: one.tier,
+    Column("tier", "The attacker knows", "The level of knowledge of the attacks.", lambda one: level_name(one.tier),
            sort=lambda one: TIERS.index(one.tier)),
     Column("base", "Base", BASE_TOOLTIP, lambda one: one.entry.base),
     Column("variant", "Parameters", "The parameters in which the entries differ.", lambda one: one.entry.variant),
@@ -72,12 +88,12 @@ SAME_ON_DEFENSE_PAGE = ("defense", "base", "attacks", "paper")
 RUNS: tuple[Column[RunSummary], ...] = (
     Column("defense", "Defense", "The defense, and the parameters in which its entries differ.",
            lambda run: _name(run.entry), "name", layout="name"),
-    Column("base", "Base", BASE_TOOLTIP, lambda run: run.entry.base, layout="name"),
+    Column("base", "Base", BASE_TOOLTIP, lambda run: run.entry.base, layout="name", shown=False),
     Column("attack", "Attack", "The attack; clean: none.", lambda run: run.attack, layout="name"),
     Column("board", "Board", "Dataset, norm and radius.", lambda run: run.board.name, layout="name"),
     Column("threat", "Threat", "What the attacker may do and know; unfold it for the whole threat card.",
            lambda run: [run.threat_tag, run.threat], "folded", layout="name"),
-    Column("tier", "Knows", "The tier of the attack: how much the attacker knows.", lambda run: run.tier,
+    Column("tier", "Knows", "How much the attacker knows.", lambda run: level_name(run.tier),
            sort=lambda run: TIERS.index(run.tier) if run.tier in TIERS else None),
     Column("n", "n", "Number of attacked examples.", lambda run: run.n, "whole", layout="number"),
     Column("clean", "Clean %", CLEAN_TOOLTIP, lambda run: share_cell(run.clean), "share", layout="number"),
@@ -132,7 +148,8 @@ def _of_tier(number: int, tier: str) -> Column[AuditSummary]:
         robust, breakers = audit.tiers[number]
         return [share_cell(robust), breakers]
 
-    return Column(f"robust-{tier}", tier, f"Robust % in the worst case of the tier {tier}.", value, "share-note")
+    name, words = LEVELS[tier]
+    return Column(f"robust-{tier}", name, f"Robust % in the worst case of this level. {words}", value, "share-note")
 
 
 AUDITS: tuple[Column[AuditSummary], ...] = (

@@ -9,17 +9,40 @@ from bench.threat import Tier
 
 #: the tiers, the one with the least knowledge first
 TIERS: tuple[str, ...] = get_args(Tier)
-#: what the attacker of a tier knows, and which attacks the ranking of the tier is over
-TIER_WORDS = {
-    "gray-black-box": "The attacker sees answers only, or has a network of its own. The ranking is over attacks of "
-    "this tier only.",
-    "train-time": "The attacker has the network as it was trained, without what the defense has learnt since. The "
-    "ranking is over attacks of this tier only.",
-    "aware-realistic": "The attacker has the defense as it was some inputs ago, or a copy that saw a part of the "
-    "stream. The ranking also includes attacks that need less knowledge.",
-    "aware-full": "The attacker has the defense as it is now, or a copy that sees every input that the attacker "
-    "sends. The ranking also includes attacks that need less knowledge.",
+
+
+#: with fewer examples a figure is of a small sample: the interval of a half is then wider than 19 points
+SMALL = 100
+
+
+class Level(NamedTuple):
+    """A tier in words: a name for it, and what its attacker has."""
+
+    name: str
+    words: str
+
+
+#: the tiers as readers see them
+LEVELS = {
+    "gray-black-box": Level(
+        "No weights", "The attacker sees the defense's answers only, or attacks a network of its own."
+    ),
+    "train-time": Level(
+        "Trained weights", "It has the network as it was trained, not what the defense has learnt while it served."
+    ),
+    "aware-realistic": Level(
+        "Adapted weights, late",
+        "It has the defense as it was some inputs ago, or a copy that saw a part of the stream.",
+    ),
+    "aware-full": Level(
+        "Adapted weights, now", "It has the defense as it is when it answers, or a copy that saw all that it sends."
+    ),
 }
+
+
+def level_name(tier: str) -> str:
+    """The name of a tier for readers; the text itself where it is none."""
+    return LEVELS[tier].name if tier in LEVELS else tier
 
 
 @dataclass(frozen=True)
@@ -214,6 +237,11 @@ def share(estimate: dict[str, Any] | None) -> Share | None:
     if estimate is None:
         return None
     return Share(100 * estimate["value"], 100 * estimate["low"], 100 * estimate["high"], estimate["method"])
+
+
+def sample_in_words(n: int) -> str:
+    """The number of examples in words; "" for none."""
+    return "" if not n else f"n {n}" if n >= SMALL else f"n {n}, small sample"
 
 
 def radius_in_words(norm: str, eps: float) -> str:

@@ -9,26 +9,27 @@ from typing import Any
 from leaderboard.charts import LEADERBOARD_CHARTS, LeaderboardChart, spec_of
 from leaderboard.charts.chart import Records, on_base, parts_of
 from leaderboard.columns import columns_of
-from leaderboard.content import TIER_WORDS, TIERS, Board, Leaderboard, RunSummary, Standing
-from leaderboard.page import render
+from leaderboard.content import LEVELS, TIERS, Board, Leaderboard, RunSummary, Standing
+from leaderboard.page import Site, render
 from leaderboard.ranking import rank_order
 from leaderboard.tables import table_data
 
 
-def render_overview(whole: Leaderboard, made: str) -> str:
-    """The overview as text. made: when the site was made."""
+def render_overview(whole: Leaderboard, site: Site) -> str:
+    """The overview as text."""
     boards = boards_of(whole)
     charts = [chart for chart in LEADERBOARD_CHARTS.values() if "overview" in chart.pages]
     return render(
         "index.html",
-        root="",
-        made=made,
+        site,
+        "",
+        levels=LEVELS,
         empty=not whole.runs,
         audited=bool(whole.audits),
         charts=charts,
         data={
             "root": "",
-            "menus": {"boards": _menus(whole, boards), "tier_words": TIER_WORDS},
+            "menus": _menus(whole, boards),
             "tables": _tables(whole, boards),
         },
         drawings={
@@ -48,7 +49,8 @@ def boards_of(whole: Leaderboard) -> list[Board]:
 
 
 def _menus(whole: Leaderboard, boards: list[Board]) -> list[dict[str, Any]]:
-    """What the menus offer on each board: the bases, and [tier, its title], ranked tiers and most knowledge first."""
+    """What the menus offer on each board: the bases, and [tier, what it lacks]: first what is ranked, then most
+    knowledge."""
     ranked = {(standing.board, standing.tier) for standing in whole.standings if standing.rank is not None}
     bases: dict[str, set[str]] = defaultdict(set)
     for standing in whole.standings:
@@ -56,9 +58,9 @@ def _menus(whole: Leaderboard, boards: list[Board]) -> list[dict[str, Any]]:
     menus = []
     for board in boards:
         tiers = sorted(TIERS, key=lambda tier: ((board, tier) not in ranked, -TIERS.index(tier)))
-        titles = [[tier, tier if (board, tier) in ranked else f"{tier} (nothing ranked)"] for tier in tiers]
+        states = [[tier, "" if (board, tier) in ranked else "nothing ranked"] for tier in tiers]
         menus.append(
-            {"dataset": board.dataset, "radius": board.radius, "tiers": titles, "bases": sorted(bases[board.dataset])}
+            {"dataset": board.dataset, "radius": board.radius, "tiers": states, "bases": sorted(bases[board.dataset])}
         )
     return menus
 

@@ -62,7 +62,7 @@ def leaderboard(
     details = _details_reader(session, store, url, data_dir, given)
     whole = Leaderboard() if store is None else collect(store)
     try:
-        written = write_site(whole, folder, details, runs, _report)
+        written = write_site(whole, folder, details, session.config.site, runs, _report)
     except OSError as error:
         raise BadValue(f"The folder {out!r} cannot be written: {error.strerror}; give --out another.") from None
     _report("")

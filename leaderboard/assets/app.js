@@ -162,10 +162,10 @@ dark.addEventListener("change", () => {
 const MENUS = ["dataset", "radius", "tier", "base"];
 const ALL = "all";
 
-// menus: boards (dataset, radius, tiers with titles, bases) and a sentence for each tier
-function overview({ boards, tier_words }, tables, charts) {
+// boards: dataset, radius, tiers (the one to show first, first) with what each lacks, bases
+function overview(boards, tables, charts) {
   const form = document.getElementById("menus");
-  const state = new URLSearchParams(location.hash.slice(1));
+  let state;
   const menu = (name) => form.elements[name].value;
   const options = (name, values) => {
     const select = form.elements[name];
@@ -179,7 +179,10 @@ function overview({ boards, tier_words }, tables, charts) {
     options("dataset", same(boards.map((one) => one.dataset)));
     options("radius", same(boards.filter((one) => one.dataset === menu("dataset")).map((one) => one.radius)));
     const { tiers, bases } = boards[board()];
-    options("tier", tiers);
+    const states = new Map(tiers);
+    const wanted = state.get("tier");
+    form.elements.tier.value = states.has(wanted) ? wanted : tiers[0][0];
+    for (const radio of form.elements.tier) radio.parentElement.querySelector(".state").textContent = states.get(radio.value);
     options("base", same([ALL, ...bases]));
   };
   const show = () => {
@@ -191,7 +194,6 @@ function overview({ boards, tier_words }, tables, charts) {
       const chosen = states.find((one) => here(one) && (one.base ?? ALL) === menu("base"));
       draw(id, charts.specs[chart], chosen ? chosen.rows.map((at) => ({ ...pool[at] })) : []);
     }
-    document.getElementById("tier-words").textContent = tier_words[menu("tier")];
   };
   form.addEventListener("change", (event) => {
     state.delete(event.target.name);
@@ -201,9 +203,14 @@ function overview({ boards, tier_words }, tables, charts) {
     keep(menu, tables);
   });
   form.addEventListener("submit", (event) => event.preventDefault());
-  restore(state, tables);
-  refill();
-  show();
+  const obey = () => {
+    state = new URLSearchParams(location.hash.slice(1));
+    restore(state, tables);
+    refill();
+    show();
+  };
+  obey();
+  window.addEventListener("hashchange", obey); // an address that was changed by hand, or the way back
   for (const table of Object.values(tables)) table.on("order search column-visibility", () => keep(menu, tables));
 }
 

@@ -26,6 +26,7 @@ from leaderboard.charts.neighbours import label_records
 from leaderboard.charts.running import accuracy_records
 from leaderboard.collect import collect, collect_audits
 from leaderboard.content import (
+    LEVELS,
     AuditSummary,
     Board,
     Entry,
@@ -47,6 +48,8 @@ from tests.conftest import QUICK, Bench, sets, spec_of
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202eevil"
 NOW = datetime(2026, 1, 1)
+ROOT = Path(__file__).parents[2]
+SITE = config.load(None).site
 RMC = Entry("e1", "rmc", "regular", "digits", 0)
 BASE = Entry("e2", "regular", "regular", "digits", 0)
 
@@ -366,7 +369,7 @@ def texts(value: Any) -> list[str]:
 def made(whole: Leaderboard, folder: Path, **values: Any) -> dict[str, str]:
     """The written pages by their path in the folder."""
     details = RunDetails(**values)
-    written = write_site(whole, folder, lambda run: details, "all", now=NOW)
+    written = write_site(whole, folder, lambda run: details, SITE, "all", now=NOW)
     return {str(path.relative_to(folder)): path.read_text() for path in written}
 
 
@@ -377,22 +380,27 @@ def test_a_site_has_an_overview_a_page_for_each_defense_and_for_each_run(tmp_pat
     )
     pages = made(whole, tmp_path)
     assert set(pages) == {
-        "index.html", "flags.html", "defenses/rmc.html", "defenses/regular.html",
+        "index.html", "flags.html", "about.html", "defenses/rmc.html", "defenses/regular.html",
         f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html",
     }  # fmt: skip
     assert (tmp_path / "assets/site.js").read_text() == script()
     data = Page(pages["index.html"]).blocks["data"]
     ranking = table_of(data, "ranking")
     assert [row["rank"] for row in ranking if row["tier"] == "train-time"] == [1, 2]
-    (board,) = data["menus"]["boards"]
+    (board,) = data["menus"]
     assert (board["dataset"], board["radius"], board["bases"]) == ("digits", "linf 0.2", ["regular"])
-    assert board["tiers"][0] == ["train-time", "train-time"]
-    assert board["tiers"][1:] == [[tier, f"{tier} (nothing ranked)"] for tier in ("aware-full", "aware-realistic",
-                                                                                  "gray-black-box")]  # fmt: skip
+    assert board["tiers"][0] == ["train-time", ""]
+    assert board["tiers"][1:] == [
+        [tier, "nothing ranked"] for tier in ("aware-full", "aware-realistic", "gray-black-box")
+    ]
     pages_of_runs = {row["run"][1] for row in table_of(data, "runs")}
     assert pages_of_runs == {f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html"}
     assert next(row["paper"] for row in ranking if row["defense"][0] == "rmc")[1].startswith("https://")
     assert made(whole, tmp_path) == pages  # the same input gives the same pages
+
+
+#: pages without text of plug-ins and databases
+OWN = ("flags.html", "about.html")
 
 
 def hostile_pages(folder: Path) -> dict[str, str]:
@@ -416,14 +424,14 @@ def hostile_pages(folder: Path) -> dict[str, str]:
 
 def test_names_and_reasons_stay_text(tmp_path: Path) -> None:
     pages = hostile_pages(tmp_path)
-    assert len(pages) == 4
-    assert all(re.fullmatch(r"[a-z]+/[a-z0-9-]+\.html|index\.html|flags\.html", name) for name in pages)
+    assert len(pages) == 5
+    assert all(re.fullmatch(r"[a-z]+/[a-z0-9-]+\.html|(index|flags|about)\.html", name) for name in pages)
     for name, html in pages.items():
         page = Page(html)
         blocks = len(page.blocks)
         assert page.tags.count("script") == 1 + blocks and "alert(1)</script>" not in html.replace("&lt;", "<!")
-        assert "javascript:" not in html and (HOSTILE in texts(page.blocks) or name == "flags.html"), name
-        assert name in ("index.html", "flags.html") or HOSTILE in page.text, name
+        assert "javascript:" not in html and (HOSTILE in texts(page.blocks) or name in OWN), name
+        assert name in ("index.html", *OWN) or HOSTILE in page.text, name
 
 
 def two_boards() -> Leaderboard:
@@ -553,10 +561,32 @@ def test_pages_fetch_nothing_but_the_two_files_beside_them(tmp_path: Path) -> No
     assert "unsafe" not in POLICY and "http" not in POLICY and "default-src 'none'" in POLICY
 
 
+def test_the_site_says_where_its_documents_are_and_how_to_cite_it(tmp_path: Path) -> None:
+    text = (ROOT / "CITATION.cff").read_text()
+    plain = made(Leaderboard(), tmp_path)["about.html"]
+    for key in ("title", "version"):
+        (value,) = re.findall(rf'^{key}: "?(.*?)"?$', text, re.M)
+        assert f"{{{value}}}" in plain, key
+    assert all(f'id="{name}"' in plain for name in ("levels", "add", "cite", "documents", "repository", *LEVELS))
+    own = SITE.model_copy(update={"name": "mine", "documents": "https://d.test/", "repository": "https://r.test/"})
+    write_site(Leaderboard(), tmp_path, lambda run: RunDetails(), own, now=NOW)
+    for name in ("index.html", *OWN):
+        html = (tmp_path / name).read_text()
+        assert '<a href="https://d.test/" rel="noreferrer">Documents</a>' in html and ">mine</a>" in html
+        assert '<a href="https://r.test/" rel="noreferrer">Repository</a>' in html
+
+
+def test_addresses_of_the_site_start_with_https(bench: Bench) -> None:
+    Path("bench.toml").write_text('[site]\nrepository = "javascript:alert(1)"\n')
+    done = bench("leaderboard")
+    assert done.code == 2 and done.err.count("\n") == 1
+    assert "site.repository in bench.toml is 'javascript:alert(1)'" in done.err and "starts with https://" in done.err
+
+
 def test_an_empty_database_says_what_to_run(tmp_path: Path) -> None:
     pages = made(Leaderboard(), tmp_path)
     assert (
-        list(pages) == ["index.html", "flags.html"]
+        list(pages) == ["index.html", *OWN]
         and "bench run --defense rmc --attack pgd-skip-delayed" in pages["index.html"]
     )
 
@@ -623,7 +653,7 @@ def test_file_names_of_any_names() -> None:
 def test_the_command_writes_the_site_of_a_store(bench: Bench, store: Store, tmp_path: Path) -> None:
     done = bench("leaderboard", "--out", "site", "--json")
     found = json.loads(done.out)
-    assert done.code == 0 and found["runs"] == 11 and found["pages"] == 1 + 1 + 2 + 11
+    assert done.code == 0 and found["runs"] == 11 and found["pages"] == 1 + 2 + 2 + 11
     shown = next(one for one in collect(store).runs if one.entry.variant == "k 128" and one.attack == "pgd")
     html = (tmp_path / "site" / "runs" / f"{shown.run[:16]}.html").read_text()
     page = Page(html)
@@ -632,7 +662,7 @@ def test_the_command_writes_the_site_of_a_store(bench: Bench, store: Store, tmp_
     assert len(table_of(page.blocks["data"], "examples")) == 6
     assert page.blocks["charts"]["drawings"][0]["rows"][-1]["position"] == 6
     assert "bench run --defense rmc --base regular --attack pgd --dataset digits -n 6 --seed 0" in page.text
-    assert bench("leaderboard", "--out", "few", "--runs", 2).out.endswith("6 pages)\n")
+    assert bench("leaderboard", "--out", "few", "--runs", 2).out.endswith("7 pages)\n")
     assert bench("leaderboard", "--runs", "some").code == 2
     (tmp_path / "file").touch()
     assert bench("leaderboard", "--out", "file").code == 2
