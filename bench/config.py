@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from bench.deadline import parse_duration
 from bench.errors import BadValue, UnknownName, one_line
+from bench.threat import Tier
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 
@@ -59,11 +60,15 @@ def _https(address: str) -> str:
 
 
 class SiteSection(_Section):
-    """What the pages of the leaderboard say of themselves."""
+    """What the pages of the leaderboard say of themselves, and which attacks their rankings are over.
+
+    battery: by tier, the attacks that a defense must have met to be ranked
+    """
 
     name: str = Field(min_length=1)
     documents: Annotated[str, AfterValidator(_https)]
     repository: Annotated[str, AfterValidator(_https)]
+    battery: dict[Tier, Annotated[list[str], Field(min_length=1)]]
 
 
 class SuiteOver(_Section):

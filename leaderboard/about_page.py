@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from leaderboard.content import LEVELS
+from leaderboard.content import LEVELS, SMALL
 from leaderboard.page import Site, render
 
 #: where the page lies in the site
@@ -13,4 +13,4 @@ ABOUT_ADDRESS = "about.html"
 
 def render_about_page(site: Site) -> str:
     """The page as text."""
-    return render("about.html", site, "", levels=LEVELS, version=version("adversarial-game-bench"))
+    return render("about.html", site, "", levels=LEVELS, small=SMALL, version=version("adversarial-game-bench"))

@@ -16,13 +16,14 @@ from bench import plugins
 from leaderboard import charts, columns
 from leaderboard.charts.chart import LeaderboardChart, Scope, on_base, parts_of
 from leaderboard.content import LEVELS, AuditSummary, Board, Entry, Example, Leaderboard, RunSummary, Share, Standing
+from leaderboard.doubts import judged
 from leaderboard.images import image_data
-from leaderboard.ranking import AnsweredRun, ranked, standings_of
+from leaderboard.ranking import AnsweredRun, ranked
 from leaderboard.run_page import RunDetails
 from leaderboard.site import write_site
 from leaderboard.tables import Column
 from tests.conftest import needed
-from tests.leaderboard.test_leaderboard import HOSTILE, NOW, OWN, SITE, hostile_pages, line
+from tests.leaderboard.test_leaderboard import BATTERY, HOSTILE, NOW, OWN, SITE, hostile_pages, line, standings_of
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,8 @@ def runs_of(entry: Entry, number: int, accuracies: dict[str, float]) -> list[Run
     tiers = {"pgd": "train-time", "fgsm": "train-time", "pgd-skip": "aware-full", "pgd-skip-delayed": "aware-realistic"}
     return [
         line(entry, run=f"{number:04x}{i:04x}{'ab' * 28}", attack=attack, tier=tiers[attack], robust=share(value),
-             clean=share(95), answer_s=0.01 * (number + 1), times_base=number + 1.0, n=20,
+             clean=share(95), answer_s=0.01 * (number + 1), n=20,
+             times_base=None if entry.defense == HOSTILE else number + 1.0,
              coordinates={"eps": 0.2, **({"p": 4 + 4 * (i % 2), "delay": i} if "skip" in attack else {})})
         for i, (attack, value) in enumerate(accuracies.items())
     ]  # fmt: skip
@@ -61,10 +63,11 @@ def leaderboard_of(entries: dict[Entry, dict[str, float]]) -> Leaderboard:
             outcomes.append(AnsweredRun(one, right, dict.fromkeys(right, 0)))
         standings += standings_of(entry, outcomes)
     audit = AuditSummary("rmc", "", "regular", "digits", "linf", 0.2, "quick", 30, 95.0, ((share(10), "pgd 100%"),) * 4,
-                      share(1), 1200.0, (("M3", "it optimises while it answers"),))  # fmt: skip
-    return Leaderboard(lines, ranked(standings), [audit])
+                      share(1), 1200.0, FLAGS, "3")  # fmt: skip
+    return Leaderboard(lines, judged(ranked(standings), [audit]), [audit], BATTERY)
 
 
+FLAGS = (("M3", "it optimises while it answers"), ("S5", "more steps break more"))
 NAMES = {
     Entry("1", "regular", "regular", "digits", 0): {"pgd": 0, "fgsm": 10, "pgd-skip": 0},
     Entry("2", "pgd-at", "pgd-at", "digits", 0): {"pgd": 70, "fgsm": 75, "pgd-skip": 70},
@@ -154,9 +157,10 @@ def test_the_overview_ranks_the_fullest_board_by_the_strongest_tier(visit: Open)
     page = visit()
     assert [page.input_value(f"select[name={name}]") for name in ("dataset", "base")] == ["digits", "all"]
     assert level(page) == "aware-full"
-    assert column(page, "ranking", "Rank") == ["1", "2", "3", "3", "\u2013", "\u2013"]
+    assert column(page, "ranking", "Rank") == ["1", "2", "3", "3"]
     assert column(page, "ranking", "Defense")[:2] == ["pgd-at", HOSTILE]
-    assert "no attack of the tier aware-full was played here" in page.inner_text("#ranking")
+    assert column(page, "unranked", "Why it has no rank") == ["it has not met pgd-skip"] * 2
+    assert page.inner_text("#over") == "By the worst case over the attacks that all of these met: pgd-skip."
     assert page.locator(".chart:visible canvas").count() >= 3
 
 
@@ -214,13 +218,11 @@ def test_menus_change_the_board(visit: Open) -> None:
 
 def test_tables_sort_search_hide_and_export(visit: Open) -> None:
     page = visit()
-    sort_by(page, "ms per answer")
-    times = [float(text) for text in column(page, "ranking", "ms per answer")]
-    assert times == sorted(times) and len(times) == 6
-    for _ in range(2):  # what has no figure comes last, both ways
-        sort_by(page, "Robust %")
-        assert column(page, "ranking", "Robust %")[-2:] == ["\u2013", "\u2013"]
-    sort_by(page, "ms per answer")
+    sort_by(page, "Answers of the base")
+    *times, missing = column(page, "ranking", "Answers of the base")
+    assert [float(time) for time in times] == [1, 2, 3] and missing == "\u2013"
+    sort_by(page, "Answers of the base")  # what has no figure comes last, both ways
+    assert column(page, "ranking", "Answers of the base") == ["3", "2", "1", "\u2013"]
     page.fill("#ranking_wrapper .dt-search input", "pgd-at")
     assert column(page, "ranking", "Defense") == ["pgd-at"]
     page.click("#ranking_wrapper button:has-text('Columns')")
@@ -231,7 +233,7 @@ def test_tables_sort_search_hide_and_export(visit: Open) -> None:
         page.click("#ranking_wrapper button:has-text('CSV')")
     text = Path(download.value.path()).read_text(encoding="utf-8-sig")
     assert text.splitlines()[0].startswith('"Rank","Defense","Base","Robust %"')
-    assert '"1","pgd-at","pgd-at","70","95"' in text or '"1","pgd-at","pgd-at",70,95' in text, text
+    assert '"1","pgd-at","pgd-at","70","not to be believed","70","95","20",' in text, text
 
 
 #: keeps the records that are handed to Vega, by the id of their figure
@@ -287,7 +289,7 @@ def test_a_new_column_and_a_new_chart_are_on_the_page(
     page.hover("#ranking thead th:has-text('Key')")
     assert page.inner_text(".tip") == "The key of the entry."
     sort_by(page, "Key")
-    assert column(page, "ranking", "Key") == ["7", "6", "5", "3", "2", "1"]
+    assert column(page, "ranking", "Key") == ["5", "3", "2", "1"]
     with page.expect_download() as download:
         page.click("#ranking_wrapper button:has-text('CSV')")
     head = Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()[0]
@@ -295,11 +297,11 @@ def test_a_new_column_and_a_new_chart_are_on_the_page(
     page.click("#ranking_wrapper button:has-text('Columns')")
     page.click(".dt-button-collection button:has-text('Rare')")
     page.keyboard.press("Escape")
-    assert "ranking.hidden=base%2Cn&" in page.evaluate("location.hash") + "&"
+    assert "ranking.hidden=base%2Cn%2Cms&" in page.evaluate("location.hash") + "&"
     again = visit(site=tmp_path, fragment=page.evaluate("location.hash.slice(1)"))
-    assert column(again, "ranking", "Rare") == [HOSTILE] * 6
+    assert column(again, "ranking", "Rare") == [HOSTILE] * 4
     defense = visit("defenses/pgd-at.html", site=tmp_path)
-    assert defense.inner_text("#standings thead th:last-child") == "Key"
+    assert defense.inner_text("#standings thead th:nth-last-child(2)") == "Key"
     assert defense.locator(".chart:has-text('a') canvas").count() >= 1
 
 
@@ -316,7 +318,7 @@ def test_an_address_brings_the_same_view(visit: Open) -> None:
     ]
     assert again.get_attribute("#ranking thead th:has-text('Clean %')", "aria-sort") == "ascending"
     odd = visit(fragment="tier=nonsense&ranking.order=none.up,rank.up&runs.hidden=99,x&dataset=%3Cscript%3E")
-    assert level(odd) == "aware-full" and len(column(odd, "ranking", "Rank")) == 6
+    assert level(odd) == "aware-full" and len(column(odd, "ranking", "Rank")) == 4
 
 
 def test_the_threat_card_stands_beside_every_number(visit: Open) -> None:
@@ -343,7 +345,7 @@ def test_hostile_names_stay_text(visit: Open) -> None:
 def test_hostile_text_in_every_cell_stays_text(visit: Open, tmp_path: Path) -> None:
     #: by page and table: in how many cells of the first row the text stands
     tables = {
-        "index.html": {"ranking": 1, "audits": 9, "runs": 5}, "defenses": {"standings": 4, "runs": 5},
+        "index.html": {"unranked": 4, "audits": 9, "runs": 5}, "defenses": {"standings": 5, "runs": 5},
         "runs": {"examples": 2},
     }  # fmt: skip
     for name in (name for name in hostile_pages(tmp_path) if name not in OWN):
@@ -386,13 +388,29 @@ def test_a_run_page_filters_its_examples(visit: Open) -> None:
 
 def test_a_flag_explains_itself_to_mouse_and_keyboard(visit: Open) -> None:
     page = visit()
-    flag = page.locator("button.flag", has_text="M3")
+    flag = page.locator("#ranking button.flag", has_text="M3")
     flag.hover()
     assert page.inner_text(".tip") == "it optimises while it answers"
     page.keyboard.press("Escape")
     assert not page.is_visible(".tip")
     flag.focus()
     assert page.is_visible(".tip") and flag.get_attribute("aria-label") == "M3: it optimises while it answers"
+
+
+def test_a_mark_says_why_a_figure_is_not_to_be_believed(visit: Open) -> None:
+    page = visit()
+    mark = page.locator("#ranking tr", has_text="rmc").locator("button.trust")
+    assert mark.inner_text() == "not to be believed"
+    small = "small sample: 20 examples: the true share may be anywhere from 0.0 to 16.1 %."
+    reasons = [small, "S5: more steps break more"]
+    mark.hover()
+    assert page.inner_text(".tip").split("\n") == reasons
+    page.keyboard.press("Escape")
+    assert not page.is_visible(".tip")
+    mark.focus()
+    assert page.is_visible(".tip") and mark.get_attribute("aria-label") == "not to be believed. " + "\n".join(reasons)
+    unmarked = visit("defenses/pgd-at.html").locator("#standings button.trust").first
+    assert "small sample" in (unmarked.get_attribute("aria-label") or "")
 
 
 @pytest.mark.parametrize("place", ["index.html", "defenses/rmc.html", f"runs/{'0002' + '0000' + 'ab' * 4}.html"])
