@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from bench.deadline import parse_duration
 from bench.errors import BadValue, UnknownName, one_line
+from bench.threat import Tier
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 
@@ -58,6 +59,25 @@ class RunnerSection(_Section):
     def silent_s(self) -> float:
         """The limit in seconds; without one infinity. `BadValue` where it is no time."""
         return parse_duration("runner.limit", self.limit) if self.limit else math.inf
+
+
+def _https(address: str) -> str:
+    """`address` if a page may link to it."""
+    if address and not address.startswith("https://"):
+        raise ValueError("give an address that starts with https://, or nothing")
+    return address
+
+
+class SiteSection(_Section):
+    """What the pages of the leaderboard say of themselves, and which attacks their rankings are over.
+
+    battery: by tier, the attacks that a defense must have met to be ranked
+    """
+
+    name: str = Field(min_length=1)
+    documents: Annotated[str, AfterValidator(_https)]
+    repository: Annotated[str, AfterValidator(_https)]
+    battery: dict[Tier, Annotated[list[str], Field(min_length=1)]]
 
 
 class SuiteOver(_Section):
@@ -158,6 +178,7 @@ class Config(_Section):
     run: RunDefaults
     store: StoreSection
     runner: RunnerSection
+    site: SiteSection
     game: dict[str, Any]
     dataset: dict[str, dict[str, Any]]
     base: dict[str, dict[str, Any]]

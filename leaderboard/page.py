@@ -8,11 +8,14 @@ the tables, Vega in its interpreter mode (from vl-convert) draws the charts.
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from bench.config import SiteSection
 
 TEMPLATES = Path(__file__).with_name("templates")
 ASSETS = Path(__file__).with_name("assets")
@@ -36,9 +39,17 @@ def environment() -> Environment:
     )
 
 
-def render(template: str, **values: Any) -> str:
-    """A page as text."""
-    return environment().get_template(template).render(policy=POLICY, **values)
+@dataclass(frozen=True)
+class Site:
+    """What every page says of the site: `bench.config.SiteSection`, and when it was made."""
+
+    about: SiteSection
+    made: str
+
+
+def render(template: str, site: Site, root: str, **values: Any) -> str:
+    """A page as text. root: the way from the page to the root of the site, such as `../`."""
+    return environment().get_template(template).render(policy=POLICY, site=site, root=root, **values)
 
 
 @cache

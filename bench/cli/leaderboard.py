@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,9 @@ from bench.norms import NORMS, ball_of
 
 if TYPE_CHECKING:
     from bench.execution.session import Session
-    from bench.store import Store
+    from bench.store import RunRecord, Store
     from leaderboard.charts import LeaderboardChart, RunChart
+    from leaderboard.collect import Rules
     from leaderboard.content import RunSummary
     from leaderboard.run_page import RunDetails
 
@@ -73,13 +74,34 @@ def render_site(
     if folder.exists() and not folder.is_dir():
         raise BadValue(f"--out {out!r} is a file; give a folder.")
     details = _details_reader(session, store, url, data_dir, given)
-    whole = Leaderboard() if store is None else collect(store)
+    rules = _rules(session, data_dir, given)
+    whole = Leaderboard() if store is None else collect(store, rules)
     try:
-        written = write_site(whole, folder, details, runs, _report)
+        written = write_site(whole, folder, details, session.config.site, runs, _report)
     except OSError as error:
         raise BadValue(f"The folder {out!r} cannot be written: {error.strerror}; give --out another.") from None
     _report("")
     return written, len(whole.runs)
+
+
+def _rules(session: Session, data_dir: str | None = None, given: Sequence[str] = ()) -> Rules:
+    """By what the ranking is made. given: options that a command which plays more needs too."""
+    from bench import registry
+    from bench.data.files import data_dir as data_folder
+    from bench.planning.facts import facts_of
+    from bench.planning.repeat import command_against
+    from bench.planning.spec import RunSpec
+    from leaderboard.collect import Rules
+
+    battery = {str(tier): names for tier, names in session.config.site.battery.items()}
+    for name in (name for names in battery.values() for name in names):
+        registry.attacks[name]  # raises `UnknownName`
+    facts = facts_of(data_folder(data_dir))
+
+    def command(record: RunRecord, attacks: Sequence[str]) -> str:
+        return command_against(RunSpec.from_dict(record.spec), attacks, session.config, facts, given)
+
+    return Rules(battery, command)
 
 
 def _details_reader(
@@ -170,7 +192,8 @@ def plot(
     if kind is None:
         kinds = ", ".join([*LEADERBOARD_CHARTS, *RUN_CHARTS])
         raise BadValue(f"Give the kind of chart: {kinds}; see: bench plot --help")
-    store = open_session(config).store(db)
+    session = open_session(config)
+    store = session.store(db)
     chart = RUN_CHARTS.get(kind) or LEADERBOARD_CHARTS.get(kind)
     if chart is None:
         raise UnknownName("chart", kind, [*LEADERBOARD_CHARTS, *RUN_CHARTS])
@@ -186,7 +209,9 @@ def plot(
         title, records = _of_a_run(RUN_CHARTS[kind], store, run, example)
     else:
         radius = None if eps is None else parse_number("--eps", eps)
-        title, records = _of_a_board(LEADERBOARD_CHARTS[kind], store, dataset, norm, radius, base, tier)
+        title, records = _of_a_board(
+            LEADERBOARD_CHARTS[kind], store, dataset, norm, radius, base, tier, _rules(session)
+        )
     write_out(out, chart_file(drawing(chart, records, title), Path(out).suffix.lower(), scale))
     click.echo(f"{out} ({len(records)} points)")
     return 0
@@ -223,6 +248,7 @@ def _of_a_board(
     eps: float | None,
     base: str | None,
     tier: str,
+    rules: Rules,
 ) -> tuple[str, list[dict[str, Any]]]:
     """The title and the records of a chart of many runs, on the board with most points."""
     from leaderboard.charts.chart import Scope, on_base
@@ -234,7 +260,7 @@ def _of_a_board(
         radius = None in (eps, scope.eps) or eps == scope.eps
         return named and radius and norm in (None, scope.norm) and scope.tier in ("", tier)
 
-    part = fullest_part(chart, on_base(collect(store), base), wanted)
+    part = fullest_part(chart, on_base(collect(store, rules), base), wanted)
     if part is None:
         raise BadValue(
             f"There are no runs here of which {chart.name} could be drawn. {chart.empty} See: bench list runs"
