@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test instruments fuzz soak lint format speed gpu docs clean
+.PHONY: setup run test instruments fuzz soak cluster lint format speed gpu docs clean
 
 setup: .venv/ready
 
@@ -27,6 +27,10 @@ fuzz: setup          ## every parser of foreign bytes on many random inputs, in 
 
 soak: setup          ## kills at random moments for an hour: no row may differ. MINUTES=5 for less
 	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),60)
+
+cluster: setup       ## as root: three hosts in network namespaces on Ray, one is killed; then what Ray costs
+	$(BIN)/python -m benchmarks.hosts
+	$(BIN)/python -m benchmarks.cluster
 
 lint: setup
 	$(BIN)/ruff format --check .
