@@ -1,6 +1,6 @@
 """Three hosts on one machine: network namespaces with folders of their own play `smoke` on Ray, and one of them dies.
 
-`python -m benchmarks.hosts` as root, on Linux with iproute2; it needs the extra `ray`. The hosts are joined by a bridge,
+`python -m benchmarks.hosts` as root, on Linux with iproute2; needs the extra `ray`. The hosts are joined by a bridge,
 with 20 ms of delay and 1 % of loss where the kernel has netem (it says so where it has not). The rows must be those of
 one process, field by field but for the seconds, after at most one repetition of the command.
 """
