@@ -82,9 +82,9 @@ class Entry:
             return own
         return [*self.inside.sections, *own]
 
-    def section_fields(self) -> set[str]:
-        """Parameters that its own section of bench.toml may hold: of a wrapper, not those of the attack inside."""
-        return set(replace(self, inside=None).load().Params.model_fields)
+    def section_params(self) -> Any:
+        """The `Params` that its own section of bench.toml may hold: of a wrapper, not those of the attack inside."""
+        return replace(self, inside=None).load().Params
 
     def resolved(self) -> Entry:
         """The entry, completed by the attributes of its class where the registration left them out."""

@@ -7,11 +7,14 @@ from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
+from pydantic import ValidationError
+
 from bench import registry
-from bench.config import Config
+from bench.config import Config, validation_error
 from bench.errors import BadValue, BrokenPlugin, UnknownName
 from bench.norms import NORMS
-from bench.threat import ThreatModel
+from bench.threat import ThreatModel, parse_number
+from bench.values import Params
 
 
 def game_keys() -> set[str]:
@@ -62,11 +65,26 @@ def _check_plugins(prefix: str, base: dict[str, Any], defense: dict[str, Any], a
         for name, keys in values.items():
             _check_name(f"{prefix}{section}", name, [entry.name for entry in names])
             try:
-                known = names[name].section_fields()
+                params = names[name].section_params()
             except BrokenPlugin:
                 continue  # reported when the plug-in is used; its keys are not known here
+            where, known = f"{prefix}{section}.{name}", set(params.model_fields)
             more = ["seed"] if section == "base" else []
-            _check_keys(f"{prefix}{section}.{name}", _table(f"{prefix}{section}", name, keys), [*known, *more])
+            _check_keys(where, _table(f"{prefix}{section}", name, keys), [*known, *more])
+            for key in known & set(keys):
+                _check_value(where, params, key, keys[key])
+
+
+def _check_value(where: str, params: type[Params], key: str, value: Any) -> None:
+    """`BadValue` for a value that its parameter cannot take, also where another layer's value is used instead of it."""
+    if params.model_fields[key].annotation is float and isinstance(value, str):
+        parse_number(f"{where}.{key}", value)
+        return
+    try:
+        params(**{key: value})
+    except ValidationError as error:
+        if error.errors()[0]["loc"][:1] == (key,):  # else values do not go together, which the plan finds
+            raise validation_error(error, params, f"[{where}]") from None
 
 
 def _family(entry: registry.Entry) -> str:

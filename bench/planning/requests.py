@@ -56,9 +56,22 @@ def _cells_of(name: str, suites: Mapping[str, Suite], before: tuple[str, ...]) -
     if name not in suites:
         raise UnknownName("suite", name, suites, "bench list suites")
     suite = suites[name]
+    _check_cells(name, suite)
     own = [_request_of(cell, crossed) for cell in suite.cells for crossed in _combinations(cell.cross)]
     others = _cells_of(suite.cells_of, suites, (*before, name)) if suite.cells_of else []
     return own + [_laid_over(request, _request_of(suite.over)) for request in others]
+
+
+def _check_cells(name: str, suite: Suite) -> None:
+    """`BadValue` where a list of a cell is empty: crossed with nothing, the cell has no run."""
+    for number, cell in enumerate(suite.cells, 1):
+        lists = {"defense": cell.defense, "attack": cell.attack}
+        lists |= {f"cross.{key!r}": values for key, values in cell.cross.items()}
+        if empty := next((key for key, values in lists.items() if not values), None):
+            raise BadValue(
+                f"Cell {number} of the suite {name!r} has the empty list {empty}, so it has no runs; give at least one "
+                f"value, or leave the {'key' if '.' in empty else 'cell'} out."
+            )
 
 
 def _request_of(cell: SuiteOver, crossed: Mapping[str, Any] | None = None) -> Request:

@@ -33,7 +33,9 @@ def test_the_written_defaults_are_those_of_the_classes() -> None:
     defaults = tomllib.loads(config.DEFAULTS.read_text())
     for section, names in (("base", registry.defenses), ("defense", registry.defenses), ("attack", registry.attacks)):
         for name, values in defaults[section].items():
-            fields = {key: names.load(name).Params.model_fields[key] for key in names[name].section_fields()}
+            fields = {
+                key: names.load(name).Params.model_fields[key] for key in names[name].section_params().model_fields
+            }
             by_recipe = set(defaults["recipe"].get("rmc", {}).get("fast", {})) if "recipe" in fields else set()
             assert set(values) | by_recipe >= set(fields), f"{section}.{name} leaves out {set(fields) - set(values)}"
             for key, value in values.items():
