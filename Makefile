@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test instruments lint format speed gpu docs clean
+.PHONY: setup run test instruments fuzz soak cluster lint format speed gpu docs clean
 
 setup: .venv/ready
 
@@ -21,6 +21,16 @@ test: setup          ## the tests; those on MNIST need BENCH_DATA or skip with t
 
 instruments: setup   ## the instrument checks that take many minutes; they need BENCH_DATA
 	$(BIN)/python -m pytest -m slow
+
+fuzz: setup          ## every parser of foreign bytes on many random inputs, in some minutes
+	$(BIN)/python -m pytest -m fuzz -n auto tests/hostile/test_fuzz.py
+
+soak: setup          ## kills at random moments for an hour: no row may differ. MINUTES=5 for less
+	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),60)
+
+cluster: setup       ## as root: three hosts in network namespaces on Ray, one is killed; then what Ray costs
+	$(BIN)/python -m benchmarks.hosts
+	$(BIN)/python -m benchmarks.cluster
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -6,30 +6,35 @@ renamed, so that two processes make it only once, and a kill never leaves half a
 Nothing damaged is believed. A folder has a manifest with the size and the sha256 of each file: sizes are compared at
 every opening, contents once per process. A file of tensors holds the sha256 of what is in it. What does not hold is set
 aside as `key.damaged`, reported in one line, and made again.
+
+A cache may have a second tier (see `bench.tiers`): what it lacks is looked for there before it is made, what it makes
+is put there too, and what arrives is compared with its manifest as what lies here is.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
-from torch import Tensor
 
+from bench.errors import DiskError, one_line
 from bench.rows import NO_COST, Cost
+from bench.tiers import Tier
 from bench.values import State
+
+if TYPE_CHECKING:  # a command that only reads rows needs no torch, which takes longer than they do
+    from torch import Tensor
 
 
 def digest(value: Any) -> str:
@@ -39,18 +44,49 @@ def digest(value: Any) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, whenever the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file so that a reader sees the old content or the new, whenever the process dies.
+
+    `DiskError` where that cannot be; nothing is left behind then.
+    """
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with _on_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _on_disk(path: Path, damage: str = "") -> Iterator[None]:
+    """Within, `path` is written, since it is missing or damaged: what the system says against it is a `DiskError`."""
+    try:
+        yield
+    except OSError as error:
+        if damage:
+            said = f"it is damaged ({damage}), and cannot be set aside: {error.strerror or one_line(error)}"
+            raise DiskError(error.errno, said, str(path)) from error
+        raise DiskError.of(error, path) from error
+
+
+def is_full(folder: Path) -> bool:
+    """Whether there is hardly any space left for a folder."""
+    return shutil.disk_usage(folder).free < FULL
+
+
+def full_disk(folder: Path) -> DiskError:
+    return DiskError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 #: the file in a folder that says what the others hold
 MANIFEST = "manifest.json"
+#: free bytes below which what failed while it wrote a folder has failed for want of space
+FULL = 1 << 20
 #: the ending of what was set aside
 DAMAGED = ".damaged"
 #: folders whose contents were compared by this process, with the sizes and times of their files at that moment
@@ -65,11 +101,25 @@ class Cache:
     """A folder of artefacts. Keys are hex digests; names from users or plug-ins never become paths.
 
     report: is called with one line for each artefact that is found damaged
+    tier: where artefacts of other machines lie; None: there are none
+    made_with: the versions that bits depend on, which are noted in the manifest of each folder that is made
     """
 
-    def __init__(self, root: Path, report: Callable[[str], None] = _say) -> None:
+    def __init__(
+        self,
+        root: Path,
+        report: Callable[[str], None] = _say,
+        tier: Tier | None = None,
+        made_with: Mapping[str, str] | None = None,
+    ) -> None:
         self.root = root
+        self._made_with = dict(made_with or {})
         self._report = report
+        self._tier = tier
+        #: names of what is known to be in the tier
+        self._shared: set[str] = set()
+        #: kind and key of the files that were put into the tier or came from it
+        self._files: set[tuple[str, str]] = set()
 
     def path(self, kind: str, key: str) -> Path:
         if not (kind.isidentifier() and key.replace("-", "").isalnum()):
@@ -77,37 +127,140 @@ class Cache:
         return self.root / kind / key
 
     def has(self, kind: str, key: str) -> bool:
-        return self.path(kind, key).exists()
+        """The artefact is here, or in the second tier."""
+        if self.path(kind, key).exists() or self._tier is None:
+            return self.path(kind, key).exists()
+        return self._tier.has(f"{kind}/{key}") or self._tier.has(f"{kind}/{key}/{MANIFEST}")
 
-    def get_or_build(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
-        """The folder of an artefact. If it is missing, `build(folder)` makes it: in one process, while others wait."""
+    def get_or_build(
+        self, kind: str, key: str, build: Callable[[Path], None], inputs: Mapping[str, Any] | None = None
+    ) -> Path:
+        """The folder of an artefact. If it is missing, `build(folder)` makes it: in one process, while others wait.
+
+        inputs: what the key is made of, as JSON values: noted in the manifest for a reader
+        """
         target = self.path(kind, key)
-        if target.exists() and not damage(target):
+        what = damage(target) if target.exists() else ""
+        if target.exists() and not what:
+            self._share_folder(kind, key)
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
+        lock = FileLock(f"{target}.lock")
+        with _on_disk(target, what):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        try:
             if target.exists() and (what := damage(target)):
                 self._set_aside(target, what)
             if not target.exists():
-                part = target.with_name(f"{key}.part")
-                shutil.rmtree(part, ignore_errors=True)  # what a killed builder left
-                part.mkdir()
-                build(part)
-                write_atomic(part / MANIFEST, json.dumps(_manifest(part)).encode())
-                part.replace(target)
-                _compared[target] = _stamps(target)
+                self._make(kind, key, build, inputs or {})
+        finally:
+            lock.release()
+        self._share_folder(kind, key)
         return target
+
+    def _make(self, kind: str, key: str, build: Callable[[Path], None], inputs: Mapping[str, Any]) -> None:
+        """The folder of an artefact whose lock is held: from the tier, or built now."""
+        target = self.path(kind, key)
+        part = target.with_name(f"{key}.part")
+        shutil.rmtree(part, ignore_errors=True)  # what a killed builder left
+        with _on_disk(part):
+            part.mkdir()
+        try:
+            if not self._arrived(kind, key, part):
+                build(part)
+                known = {"made_with": self._made_with, "inputs": dict(inputs), "files": _manifest(part)}
+                write_atomic(part / MANIFEST, json.dumps(known, indent=1).encode())
+        except Exception as error:  # libraries say in their own ways that a file could not be written
+            if isinstance(error, DiskError) or is_full(part):
+                shutil.rmtree(part, ignore_errors=True)
+                raise error if isinstance(error, DiskError) else full_disk(part) from error
+            raise
+        with _on_disk(target):
+            part.replace(target)
+        _compared[target] = _stamps(target)
+
+    # -- the second tier --------------------------------------------------------------------------------------------
+
+    def _arrived(self, kind: str, key: str, part: Path) -> bool:
+        """Copy the folder of an artefact from the tier into `part`, which stays empty where the tier lacks it."""
+        name = f"{kind}/{key}"
+        if self._tier is None or not self._tier.fetch(f"{name}/{MANIFEST}", part / MANIFEST):
+            return False
+        try:
+            files = [_inside(part, file) for file in _files_of(part)]
+            whole = all(self._tier.fetch(f"{name}/{file.relative_to(part).as_posix()}", file) for file in files)
+            what = damage(part) if whole else "a file is missing"
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            what = one_line(error)
+        _compared.pop(part, None)
+        if not what:
+            self._shared.add(name)
+            return True
+        self._report(f"{name} arrived damaged ({what}): it is made again")
+        shutil.rmtree(part)
+        part.mkdir()
+        self._tier.drop(name)
+        return False
+
+    def _share_folder(self, kind: str, key: str) -> None:
+        """Put the folder of an artefact into the tier, where it lacks it; the manifest comes last."""
+        name, target = f"{kind}/{key}", self.path(kind, key)
+        if self._tier is None or name in self._shared:
+            return
+        if not self._tier.has(f"{name}/{MANIFEST}"):
+            for file, _, _ in _stamps(target):
+                self._tier.put(f"{name}/{file}", target / file)
+            self._tier.put(f"{name}/{MANIFEST}", target / MANIFEST)
+        self._shared.add(name)
+
+    def put(self, kind: str, key: str, data: bytes) -> None:
+        """Store a file, here and in the tier."""
+        path = self.path(kind, key)
+        write_atomic(path, data)
+        self._share_file(kind, key)
+
+    def _share_file(self, kind: str, key: str) -> None:
+        if self._tier is not None:
+            self._tier.put(f"{kind}/{key}", self.path(kind, key))
+            self._files.add((kind, key))
+
+    def pull(self, kind: str, key: str) -> bool:
+        """Whether a file is here, if need be after it was copied from the tier."""
+        path = self.path(kind, key)
+        if path.exists() or self._tier is None:
+            return path.exists()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part-{os.getpid()}")
+        try:
+            if self._tier.fetch(f"{kind}/{key}", part):
+                part.replace(path)
+                self._files.add((kind, key))
+        finally:
+            part.unlink(missing_ok=True)
+        return path.exists()
+
+    def shed(self, *kinds: str) -> None:
+        """Remove the files of these kinds here that the tier has, and leave them there."""
+        for kind, key in [name for name in self._files if name[0] in kinds]:
+            self._remove(self.path(kind, key))
+            self._files.discard((kind, key))
+
+    # -- what lies here ---------------------------------------------------------------------------------------------
 
     def _set_aside(self, target: Path, what: str) -> None:
         aside = target.with_name(f"{target.name}{DAMAGED}")
-        self._remove(aside)
-        with suppress(FileNotFoundError):  # another process was faster
+        with _on_disk(target, what), suppress(FileNotFoundError):  # another process was faster
+            self._remove(aside)
             target.replace(aside)
         self._report(f"{target} is damaged ({what}): it is set aside as {aside.name} and made again")
 
     def drop(self, kind: str, key: str) -> None:
-        """Remove an artefact if it is there."""
+        """Remove an artefact if it is there, from the tier too."""
         self._remove(self.path(kind, key))
+        self._shared.discard(f"{kind}/{key}")
+        self._files.discard((kind, key))
+        if self._tier is not None:
+            self._tier.drop(f"{kind}/{key}")
 
     @staticmethod
     def _remove(target: Path) -> None:
@@ -119,7 +272,7 @@ class Cache:
     def put_state(self, key: str, state: State, cost: Cost = NO_COST) -> None:
         """Store a defense's state under its digest, with what its answers took."""
         facts = json.dumps({"facts": state.facts, "cost": asdict(cost)})
-        write_atomic(self.path("states", key), dump_tensors(state.tensors, {"state": facts}))
+        self.put("states", key, dump_tensors(state.tensors, {"state": facts}))
 
     def get_state(self, key: str) -> tuple[State, Cost] | None:
         """A stored state and what its answers took; None if it is not stored, or is damaged."""
@@ -141,6 +294,7 @@ class Cache:
         path = self.path(kind, key)
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != key:
             write_atomic(path, data)
+        self._share_file(kind, key)
         return key
 
     def find_tensors(self, kind: str, key: str) -> dict[str, Tensor]:
@@ -151,15 +305,28 @@ class Cache:
     def read(self, kind: str, key: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """The tensors and facts of a file; None if it is missing, or damaged and therefore set aside."""
         path = self.path(kind, key)
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            self._set_aside(path, "it is no file")
+        if not self.pull(kind, key):
+            return None
         try:
             data = path.read_bytes()
-        except FileNotFoundError:
+        except FileNotFoundError:  # another process has just removed it
             return None
         try:  # a file that is named by its content needs no other proof, and older ones have none
             return parse_tensors(data, proven=hashlib.sha256(data).hexdigest() == key)
         except ValueError as error:
             self._set_aside(path, str(error))
             return None
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file of this name in a folder; `ValueError` for a name that leads out of it."""
+    file = folder / name
+    if not name or ".." in file.parts or not file.is_relative_to(folder):
+        raise ValueError(f"its manifest names the file {name!r:.80}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 def damage_of(kind: str, path: Path) -> str:
@@ -184,9 +351,9 @@ def damage(folder: Path) -> str:
     if folder.is_symlink():
         return "it is a link"
     try:
-        known = json.loads((folder / MANIFEST).read_bytes())
+        known = _files_of(folder)
         sizes = {name: int(size) for name, (size, _) in known.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return "it has no manifest"
     stamps = _stamps(folder)
     if {name: size for name, size, _ in stamps} != sizes:
@@ -197,6 +364,15 @@ def damage(folder: Path) -> str:
         return f"{wrong[0]} holds other bytes than when it was made"
     _compared[folder] = stamps
     return ""
+
+
+def _files_of(folder: Path) -> dict[str, Any]:
+    """Size and sha256 of each file, as the manifest of a folder says; an older manifest says nothing else."""
+    known = json.loads((folder / MANIFEST).read_bytes())
+    files = known["files"] if "made_with" in known else known
+    if not isinstance(files, dict):
+        raise ValueError("its manifest names no files")
+    return files
 
 
 def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
@@ -212,6 +388,9 @@ def _stamps(folder: Path) -> list[tuple[str, int, int]]:
 
 
 def _sha256(path: Path) -> str:
+    """sha256 of a file; "" where it cannot be read, or is a pipe that would be waited for."""
+    if not path.is_file():
+        return ""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -221,8 +400,10 @@ def _sha256(path: Path) -> str:
 
 def dump_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> bytes:
     """Tensors and facts as one safetensors file, with their sha256; tensors land on the CPU."""
+    from safetensors.torch import save
+
     held = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    return save_safetensors(held, metadata={**facts, "sha256": _content(held, facts)})
+    return save(held, metadata={**facts, "sha256": _content(held, facts)})
 
 
 def parse_tensors(data: bytes, proven: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -230,12 +411,14 @@ def parse_tensors(data: bytes, proven: bool = False) -> tuple[dict[str, Tensor],
 
     proven: the bytes are known to be whole, so the sha256 among the facts is not asked for.
     """
+    from safetensors.torch import load
+
     try:
-        tensors = load_safetensors(data)  # first: it refuses a header that is no table of tensors, however deep it is
+        tensors = load(data)  # first: it refuses a header that is no table of tensors, however deep it is
         length = int.from_bytes(data[:8], "little")
         facts = json.loads(data[8 : 8 + length]).get("__metadata__", {})
         content = facts.pop("sha256", None)
-    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError):
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ValueError("it is no whole file of tensors") from None
     if not proven and content != _content(tensors, facts):
         raise ValueError("it holds other bytes than were written")
@@ -244,6 +427,8 @@ def parse_tensors(data: bytes, proven: bool = False) -> tuple[dict[str, Tensor],
 
 def _content(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
     """sha256 of facts and of tensors on the CPU, by name."""
+    import torch
+
     whole = hashlib.sha256(json.dumps(sorted(facts.items())).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

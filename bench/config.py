@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from bench.deadline import parse_duration
 from bench.errors import BadValue, UnknownName, one_line
+from bench.threat import Tier
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 
@@ -34,7 +37,10 @@ class RunDefaults(_Section):
 
 
 class StoreSection(_Section):
+    """db: the database. shared: folder or URL of the artefacts that several machines share; "": each has its own."""
+
     db: str
+    shared: str = ""
 
 
 class RunnerSection(_Section):
@@ -44,11 +50,34 @@ class RunnerSection(_Section):
     chunk: int = Field(ge=1)
     checkpoint_s: float = Field(gt=0)
     limit: str = ""
+    engine: Literal["local", "ray"] = "local"
+    address: str = ""
+    gpus_per_worker: float = Field(default=1.0, gt=0)
+    retries: int = Field(default=-1, ge=-1)
 
     @property
     def silent_s(self) -> float:
         """The limit in seconds; without one infinity. `BadValue` where it is no time."""
         return parse_duration("runner.limit", self.limit) if self.limit else math.inf
+
+
+def _https(address: str) -> str:
+    """`address` if a page may link to it."""
+    if address and not address.startswith("https://"):
+        raise ValueError("give an address that starts with https://, or nothing")
+    return address
+
+
+class SiteSection(_Section):
+    """What the pages of the leaderboard say of themselves, and which attacks their rankings are over.
+
+    battery: by tier, the attacks that a defense must have met to be ranked
+    """
+
+    name: str = Field(min_length=1)
+    documents: Annotated[str, AfterValidator(_https)]
+    repository: Annotated[str, AfterValidator(_https)]
+    battery: dict[Tier, Annotated[list[str], Field(min_length=1)]]
 
 
 class SuiteOver(_Section):
@@ -149,6 +178,7 @@ class Config(_Section):
     run: RunDefaults
     store: StoreSection
     runner: RunnerSection
+    site: SiteSection
     game: dict[str, Any]
     dataset: dict[str, dict[str, Any]]
     base: dict[str, dict[str, Any]]
@@ -169,9 +199,11 @@ def find(given: str | None) -> Path | None:
     return path if path.is_file() else None
 
 
-def starter() -> str:
-    """The text of a new bench.toml: all defaults and what each means, under `HEAD`."""
+def starter(db: str | None = None) -> str:
+    """The text of a new bench.toml: all defaults and what each means, under `HEAD`. db: another database."""
     _, gap, rest = DEFAULTS.read_text(encoding="utf-8").partition("\n\n")
+    if db is not None:
+        rest = re.sub(r"^db = .*$", lambda _: f"db = {json.dumps(db, ensure_ascii=False)}", rest, count=1, flags=re.M)
     return HEAD + gap[1:] + rest
 
 

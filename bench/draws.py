@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # `seed_of` is also for those who only read, and need no torch
+    import torch
+    from torch import Tensor
 
 
 def seed_of(*parts: object) -> int:
@@ -21,6 +23,8 @@ def seed_of(*parts: object) -> int:
 
 def generator(*parts: object) -> torch.Generator:
     """A CPU generator seeded with `seed_of(*parts)`. Draw on the CPU and move the result, so that all devices agree."""
+    import torch
+
     return torch.Generator().manual_seed(seed_of(*parts))
 
 
@@ -47,11 +51,15 @@ class Draws:
 
     def uniform(self, shape: Sequence[int], low: float = 0.0, high: float = 1.0) -> Tensor:
         """(N, *shape) float32, uniform in [low, high)."""
+        import torch
+
         rows = [torch.rand(tuple(shape), generator=self[i]) for i in range(len(self))]
         return torch.stack(rows) * (high - low) + low
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """(N, *shape) float32, standard normal."""
+        import torch
+
         return torch.stack([torch.randn(tuple(shape), generator=self[i]) for i in range(len(self))])
 
     def sub(self, purpose: object) -> Draws:

@@ -73,11 +73,14 @@ def _commit() -> str:
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else ""
 
 
-def pick_device(name: str) -> str:
-    """The device for `auto`, `cpu` or `cuda`: `cpu` or `cuda`. `BadValue` for a device that does not exist."""
+def pick_device(name: str, here: bool = True) -> str:
+    """The device for `auto`, `cpu` or `cuda`: `cpu` or `cuda`. `BadValue` for a device that does not exist.
+
+    here: this machine computes; else others do, which say themselves what they lack.
+    """
     if name not in ("auto", "cpu", "cuda"):
         raise BadValue(f"No device is called {name!r}; give --device auto, cpu or cuda.")
-    if name == "cuda" and not torch.cuda.is_available():
+    if here and name == "cuda" and not torch.cuda.is_available():
         raise BadValue("--device cuda was given, but torch finds no CUDA device here; use --device cpu or auto.")
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 

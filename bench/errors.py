@@ -2,7 +2,8 @@
 
 `BenchError` and its kinds mean that the *request* is wrong: the command line prints the message as one line and exits
 with 2, and nothing was written. `RunError` and its kinds mean that one *run* cannot be finished: it is stored as
-FAILED with the message as its reason, and the other runs go on.
+FAILED with the message as its reason, and the other runs go on. `DiskError` means that the *machine* cannot keep what
+was made: the command ends with 1, no run is FAILED for it, and the same command goes on once it can.
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ class BrokenPlugin(BenchError):
     """A plug-in that does not import or does not declare what it must."""
 
 
+class EngineError(BenchError):
+    """The engine that plays runs cannot go on: no run is to blame for it."""
+
+
 class RunError(Exception):
     """One run cannot be finished; its reason is stored and the others go on."""
 
@@ -74,6 +79,15 @@ class BadImage(RunError):
 
 class ChangedFit(RunError):
     """What was fitted under a key is not what was fitted under it before."""
+
+
+class DiskError(OSError):
+    """A file of this program cannot be written: the disk is full, or the folder is not this user's. No run's fault."""
+
+    @classmethod
+    def of(cls, error: OSError, path: object) -> DiskError:
+        """What the system said about writing `path`."""
+        return cls(error.errno, error.strerror or one_line(error), str(error.filename or path))
 
 
 def one_line(error: BaseException) -> str:

@@ -35,6 +35,8 @@ _PLAIN = (
 )  # fmt: skip
 #: modules whose objects are tools, which belong to a process and not to what is fingerprinted
 _TOOLS = ("bench.cache", "bench.contracts.defense", "bench.deadline", "bench.execution", "bench.game", "bench.store")
+#: names of the folders that installers write to
+_PACKAGES = frozenset({"site-packages", "dist-packages"})
 #: attributes of a class that say nothing about what it does
 _INCIDENTAL = frozenset(
     {"__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate__",
@@ -273,5 +275,9 @@ def _installed(module: str | None) -> bool:
     file = getattr(sys.modules.get(module or ""), "__file__", None)
     if not file:
         return False
-    folders = {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")}
-    return any(pathlib.Path(file).is_relative_to(folder) for folder in folders if folder)
+    path = pathlib.Path(file)
+    if not _PACKAGES.isdisjoint(path.parts):  # of this environment, or of one that it builds upon
+        return True
+    folders = [sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")]
+    folders.append(str(pathlib.Path(torch.__file__).parents[1]))  # packages may lie in any folder of PYTHONPATH
+    return any(path.is_relative_to(folder) for folder in folders if folder)

@@ -98,8 +98,8 @@ def _load_built_ins() -> None:
     from bench.game.protocols import BUILT_IN as protocols
     from bench.models import BUILT_IN as networks
 
-    for name, target in data.items():
-        registry.register_dataset(name, target)
+    for name, (target, summary) in data.items():
+        registry.register_dataset(name, target, summary=summary)
     for name, (target, summary) in networks.items():
         registry.register_model(name, target, summary=summary)
     for name, (target, summary) in protocols.items():

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from bench.errors import BadValue, BrokenPlugin, UnknownName, one_line
-from bench.source import module_hash, source_now
+from bench.source import foreign_code, module_hash, source_now
 
 #: origin of what is registered outside of `load_all`: by the program that uses this package as a library
 PROGRAM = "this program"
@@ -101,7 +101,8 @@ class Entry:
             return self.target
         module, _, attribute = self.target.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            with foreign_code():
+                return getattr(importlib.import_module(module), attribute)
         except Exception as error:  # a plug-in may raise anything while it is imported
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise BrokenPlugin(f"{self.name!r} ({self.origin}) does not import: {reason}") from error
@@ -281,8 +282,8 @@ def register_attack(
 
 
 def register_dataset(name: str, target: Any, *, summary: str = "") -> None:
-    """Add a dataset: see `bench.data` for what the class must have."""
-    datasets.add(Entry(name, target, 1, summary, _origin.get()))
+    """Add a dataset: see `bench.data` for what the class must have. Its summary may be given, or stand in the class."""
+    datasets.add(Entry(name, target, 1, summary or getattr(target, "summary", ""), _origin.get()))
 
 
 def register_model(name: str, target: Any, *, summary: str = "") -> None:

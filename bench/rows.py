@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from bench.norms import Norm, ball_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: the answer of a defense that refuses an input; labels are 0 and above
 REFUSED = -1

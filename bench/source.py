@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -23,6 +26,21 @@ class _AsItIsNow(SourceFileLoader):
         return code
 
 
+@contextmanager
+def foreign_code() -> Iterator[None]:
+    """Within, code of plug-ins runs in this process, before or beside games.
+
+    What it prints goes to standard error, since programs read this program's standard output; and where it goes with
+    `os.chdir` is left again at the end.
+    """
+    here = Path.cwd()
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.chdir(here)
+
+
 def run_file(name: str, path: Path) -> ModuleType:
     """Run a Python file as the module `name`. An exception passes through; then no module of this name stays."""
     if path.suffix != ".py":
@@ -32,7 +50,8 @@ def run_file(name: str, path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it is run: dataclasses look their module up there
     try:
-        spec.loader.exec_module(module)
+        with foreign_code():
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
@@ -94,6 +113,14 @@ def _shapes_rows(module: str) -> bool:
         return False
     paths = (_source_path(".".join(parts[:count])) for count in range(2, len(parts) + 1))
     return any(path is not None and path.is_file() and MARK.search(path.read_bytes()) for path in paths)
+
+
+def tree_hash(folder: Path) -> str:
+    """sha256 over all Python files below a folder, by their path in it."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        whole.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return whole.hexdigest()
 
 
 def _source_path(module: str) -> Path | None:

@@ -5,7 +5,6 @@ Source: Wu, Yuan, Wu, ICML 2020, section on the augmented set (PGD copies made a
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -135,6 +134,7 @@ class BankBuilder:
             self.chosen = np.sort(fixed_order("bank", task.facts.train_size)[: recipe.size])
         seed = context.seed if recipe.copies else 0  # without copies there are no draws
         self.key = digest([context.base_key, _SOURCE, seed, asdict(recipe)])
+        self.inputs = {"base": context.base_key, "source": _SOURCE, "seed": seed, "recipe": asdict(recipe)}
         image_bytes = int(np.prod(task.facts.image_shape))
         piece = min(PIECE, PIECE_BYTES // image_bytes)
         self.piece = max(piece // BLOCK * BLOCK, BLOCK)
@@ -165,7 +165,7 @@ class BankBuilder:
             copies = [self._copies(rows, copy) for copy in range(self.recipe.copies)]
             np.save(folder / "images.npy", np.stack(copies))
 
-        return self.cache.get_or_build("pieces", f"{self.key}-{name}", build)
+        return self.cache.get_or_build("pieces", f"{self.key}-{name}", build, {**self.inputs, "from": int(name)})
 
     def _copies(self, rows: NDArray[np.int64], copy: int) -> NDArray[np.uint8]:
         """Copy number `copy` of some training images, (R, C, H, W): a block is fetched when the next one is drawn."""
@@ -230,9 +230,9 @@ class BankBuilder:
             images.flush()
             write_index(folder, self._features(images), self.recipe.index)
 
-        folder = self.cache.get_or_build("banks", self.key, assemble)
+        folder = self.cache.get_or_build("banks", self.key, assemble, self.inputs)
         for start in starts:
-            shutil.rmtree(self.cache.path("pieces", f"{self.key}-{start}"), ignore_errors=True)
+            self.cache.drop("pieces", f"{self.key}-{start}")
         labels = np.tile(self.task.train_labels[self.chosen], 1 + self.recipe.copies)
         images = np.load(folder / "images.npy", mmap_mode="r")
         bank = Bank(images, labels, Neighbours.opened(folder, probes), count, self.task.pixel_scale)

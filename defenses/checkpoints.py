@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.cache import dump_tensors, write_atomic
+from bench.cache import dump_tensors
 from bench.contracts import Context
 from bench.contracts.base import CHECKPOINTS
 from defenses.recording import copy_all
@@ -58,6 +58,6 @@ class Checkpoints:
         start = time.monotonic()
         tensors = {str(number): tensor for number, tensor in enumerate(self._tensors)}
         tensors["steps"] = torch.tensor(steps)
-        write_atomic(self._context.cache.path(CHECKPOINTS, self._context.base_key), dump_tensors(tensors, {}))
+        self._context.cache.put(CHECKPOINTS, self._context.base_key, dump_tensors(tensors, {}))
         self._stored_at = time.monotonic()
         self._store_s = self._stored_at - start

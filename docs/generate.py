@@ -9,9 +9,11 @@ import mkdocs_gen_files
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import bench
 from bench import plugins, registry
 from bench.auditing.glossary import glossary
 from bench.config import load
+from docs.prose import markdown
 
 PUBLIC = (
     "bench.in_memory", "bench.library", "bench.analysis.result", "bench.analysis.audited", "bench.analysis.compare",
@@ -46,8 +48,20 @@ def page(entry: registry.Entry, section: str) -> str:
         lines += ["| parameter | default |", "|---|---|"]
         lines += [f"| `{prefix}.{name}` | `{field.default}` |" for name, field in fields.items()]
         lines += ["", "Defaults of the class; `bench.toml` and the recipe may set others.", ""]
-        lines += ["```text", inspect.cleandoc(cls.Params.__doc__ or ""), "```", ""]
-    return "\n".join([*lines, "## How it works", "", "```text", module_text(cls), "```", ""])
+        lines += [markdown(inspect.cleandoc(cls.Params.__doc__ or "")), ""]
+    return "\n".join([*lines, "## How it works", "", markdown(module_text(cls)), ""])
+
+
+def called() -> list[str]:
+    """The names of `from bench import ...`, each with the first sentence of its docstring and its place below."""
+    rows = ["| name | what |", "|---|---|"]
+    for name in sorted(bench.__all__, key=str.lower):
+        thing = getattr(bench, name)
+        first = inspect.cleandoc(thing.__doc__ or "").partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+        place = f"{thing.__module__}.{name}"
+        link = f"[`{name}`][{place}]" if thing.__module__ in PUBLIC else f"`{name}`"
+        rows.append(f"| {link} | {markdown(first)} |")
+    return rows
 
 
 plugins.load_all()
@@ -67,7 +81,22 @@ with mkdocs_gen_files.open("reference/command-line.md", "w") as file:
         "    :prog_name: bench\n    :depth: 1\n"
     )
 with mkdocs_gen_files.open("reference/python.md", "w") as file:
-    file.write("# Python\n\n" + "\n".join(f"::: {name}\n" for name in PUBLIC))
+    head = [
+        "# From Python",
+        "",
+        "What `bench` has for a program or a notebook; [how to use it](../howto/python.md).",
+        "",
+    ]
+    file.write("\n".join([*head, *called(), "", *(f"::: {name}\n" for name in PUBLIC)]))
+
+with mkdocs_gen_files.open("datasets.md", "w") as file:
+    file.write(
+        "# Datasets\n\nAny other is [a class of its own](howto/dataset.md).\n\n| name | what | radii |\n|---|---|---|\n"
+    )
+    radii = {name: section.get("eps", {}) for name, section in load(None).dataset.items()}
+    for entry in registry.datasets:
+        known = ", ".join(f"{norm} {eps}" for norm, eps in radii.get(entry.name, {}).items())
+        file.write(f"| {entry.name} | {entry.summary} | {known} |\n")
 
 rows = ["# Flags and checks", "", "What `bench show M3` says, for all of them.", ""]
 rows += ["| id | of | what is measured | trips | what it means |", "|---|---|---|---|---|"]

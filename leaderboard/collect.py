@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.analysis.answered import answered
@@ -12,15 +13,28 @@ from bench.analysis.worst_case import breakers_in_words
 from bench.cache import digest
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel, tier_of
-from leaderboard.content import TIERS, AuditSummary, Entry, Leaderboard, RunSummary, share
+from leaderboard.content import TIERS, AuditSummary, Entry, Leaderboard, RunSummary, Standing, share
+from leaderboard.doubts import judged
 from leaderboard.entries import base_key, entries_of, without_folders
-from leaderboard.ranking import AnsweredRun, ranked, standings_of
+from leaderboard.ranking import AnsweredRun, Battery, ranked, standings_of
 
 #: statuses of runs that have ended
 ENDED = ("DONE", "SKIPPED", "FAILED")
 
 
-def collect(store: Store) -> Leaderboard:
+@dataclass(frozen=True)
+class Rules:
+    """By what the ranking is made.
+
+    battery   see `leaderboard.ranking`
+    command   the command that plays these attacks against what a run attacked; "" if it cannot be told
+    """
+
+    battery: Battery
+    command: Callable[[RunRecord, Sequence[str]], str] = lambda record, attacks: ""
+
+
+def collect(store: Store, rules: Rules) -> Leaderboard:
     """All runs that have ended and all audits. The rows of one entry are in memory at a time."""
     records = [record for record in store.runs() if record.status in ENDED]
     entries = entries_of(records)
@@ -41,8 +55,25 @@ def collect(store: Store) -> Leaderboard:
             for record, result in described
         ]
         runs += [run.summary for run in answered]
-        standings += standings_of(entry, answered)
-    return Leaderboard(sorted(runs, key=_run_order), ranked(standings), collect_audits(store, entries))
+        standings += [_with_command(one, own, rules) for one in standings_of(entry, answered, rules.battery)]
+    audits = collect_audits(store, entries)
+    return Leaderboard(sorted(runs, key=_run_order), judged(ranked(standings), audits), audits, rules.battery)
+
+
+def _with_command(standing: Standing, records: Sequence[RunRecord], rules: Rules) -> Standing:
+    """The standing with the command that plays what it lacks, as its run of most examples was played."""
+    board = standing.board
+    whole = [
+        record
+        for record in records
+        if record.spec.get("chosen") is None
+        and (record.spec["threat"]["norm"], record.spec["threat"]["eps"]) == (board.norm, board.eps)
+        and record.spec["attack"]["name"] != "clean"
+    ]
+    if not standing.missing or not whole:
+        return standing
+    largest = max(whole, key=lambda record: (record.spec["n"], record.key))
+    return replace(standing, command=rules.command(largest, standing.missing))
 
 
 def _answer_times(described: Iterable[tuple[RunRecord, dict[str, Any]]]) -> dict[str, list[float]]:
@@ -144,7 +175,8 @@ def _audit_order(audit: AuditSummary) -> tuple[str, str, float, float, str]:
 
 
 def _audit(result: dict[str, Any], entries: Mapping[str, Entry]) -> AuditSummary:
-    entry = entries.get(result["runs"].get("pgd-skip", ""))
+    played = (entries[run] for run in result["runs"].values() if run in entries)
+    entry = next((one for one in played if one.defense == result["defense"]), None)  # other steps are of its base
     flags = [(check["id"], check["message"]) for check in result["checks"] if check["tripped"]]
     if result["failed"]:
         message = f"{', '.join(result['failed'])} FAILED. The verdict lacks what these runs might have broken."
@@ -170,4 +202,5 @@ def _audit(result: dict[str, Any], entries: Mapping[str, Entry]) -> AuditSummary
         gain=None if gain is None else share(gain["difference"]),
         times=None if gain is None else gain["times_the_base"],
         flags=tuple(flags),
+        entry=entry.key if entry else "",
     )

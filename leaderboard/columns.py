@@ -5,12 +5,35 @@ from __future__ import annotations
 from typing import Any
 
 from leaderboard.addresses import defense_address, paper_address
-from leaderboard.content import TIERS, AuditSummary, Entry, Example, RunSummary, Standing
+from leaderboard.content import (
+    LEVELS,
+    TIERS,
+    AuditSummary,
+    Entry,
+    Example,
+    RunSummary,
+    Standing,
+    level_name,
+    sample_in_words,
+)
 from leaderboard.tables import Column, figure_cell, share_cell
 
 
 def _name(entry: Entry) -> list[str]:
-    return [entry.defense, defense_address(entry.defense), entry.variant]
+    on = "" if entry.base == entry.defense else f"on {entry.base}"
+    return [entry.defense, defense_address(entry.defense), ", ".join(filter(None, (on, entry.variant)))]
+
+
+def _trust(standing: Standing) -> list[Any]:
+    state = "doubt" if standing.doubts else "checked" if standing.audit else "unchecked"
+    reasons = [f"{name}: {message}" for name, message in standing.doubts]
+    if not reasons:
+        reasons = ["An audit found no reason to doubt it." if standing.audit else "No audit of it is here: bench audit"]
+    return [standing.trust, state, "\n".join(reasons), standing.flags]
+
+
+def _robust(standing: Standing) -> list[Any]:
+    return [share_cell(standing.robust), sample_in_words(standing.n)]
 
 
 def _milliseconds(seconds: float | None) -> float | None:
@@ -23,6 +46,9 @@ def _paper(standing: Standing) -> list[str] | None:
 
 
 ROBUST_TOOLTIP = "Share of the examples that are still answered right under attack, with its 95 % interval."
+WORST_TOOLTIP = (
+    "Worst case over the battery, the attacks that all ranked defenses met, taken per example, with its 95 % interval."
+)
 CLEAN_TOOLTIP = "Share of the examples that are answered right without an attack, with its 95 % interval."
 RANK_TOOLTIP = (
     "By robust accuracy in the worst case, then by clean accuracy. A refusal counts at the false rejections beside it."
@@ -34,35 +60,57 @@ REFUSED_TOOLTIP = (
 DETECTED_TOOLTIP = "Share of the attacked images that the defense refuses; empty for a defense that never refuses."
 LOST_TOOLTIP = "Points of accuracy that other users lose by the attacker's inputs among theirs, with a 95 % interval."
 MS_TOOLTIP = "Median time of one answer of the defense, in milliseconds."
-TIMES_TOOLTIP = "The time of one answer divided by that of the base alone on the same machine."
+TIMES_TOOLTIP = "The time of one answer, in answers of the base alone on the same machine."
+DEFENSE_TOOLTIP = "The defense, its base, and the parameters in which its entries differ."
 BASE_TOOLTIP = "The trained network that the defense runs on."
 
+RANK = Column[Standing]("rank", "Rank", RANK_TOOLTIP, lambda one: one.rank, "whole", layout="number")
+DEFENSE = Column[Standing]("defense", "Defense", DEFENSE_TOOLTIP, lambda one: _name(one.entry), "name", layout="name")
+ROBUST = Column[Standing]("robust", "Robust %", WORST_TOOLTIP, _robust, "share-note", layout="number")
+TRUST = Column[Standing](
+    "trust", "Trust", "Whether the figure is to be believed; then flags of runs and audits. Point at one to read it.",
+    _trust, "trust", layout="flags",
+)  # fmt: skip
+WHY = Column[Standing]("why", "Why it has no rank", "What is missing.", lambda one: one.why, layout="wide")
 RANKING: tuple[Column[Standing], ...] = (
-    Column("rank", "Rank", RANK_TOOLTIP, lambda one: one.rank, "whole", layout="number"),
-    Column("defense", "Defense", "The defense, and the parameters in which its entries differ.",
-           lambda one: _name(one.entry), "name", layout="name"),
-    Column("base", "Base", BASE_TOOLTIP, lambda one: one.entry.base, layout="name"),
-    Column("robust", "Robust %", "Worst case over the attacks of the tier, taken per example, with its 95 % interval.",
-           lambda one: share_cell(one.robust), "share", layout="number"),
+    RANK,
+    DEFENSE,
+    Column("base", "Base", BASE_TOOLTIP, lambda one: one.entry.base, layout="name", shown=False),
+    ROBUST,
+    TRUST,
+    Column("worst", "Worst known %", "Worst case over all attacks that were played, also those that only this one met.",
+           lambda one: share_cell(one.worst), "share", layout="number"),
     Column("clean", "Clean %", CLEAN_TOOLTIP, lambda one: share_cell(one.clean), "share", layout="number"),
     Column("refused", "Refuses %", REFUSED_TOOLTIP, lambda one: share_cell(one.refused), "share",
            layout="number", optional=True),
-    Column("n", "n", "Number of examples in the worst case.", lambda one: one.n or None, "whole", layout="number"),
-    Column("attacks", "Attacks", "The attacks in the worst case; those that saw fewer examples say how many.",
+    Column("n", "n", "Number of examples in the worst case.", lambda one: one.n or None, "whole", layout="number",
+           shown=False),
+    Column("breakers", "Broken by", "Which attack broke which share of the examples broken in the worst known case.",
+           lambda one: one.breakers, layout="wide"),
+    Column("attacks", "Attacks", "The attacks in the worst known case; those that saw fewer examples say how many.",
            lambda one: one.attacks, "list", layout="wide"),
-    Column("breakers", "Broken by, or why it has no rank", "Which attack broke which share of the broken examples.",
-           lambda one: "; ".join(part for part in (one.breakers, one.why) if part), layout="wide"),
-    Column("ms", "ms per answer", MS_TOOLTIP, lambda one: _milliseconds(one.answer_s), "figure", layout="number"),
-    Column("times", "Times the base", TIMES_TOOLTIP, lambda one: figure_cell(one.times_base), "figure",
+    Column("ms", "ms per answer", MS_TOOLTIP, lambda one: _milliseconds(one.answer_s), "figure", layout="number",
+           shown=False),
+    Column("times", "Answers of the base", TIMES_TOOLTIP, lambda one: figure_cell(one.times_base), "figure",
            layout="number"),
-    Column("flags", "Flags", "Warnings about the runs; point at one to read it.", lambda one: [one.flags, ""], "flags"),
     Column("paper", "Paper", "The paper that describes the defense.", _paper, "link"),
 )  # fmt: skip
 
-#: the page of a defense: these four, then the columns of the ranking without those of `SAME_ON_DEFENSE_PAGE`
+#: what is not compared, below the ranking
+UNRANKED: tuple[Column[Standing], ...] = (
+    DEFENSE,
+    Column("robust", "Robust % so far", "Worst case over the attacks of the level that it met.", _robust, "share-note",
+           layout="number"),
+    TRUST,
+    WHY,
+    Column("command", "What plays it", "The command that plays the attacks which are missing.",
+           lambda one: one.command, "code", layout="wide"),
+)  # fmt: skip
+
+#: the page of a defense: these four, the columns of the ranking without those of `SAME_ON_DEFENSE_PAGE`, and `WHY`
 STANDINGS: tuple[Column[Standing], ...] = (
     Column("board", "Board", "Dataset, norm and radius.", lambda one: one.board.name, layout="name"),
-    Column("tier", "The attacker knows", "The tier of the attacks.", lambda one: one.tier,
+    Column("tier", "The attacker knows", "The level of knowledge of the attacks.", lambda one: level_name(one.tier),
            sort=lambda one: TIERS.index(one.tier)),
     Column("base", "Base", BASE_TOOLTIP, lambda one: one.entry.base),
     Column("variant", "Parameters", "The parameters in which the entries differ.", lambda one: one.entry.variant),
@@ -70,14 +118,13 @@ STANDINGS: tuple[Column[Standing], ...] = (
 SAME_ON_DEFENSE_PAGE = ("defense", "base", "attacks", "paper")
 
 RUNS: tuple[Column[RunSummary], ...] = (
-    Column("defense", "Defense", "The defense, and the parameters in which its entries differ.",
-           lambda run: _name(run.entry), "name", layout="name"),
-    Column("base", "Base", BASE_TOOLTIP, lambda run: run.entry.base, layout="name"),
+    Column("defense", "Defense", DEFENSE_TOOLTIP, lambda run: _name(run.entry), "name", layout="name"),
+    Column("base", "Base", BASE_TOOLTIP, lambda run: run.entry.base, layout="name", shown=False),
     Column("attack", "Attack", "The attack; clean: none.", lambda run: run.attack, layout="name"),
     Column("board", "Board", "Dataset, norm and radius.", lambda run: run.board.name, layout="name"),
     Column("threat", "Threat", "What the attacker may do and know; unfold it for the whole threat card.",
            lambda run: [run.threat_tag, run.threat], "folded", layout="name"),
-    Column("tier", "Knows", "The tier of the attack: how much the attacker knows.", lambda run: run.tier,
+    Column("tier", "Knows", "How much the attacker knows.", lambda run: level_name(run.tier),
            sort=lambda run: TIERS.index(run.tier) if run.tier in TIERS else None),
     Column("n", "n", "Number of attacked examples.", lambda run: run.n, "whole", layout="number"),
     Column("clean", "Clean %", CLEAN_TOOLTIP, lambda run: share_cell(run.clean), "share", layout="number"),
@@ -132,7 +179,8 @@ def _of_tier(number: int, tier: str) -> Column[AuditSummary]:
         robust, breakers = audit.tiers[number]
         return [share_cell(robust), breakers]
 
-    return Column(f"robust-{tier}", tier, f"Robust % in the worst case of the tier {tier}.", value, "share-note")
+    name, words = LEVELS[tier]
+    return Column(f"robust-{tier}", name, f"Robust % in the worst case of this level. {words}", value, "share-note")
 
 
 AUDITS: tuple[Column[AuditSummary], ...] = (
@@ -155,6 +203,7 @@ AUDITS: tuple[Column[AuditSummary], ...] = (
 #: the columns of every table, by the id of the table in its page
 TABLES: dict[str, tuple[Column[Any], ...]] = {
     "ranking": RANKING,
+    "unranked": UNRANKED,
     "runs": RUNS,
     "audits": AUDITS,
     "figures": RUN_FIGURES,
@@ -167,4 +216,4 @@ def columns_of(table: str) -> tuple[Column[Any], ...]:
     if table != "standings":
         return TABLES[table]
     ranking = [column for column in TABLES["ranking"] if column.name not in SAME_ON_DEFENSE_PAGE]
-    return (*STANDINGS, *ranking)
+    return (*STANDINGS, *ranking, WHY)

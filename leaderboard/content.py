@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
@@ -9,17 +10,40 @@ from bench.threat import Tier
 
 #: the tiers, the one with the least knowledge first
 TIERS: tuple[str, ...] = get_args(Tier)
-#: what the attacker of a tier knows, and which attacks the ranking of the tier is over
-TIER_WORDS = {
-    "gray-black-box": "The attacker sees answers only, or has a network of its own. The ranking is over attacks of "
-    "this tier only.",
-    "train-time": "The attacker has the network as it was trained, without what the defense has learnt since. The "
-    "ranking is over attacks of this tier only.",
-    "aware-realistic": "The attacker has the defense as it was some inputs ago, or a copy that saw a part of the "
-    "stream. The ranking also includes attacks that need less knowledge.",
-    "aware-full": "The attacker has the defense as it is now, or a copy that sees every input that the attacker "
-    "sends. The ranking also includes attacks that need less knowledge.",
+
+
+#: with fewer examples a figure is of a small sample: the interval of a half is then wider than 19 points
+SMALL = 100
+
+
+class Level(NamedTuple):
+    """A tier in words: a name for it, and what its attacker has."""
+
+    name: str
+    words: str
+
+
+#: the tiers as readers see them
+LEVELS = {
+    "gray-black-box": Level(
+        "No weights", "The attacker sees the defense's answers only, or attacks a network of its own."
+    ),
+    "train-time": Level(
+        "Trained weights", "It has the network as it was trained, not what the defense has learnt while it served."
+    ),
+    "aware-realistic": Level(
+        "Adapted weights, late",
+        "It has the defense as it was some inputs ago, or a copy that saw a part of the stream.",
+    ),
+    "aware-full": Level(
+        "Adapted weights, now", "It has the defense as it is when it answers, or a copy that saw all that it sends."
+    ),
 }
+
+
+def level_name(tier: str) -> str:
+    """The name of a tier for readers; the text itself where it is none."""
+    return LEVELS[tier].name if tier in LEVELS else tier
 
 
 @dataclass(frozen=True)
@@ -124,13 +148,19 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Standing:
-    """An entry on one board in one tier: its worst case over the attacks of the tier.
+    """An entry on one board in one tier.
 
-    attacks   the attacks in the worst case; breakers: which of them broke how much, in words
-    why       why the standing has no rank; "" if it has one
-    rank      from 1; None if there is none
+    robust    the worst case over the battery of the tier, by which the ranking is made; of an entry that has not met
+              all of it, over the attacks of the tier that it met
+    worst     the worst case over all attacks that were played, in the tier and those it includes
+    attacks   the attacks in that worst case; breakers: which of them broke how much, in words
+    why       why it is not compared with others; "" if it is
+    missing   the attacks of the battery that it has not met; command: plays them, "" if there is none
+    rank      from 1; None if it is not compared, or if there is nothing to compare it with
     refused   share of clean images that the defense refuses; None if it never refuses
     front     it is on the Pareto front: no entry of the board and tier is as robust and as fast, and better in one
+    audit     the budget of its audit; "" if it was not audited
+    doubts    reasons not to believe `robust`, each with a name and in words
     """
 
     entry: Entry
@@ -148,12 +178,25 @@ class Standing:
     rank: int | None = None
     front: bool = False
     refused: Share | None = None
+    worst: Share | None = None
+    missing: tuple[str, ...] = ()
+    command: str = ""
+    audit: str = ""
+    doubts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def trust(self) -> str:
+        """Whether the figure is to be believed, in a few words."""
+        if self.doubts:
+            return "not to be believed"
+        return f"no doubt found ({self.audit} audit)" if self.audit else "not audited"
 
 
 @dataclass(frozen=True)
 class AuditSummary:
     """One audit. variant and dataset are those of the attacked entry.
 
+    entry   the key of that entry; "" if no run of it is there
     tiers   for each tier, in the order of `TIERS`: the worst case, and in words which attacks broke the defense
     gain    robust accuracy of the defense minus that of its base; times: cost of an answer divided by the base's
     """
@@ -171,6 +214,7 @@ class AuditSummary:
     gain: Share | None
     times: float | None
     flags: tuple[tuple[str, str], ...]
+    entry: str = ""
 
     @property
     def board(self) -> Board:
@@ -197,11 +241,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Everything that a database has to show."""
+    """Everything that a database has to show. battery: by tier, the attacks that its ranking is over."""
 
     runs: list[RunSummary] = field(default_factory=list)
     standings: list[Standing] = field(default_factory=list)
     audits: list[AuditSummary] = field(default_factory=list)
+    battery: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def outcome_of_example(right: bool, violation: str) -> str:
@@ -214,6 +259,11 @@ def share(estimate: dict[str, Any] | None) -> Share | None:
     if estimate is None:
         return None
     return Share(100 * estimate["value"], 100 * estimate["low"], 100 * estimate["high"], estimate["method"])
+
+
+def sample_in_words(n: int) -> str:
+    """The number of examples in words; "" for none."""
+    return "" if not n else f"n {n}" if n >= SMALL else f"n {n}, small sample"
 
 
 def radius_in_words(norm: str, eps: float) -> str:

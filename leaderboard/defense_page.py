@@ -9,13 +9,13 @@ from leaderboard.charts import LEADERBOARD_CHARTS, spec_of
 from leaderboard.charts.chart import parts_of
 from leaderboard.columns import columns_of
 from leaderboard.content import TIERS, Leaderboard, RunSummary, Standing
-from leaderboard.page import render
+from leaderboard.page import Site, render
 from leaderboard.ranking import rank_order
 from leaderboard.tables import table_data
 
 
-def render_defense_page(name: str, whole: Leaderboard, made: str) -> str:
-    """The page as text. made: when the site was made."""
+def render_defense_page(name: str, whole: Leaderboard, site: Site) -> str:
+    """The page as text."""
     own = Leaderboard(
         [run for run in whole.runs if run.entry.defense == name],
         [standing for standing in whole.standings if standing.entry.defense == name],
@@ -24,8 +24,8 @@ def render_defense_page(name: str, whole: Leaderboard, made: str) -> str:
     drawings = _drawings(own)
     return render(
         "defense.html",
-        root="../",
-        made=made,
+        site,
+        "../",
         name=name,
         summary="" if known is None else known.summary,
         paper=paper_address(name),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bench.auditing.glossary import glossary
-from leaderboard.page import render
+from leaderboard.page import Site, render
 
 #: where the page lies in the site
 FLAGS_ADDRESS = "flags.html"
 
 
-def render_flags_page(made: str) -> str:
-    """The page as text. made: when the site was made."""
-    return render("flags.html", root="", made=made, terms=glossary())
+def render_flags_page(site: Site) -> str:
+    """The page as text."""
+    return render("flags.html", site, "", terms=glossary())

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from leaderboard.charts import LEADERBOARD_CHARTS, LeaderboardChart, spec_of
 from leaderboard.charts.chart import Records, on_base, parts_of
 from leaderboard.columns import columns_of
-from leaderboard.content import TIER_WORDS, TIERS, Board, Leaderboard, RunSummary, Standing
-from leaderboard.page import render
+from leaderboard.content import LEVELS, TIERS, Board, Leaderboard, RunSummary, Standing
+from leaderboard.page import Site, render
 from leaderboard.ranking import rank_order
 from leaderboard.tables import table_data
 
 
-def render_overview(whole: Leaderboard, made: str) -> str:
-    """The overview as text. made: when the site was made."""
+def render_overview(whole: Leaderboard, site: Site) -> str:
+    """The overview as text."""
     boards = boards_of(whole)
     charts = [chart for chart in LEADERBOARD_CHARTS.values() if "overview" in chart.pages]
     return render(
         "index.html",
-        root="",
-        made=made,
+        site,
+        "",
+        levels=LEVELS,
         empty=not whole.runs,
         audited=bool(whole.audits),
         charts=charts,
         data={
             "root": "",
-            "menus": {"boards": _menus(whole, boards), "tier_words": TIER_WORDS},
+            "menus": _menus(whole, boards),
             "tables": _tables(whole, boards),
         },
         drawings={
@@ -48,19 +50,38 @@ def boards_of(whole: Leaderboard) -> list[Board]:
 
 
 def _menus(whole: Leaderboard, boards: list[Board]) -> list[dict[str, Any]]:
-    """What the menus offer on each board: the bases, and [tier, its title], ranked tiers and most knowledge first."""
-    ranked = {(standing.board, standing.tier) for standing in whole.standings if standing.rank is not None}
+    """What the menus offer on each board: the bases, and [tier, what it lacks, what is said above its ranking]; the
+    fullest tier first, of equals the one with most knowledge."""
     bases: dict[str, set[str]] = defaultdict(set)
+    here: dict[tuple[Board, str], list[Standing]] = defaultdict(list)
     for standing in whole.standings:
         bases[standing.board.dataset].add(standing.entry.base)
+        here[standing.board, standing.tier].append(standing)
     menus = []
     for board in boards:
-        tiers = sorted(TIERS, key=lambda tier: ((board, tier) not in ranked, -TIERS.index(tier)))
-        titles = [[tier, tier if (board, tier) in ranked else f"{tier} (nothing ranked)"] for tier in tiers]
+        lacks = {tier: _lacks(here[board, tier]) for tier in TIERS}
+        tiers = sorted(TIERS, key=lambda tier: (STATES.index(lacks[tier]), -TIERS.index(tier)))
+        states = [[tier, lacks[tier], _ranked_over(whole.battery.get(tier, ()))] for tier in tiers]
         menus.append(
-            {"dataset": board.dataset, "radius": board.radius, "tiers": titles, "bases": sorted(bases[board.dataset])}
+            {"dataset": board.dataset, "radius": board.radius, "tiers": states, "bases": sorted(bases[board.dataset])}
         )
     return menus
+
+
+#: what a tier of a board may lack, the fullest state first
+STATES = ("", "one entry, no ranks", "nothing ranked", "nothing played")
+
+
+def _lacks(standings: list[Standing]) -> str:
+    if any(one.rank is not None for one in standings):
+        return STATES[0]
+    if any(not one.why for one in standings):
+        return STATES[1]
+    return STATES[2] if any(one.robust is not None for one in standings) else STATES[3]
+
+
+def _ranked_over(battery: Sequence[str]) -> str:
+    return f"By the worst case over the attacks that all of these met: {', '.join(battery)}." if battery else ""
 
 
 def _tables(whole: Leaderboard, boards: list[Board]) -> dict[str, Any]:
@@ -74,7 +95,7 @@ def _tables(whole: Leaderboard, boards: list[Board]) -> dict[str, Any]:
             "boards": [numbers[standing.board]],
             "tier": standing.tier,
             "base": standing.entry.base,
-            "muted": standing.rank is None,
+            "muted": False,
         }
 
     def where_run(run: RunSummary) -> dict[str, Any]:
@@ -83,8 +104,10 @@ def _tables(whole: Leaderboard, boards: list[Board]) -> dict[str, Any]:
         return {"boards": shown, "tier": None, "base": run.entry.base, "muted": not run.ranked}
 
     standings = sorted(whole.standings, key=rank_order)
+    compared, others = [one for one in standings if not one.why], [one for one in standings if one.why]
     tables = {
-        "ranking": table_data(columns_of("ranking"), standings, ("rank", "asc"), where_standing),
+        "ranking": table_data(columns_of("ranking"), compared, ("rank", "asc"), where_standing),
+        "unranked": table_data(columns_of("unranked"), others, None, where_standing),
         "runs": table_data(columns_of("runs"), whole.runs, ("robust", "desc"), where_run),
     }
     if whole.audits:

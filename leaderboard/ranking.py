@@ -1,22 +1,30 @@
 """The ranking rule. It stands in this module only.
 
-Standings are ordered by the worst case over the attacks of the tier, then by clean accuracy. The worst case is taken
-per example: an example counts as robust only if no attack broke it. An attacker who knows more can also run attacks
-that need less, so the tiers of aware attackers include the other tiers.
+Every tier has a battery: attacks that a defense must have met (`site.battery` in bench.toml). Standings are ordered by
+the worst case over the battery, then by clean accuracy, so all of them met the same attacks on the same examples. The
+worst case is taken per example: an example counts as robust only if no attack broke it. An attack inside a wrapper
+counts as that attack. Beside it stands the worst case over all attacks that were played; an attacker who knows more can
+also run attacks that need less, so there the tiers of aware attackers include the other tiers.
 
-A standing is shown without a rank, with the reason, in two cases: no attack of the tier itself was run on an unbiased
-sample of examples, or an image of one of its attacks broke the threat model (flag V1). An attack that knows the random
-draws of the defense belongs to no tier, nor does one that leaves the judged inputs alone (flag poison).
+A standing is listed without a rank, with the reason, in three cases: it has not met the whole battery, no attack of the
+tier itself was run on an unbiased sample of examples, or an image of one of its attacks broke the threat model (flag
+V1). Where only one standing can be compared there are no ranks. An attack that knows the random draws of the defense
+belongs to no tier, nor does one that leaves the judged inputs alone (flag poison).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
 
-from bench.analysis.worst_case import INCLUDES, breakers_in_words, shared_games, tier_verdict
-from leaderboard.content import TIERS, Board, Entry, RunSummary, Share, Standing, share
+from bench.analysis.worst_case import INCLUDES, AttackRun, breakers_in_words, over_runs
+from leaderboard.content import TIERS, Board, Entry, RunSummary, Share, Standing, level_name, share
+
+#: by tier, the attacks that a defense must have met
+Battery = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -32,26 +40,41 @@ class AnsweredRun:
     game: Mapping[int, int]
     shared: str = ""
 
+    @property
+    def as_attack(self) -> AttackRun:
+        """The run as one attack of a worst case."""
+        one = self.summary
+        cost = sum(one.spent.get(name, 0.0) for name in ("forwards", "backwards", "queries"))
+        tier: Any = one.tier
+        return AttackRun(one.run, one.attack, tier, cost, self.right, self.game, self.shared)
 
-def standings_of(entry: Entry, runs: Sequence[AnsweredRun]) -> list[Standing]:
+
+def standings_of(entry: Entry, runs: Sequence[AnsweredRun], battery: Battery) -> list[Standing]:
     """The standings of one entry, without ranks: one for each tier of every board on which it was attacked."""
     boards: dict[Board, list[AnsweredRun]] = defaultdict(list)
     for run in runs:
         if run.summary.attacked and not any(_has(run.summary, flag) for flag in ("draws", "poison")):
             boards[run.summary.board].append(run)
-    return [_standing(entry, board, tier, own) for board, own in boards.items() for tier in TIERS]
+    return [_standing(entry, board, tier, own, battery[tier]) for board, own in boards.items() for tier in TIERS]
 
 
-def _standing(entry: Entry, board: Board, tier: str, runs: Sequence[AnsweredRun]) -> Standing:
+def _standing(entry: Entry, board: Board, tier: str, runs: Sequence[AnsweredRun], battery: Sequence[str]) -> Standing:
     done = [run for run in runs if run.summary.tier in INCLUDES[tier] and run.summary.status == "DONE" and run.right]
-    fair = [run for run in done if run.summary.tier == tier and not _has(run.summary, "survivors")]
+    whole = [run for run in done if not _has(run.summary, "survivors")]
+    fair = [run for run in whole if run.summary.tier == tier]
+    met = {name: [run for run in whole if _plain(run.summary.attack) == name] for name in battery}
+    missing = tuple(name for name, played in met.items() if not played)
+    counted = [run for name in battery for run in met[name]] if fair and not missing else fair
+    examples = _seen_by_all(list(met.values()) if fair and not missing else [fair])
     summaries = [run.summary for run in fair or done or runs]
-    robust, breakers, n = _worst_case(tier, done, fair) if fair else (None, "", 0)
+    robust, _, n = _worst_case(tier, counted, examples, fair)
+    worst, breakers, _ = _worst_case(tier, done if fair else [], examples, fair)
     return Standing(
         entry=entry,
         board=board,
         tier=tier,
         robust=robust,
+        worst=worst,
         clean=max(summaries, key=lambda summary: summary.n).clean,
         refused=max(summaries, key=lambda summary: summary.n).refused,
         n=n,
@@ -60,8 +83,20 @@ def _standing(entry: Entry, board: Board, tier: str, runs: Sequence[AnsweredRun]
         answer_s=_median([one.answer_s for one in summaries if one.answer_s is not None]),
         times_base=_median([one.times_base for one in summaries if one.times_base is not None]),
         flags=tuple(sorted({flag for run in done for flag in run.summary.flags if flag[0] != "survivors"})),
-        why=_why_unranked(tier, done, fair, runs),
+        missing=missing,
+        why=_why_unranked(tier, done, fair, runs, missing) or ("" if n else "its attacks have no example in common"),
     )
+
+
+def _plain(attack: str) -> str:
+    """The attack inside its wrappers."""
+    return attack.rpartition(":")[2]
+
+
+def _seen_by_all(attacks: Sequence[Sequence[AnsweredRun]]) -> set[int]:
+    """The examples that every attack saw; each attack is given by its runs."""
+    seen = [{index for run in runs for index in run.right} for runs in attacks]
+    return reduce(set.intersection, seen) if seen else set()
 
 
 def _attack_names(done: Sequence[AnsweredRun], n: int) -> tuple[str, ...]:
@@ -72,42 +107,35 @@ def _attack_names(done: Sequence[AnsweredRun], n: int) -> tuple[str, ...]:
     return tuple(name if count >= n else f"{name} ({count} of {n})" for name, count in sorted(seen.items()))
 
 
-def _worst_case(tier: str, done: Sequence[AnsweredRun], fair: Sequence[AnsweredRun]) -> tuple[Share | None, str, int]:
-    """Robust accuracy, the breakers in words and n, over the examples that an attack of the tier itself was run on."""
-    examples = {index for run in fair for index in run.right}
-    cheapest_first = sorted(done, key=_cost)  # the cheapest attack that broke an example counts as its breaker
-    steps = [(run.summary.run, run.summary.tier) for run in cheapest_first]
-    outcomes = {run.summary.run: {i: ok for i, ok in run.right.items() if i in examples} for run in done}
-    shared = max(run.shared for run in fair)  # "" for a static defense: its examples share nothing
-    games = shared_games([run.game for run in fair], examples) if shared else None
-    verdict = tier_verdict(steps, outcomes, tier, games, shared)  # type: ignore[arg-type]
-    assert verdict is not None
-    attacks = {run.summary.run: run.summary.attack for run in done}
-    breakers: dict[str, float] = defaultdict(float)
-    for run, part in verdict["breakers"].items():
-        breakers[attacks[run]] += part
-    return share(verdict["robust_accuracy"]), breakers_in_words(breakers), verdict["n"]
-
-
-def _cost(run: AnsweredRun) -> tuple[float, str]:
-    """Passes and queries that the attack spent on an example; equal costs are ordered by the key of the run."""
-    return sum(run.summary.spent.get(name, 0.0) for name in ("forwards", "backwards", "queries")), run.summary.run
+def _worst_case(
+    tier: str, runs: Sequence[AnsweredRun], examples: Collection[int], judging: Sequence[AnsweredRun]
+) -> tuple[Share | None, str, int]:
+    """Robust accuracy over these examples, the breakers in words and n."""
+    verdict = over_runs([run.as_attack for run in runs], examples, tier, [run.as_attack for run in judging])
+    if verdict is None:
+        return None, "", 0
+    return share(verdict["robust_accuracy"]), breakers_in_words(verdict["breakers"]), verdict["n"]
 
 
 def _why_unranked(
-    tier: str, done: Sequence[AnsweredRun], fair: Sequence[AnsweredRun], runs: Sequence[AnsweredRun]
+    tier: str,
+    done: Sequence[AnsweredRun],
+    fair: Sequence[AnsweredRun],
+    runs: Sequence[AnsweredRun],
+    missing: Sequence[str],
 ) -> str:
-    """Why a standing has no rank; "" if it has one."""
+    """Why a standing is not compared with others; "" if it is."""
     if cheating := sorted({run.summary.attack for run in done if _has(run.summary, "V1")}):
         return f"images of {', '.join(cheating)} broke the threat model (V1)"
-    if fair:
-        return ""
     of_tier = [run for run in runs if run.summary.tier == tier]
-    if ended := [run.summary for run in of_tier if run.summary.status != "DONE"]:
+    needed = [run for run in of_tier if _plain(run.summary.attack) in missing] if fair else of_tier
+    if (missing or not fair) and (ended := [run.summary for run in needed if run.summary.status != "DONE"]):
         return f"{ended[0].attack} {ended[0].status}: {ended[0].reason}"
-    if lacking := [run.summary.attack for run in of_tier if not run.right]:
+    if (missing or not fair) and (lacking := [run.summary.attack for run in needed if not run.right]):
         return f"{lacking[0]} has no clean answers for the examples that it moved beyond the budget"
-    return f"no attack of the tier {tier} was played here"
+    if missing:
+        return f"it has not met {', '.join(missing)}"
+    return "" if fair else f"no attack was played that has: {level_name(tier).lower()}"
 
 
 def ranked(standings: Sequence[Standing]) -> list[Standing]:
@@ -118,10 +146,11 @@ def ranked(standings: Sequence[Standing]) -> list[Standing]:
     with_ranks = []
     for group in groups.values():
         ordered = sorted(group, key=rank_order)
+        alone = sum(not standing.why for standing in group) < 2
         last: tuple[float, float] | None = None
         rank = 0
         for number, standing in enumerate(ordered, 1):
-            if standing.why:
+            if standing.why or alone:
                 with_ranks.append(standing)
                 continue
             if (accuracies := _accuracies(standing)) != last:

@@ -19,7 +19,7 @@ from leaderboard.charts.chart import RunData
 from leaderboard.columns import columns_of
 from leaderboard.content import Example, RunSummary
 from leaderboard.images import gallery_data
-from leaderboard.page import render
+from leaderboard.page import Site, render
 from leaderboard.tables import table_data
 
 #: examples in the gallery; rows in the table of examples; drawings of one chart
@@ -72,13 +72,13 @@ def details_of(store: Store, run: RunSummary, resources: Resources, command: tup
     )
 
 
-def render_run_page(run: RunSummary, details: RunDetails, made: str) -> str:
-    """The page as text. made: when the site was made."""
+def render_run_page(run: RunSummary, details: RunDetails, site: Site) -> str:
+    """The page as text."""
     drawings = [{"id": f"chart-{number}", **drawing} for number, drawing in enumerate(details.drawings, 1)]
     return render(
         "run.html",
-        root="../",
-        made=made,
+        site,
+        "../",
         run=run,
         defense_page=f"../{defense_address(run.entry.defense)}",
         details=details,

@@ -18,13 +18,15 @@ RowT = TypeVar("RowT")
 #: share, signed-share   [value, low, high, method], or null
 #: share-note            [such a share, a text below it]
 #: flags                 [[[id, message], ...], a text after them]
+#: trust                 [words, state (doubt, checked or unchecked), reasons, [[id, message], ...]]
+#: code                  a command, which can be copied
 #: list                  texts; a long list is folded
 #: folded                [a text, what unfolds below it]
 #: name                  [name, address of its page, variant]
 #: link                  [text, address elsewhere]; run: [key, address of its page]
 Format = Literal[
-    "text", "whole", "figure", "precise", "share", "signed-share", "share-note", "flags", "list", "folded", "name",
-    "link", "run", "outcome",
+    "text", "whole", "figure", "precise", "share", "signed-share", "share-note", "flags", "trust", "code", "list",
+    "folded", "name", "link", "run", "outcome",
 ]  # fmt: skip
 
 
@@ -36,7 +38,8 @@ class Column(Generic[RowT]):
     tooltip   what the figures of the column mean, in one sentence
     value     the value of a row, in the form that the format asks for
     sort      what rows are sorted by, a number; None: by the value itself
-    layout    name: at least 7 rem; number: figures, in one line; wide: long text, wrapped; text: anything else
+    layout    name: at least 7 rem; number: figures, in one line; flags: marks, wrapped; wide: long text, wrapped;
+              text: anything else
     exported  whether CSV and the clipboard have it
     shown     whether it is visible before a reader changes that
     optional  a table in which no row has a value leaves it out
@@ -48,7 +51,7 @@ class Column(Generic[RowT]):
     value: Callable[[RowT], Any]
     format: Format = "text"
     sort: Callable[[RowT], float | None] | None = None
-    layout: Literal["text", "name", "number", "wide"] = "text"
+    layout: Literal["text", "name", "number", "flags", "wide"] = "text"
     exported: bool = True
     shown: bool = True
     optional: bool = False

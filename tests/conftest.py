@@ -118,8 +118,8 @@ def imagenet_dir() -> Path:
 def postgres() -> Iterator[str]:
     """A server for the whole test session: the URL of a database on it, with {} for its name."""
     control = needed("pg_ctl", folders="/usr/lib/postgresql/*/bin", package="postgresql")
-    with postgres_server(control) as url:
-        yield url
+    with postgres_server(control) as server:
+        yield server.url
 
 
 @pytest.fixture

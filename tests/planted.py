@@ -160,6 +160,67 @@ class LivingSnapshot(Counting):
         return twin
 
 
+class RestoresAlias(LivingSnapshot):
+    """A snapshot is a copy, but answers after restore write into what was restored."""
+
+    def snapshot(self) -> State:
+        return State({"box": self.box.clone()}, {"t": self.t})
+
+    def restore(self, state: State) -> None:
+        super().restore(state)
+        self.box = state.tensors["box"]
+
+
+class CopiesBox(RestoresAlias):
+    """The same box, copied both ways: sound."""
+
+    def restore(self, state: State) -> None:
+        super().restore(state)
+        self.box = state.tensors["box"].clone()
+
+
+class CountingNeighbours(Counting):
+    """Being asked for neighbours is counted like an answer."""
+
+    def neighbour_labels(self, x: Tensor) -> Any:
+        self.t += 1
+        return [{"bank": [1] + [0] * 9}] * len(x)
+
+
+class SoundNeighbours(Counting):
+    """The same neighbours, and nothing is counted: sound."""
+
+    def neighbour_labels(self, x: Tensor) -> Any:
+        return [{"bank": [1] + [0] * 9}] * len(x)
+
+
+class SameLogits(Wrapped):
+    """Every answer is written into one tensor."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        logits = super().predict(x)
+        held = self.__dict__.setdefault("held", {})
+        return held.setdefault(len(x), torch.empty_like(logits)).copy_(logits)
+
+
+class AnswersIntoBase(Wrapped):
+    """Each answer scales the base's network a little."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            for weight in self.network.parameters():
+                weight.mul_(1.01)
+        return super().answer(x)
+
+
+class AnswersIntoCopy(AnswersIntoBase):
+    """The same with a network of its own; no static defense, but the base is left alone."""
+
+    def fit(self, task: Any, base: Defense | None, context: Context) -> None:
+        super().fit(task, base, context)
+        self.network = copy.deepcopy(self.network)
+
+
 class StatefulButStatic(Wrapped):
     """Declared static, but every answer shifts the next ones."""
 

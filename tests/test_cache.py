@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -37,6 +38,7 @@ def build(folder: Path) -> None:
     np.save(folder / "images.npy", np.arange(1000, dtype=np.uint8))
     (folder / "index").mkdir()
     np.save(folder / "index" / "rows.npy", np.arange(10))
+    (folder / "index" / "none").touch()
 
 
 def flip(path: Path, at: int = -1) -> None:
@@ -63,6 +65,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a missing file": (lambda folder: (folder / "images.npy").unlink(), "other sizes"),
     "a file more": (lambda folder: (folder / "more.npy").touch(), "other sizes"),
     "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "no manifest"),
+    "a manifest with an endless size": (
+        lambda folder: (folder / MANIFEST).write_text('{"images.npy": [Infinity, ""]}'),
+        "no manifest",
+    ),
+    "a manifest nested for ever": (lambda folder: (folder / MANIFEST).write_text("[" * 9999), "no manifest"),
+    "a pipe instead of an empty file": (
+        lambda folder: ((folder / "index" / "none").unlink(), os.mkfifo(folder / "index" / "none")),
+        "index/none holds other bytes",
+    ),
     "a manifest that is none": (lambda folder: (folder / MANIFEST).write_text("[1]"), "no manifest"),
     "a link": (link, "a link"),
 }
@@ -95,12 +106,30 @@ def test_contents_are_compared_once_per_process_and_again_after_a_change(
     monkeypatch.setattr(cache_module, "_sha256", lambda path: hashed.append(path) or sha256(path))
     for _ in range(3):
         assert cache.get_or_build("banks", KEY, build) == folder
-    assert len(hashed) == 2
+    assert len(hashed) == 3
     os.utime(folder / "images.npy", ns=(0, 0))
-    assert damage(folder) == "" and len(hashed) == 4
+    assert damage(folder) == "" and len(hashed) == 6
 
 
-@pytest.mark.parametrize("change", [flip, shorten, lambda path: flip(path, 3), lambda path: path.write_bytes(b"")])
+def nested(path: Path) -> None:
+    """A header that no reader of JSON gets to the end of."""
+    path.write_bytes((100_000).to_bytes(8, "little") + b"[" * 100_000)
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [flip, shorten, lambda path: flip(path, 3), lambda path: path.write_bytes(b""), nested, pipe, folder],
+)
 def test_a_damaged_state_is_not_restored(cache: Cache, told: list[str], change: Callable[[Path], Any]) -> None:
     state = State({"weights": torch.rand(20)}, {"count": 3})
     cache.put_state(KEY, state, Cost(2, 1, 0.5, (0.25, 0.25)))
@@ -158,3 +187,13 @@ def test_a_damaged_base_bank_or_craft_changes_no_row(
     facts = [[row["attacked_answer"], row["distance"], row["adv_sha256"]] for row in first.rows()]
     assert [[row["attacked_answer"], row["distance"], row["adv_sha256"]] for row in second.rows()] == facts
     assert list((tmp_path / "kept" / "bases").glob("*.damaged"))
+
+
+def test_a_manifest_says_what_an_artefact_was_made_from_and_with(tmp_path: Path, told: list[str]) -> None:
+    cache = Cache(tmp_path, told.append, made_with={"torch": "2"})
+    folder = cache.get_or_build("banks", KEY, build, {"seed": 3})
+    known = json.loads((folder / MANIFEST).read_bytes())
+    assert known["made_with"] == {"torch": "2"} and known["inputs"] == {"seed": 3}
+    assert set(known["files"]) == {"images.npy", "index/rows.npy"}
+    (folder / MANIFEST).write_text(json.dumps(known["files"]))  # as an older version wrote it
+    assert damage(folder) == "" and not told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import registry
 from bench.cli.main import COMMANDS
 from tests.conftest import ROOT, Bench
 
@@ -76,3 +78,59 @@ def test_the_documents_build_without_a_warning(tmp_path: Path) -> None:
     html = (tmp_path / "site" / "attacks" / "jsma" / "index.html").read_text()
     assert "https://arxiv.org/abs/1511.07528" in html and "attack.gamma" in html
     assert "--dry-run" in (tmp_path / "site" / "reference" / "command-line" / "index.html").read_text()
+    python = (tmp_path / "site" / "reference" / "python" / "index.html").read_text()
+    assert "From Python" in python and "<li><code>noise_key</code>: of the randomness while serving" in python
+    assert "<td>MNIST, 60,000" in (tmp_path / "site" / "datasets" / "index.html").read_text()
+
+
+def test_a_docstring_becomes_prose_lists_and_formulas() -> None:
+    """As those of attacks and defenses are written, with what Markdown would take for its own."""
+    markdown = pytest.importorskip("docs.prose", reason="needs the extra: docs").markdown
+    text = """`x`: a * b_1 <c> [d] of what comes *after all* of them.
+
+    x_0 = the start
+    x_{r+1} = the next
+
+fpa       the loss of the last
+          network F_r
+gmsa-avg  their mean
+
+Readings:
+- `batch_size` is 1
+- eps_0 is 2
+
+| a | b_1 |
+|---|---|
+"""
+    assert (
+        markdown(text)
+        == """`x`: a \\* b\\_1 \\<c> \\[d] of what comes *after all* of them.
+
+```text
+x_0 = the start
+x_{r+1} = the next
+```
+
+- `fpa`: the loss of the last network F\\_r
+- `gmsa-avg`: their mean
+
+Readings:
+
+- `batch_size` is 1
+- eps\\_0 is 2
+
+| a | b_1 |
+|---|---|"""
+    )
+
+
+def test_every_dataset_is_listed_with_what_it_is(bench: Bench) -> None:
+    listed = {row["name"]: row["summary"] for row in json.loads(bench("list", "datasets", "--json").out)}
+    assert set(listed) >= {"digits", "mnist", "cifar10", "imagenet"} and all(listed.values())
+
+    class Own:
+        summary = "stripes"
+
+    registry.register_dataset("own", Own)
+    registry.register_dataset("given", Own, summary="of ours")
+    assert registry.datasets["own"].summary == "stripes" and registry.datasets["given"].summary == "of ours"

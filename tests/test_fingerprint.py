@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.fingerprint import fingerprint, tensors_fingerprint, tensors_in
+from bench.fingerprint import _installed, fingerprint, tensors_fingerprint, tensors_in
 from tests.conftest import ROOT
 
 STEP = 0.1
@@ -124,3 +125,26 @@ def test_a_fingerprint_is_the_same_in_another_process() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.split() == [fingerprint(network()), fingerprint(Steps), fingerprint(closing)]
+
+
+def test_a_package_is_known_by_its_name_wherever_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages may lie in an environment that this one builds upon, or in any folder of PYTHONPATH."""
+    before = fingerprint(network())
+    places = {
+        "of_the_system": "/usr/lib/python3/dist-packages/of_the_system/__init__.py",
+        "of_the_user": "/home/me/.local/lib/python3.11/site-packages/of_the_user.py",
+        "beside_torch": "/shared/libraries/beside_torch.py",
+        "mine": "/home/me/project/mine.py",
+    }
+    for name, file in places.items():
+        module = ModuleType(name)
+        module.__file__ = file
+        monkeypatch.setitem(sys.modules, name, module)
+    _installed.cache_clear()
+    try:
+        monkeypatch.setattr(sysconfig, "get_path", lambda name: "/elsewhere")
+        monkeypatch.setattr(torch, "__file__", "/shared/libraries/torch/__init__.py")
+        assert [_installed(name) for name in places] == [True, True, True, False]
+        assert fingerprint(network()) == before
+    finally:
+        _installed.cache_clear()

@@ -278,7 +278,7 @@ class SpoilsLabels(planted.Wrapped):
         task.test_labels[:] = 0
 
 
-@pytest.mark.parametrize("cls", [SpoilsBase, SpoilsLabels])
+@pytest.mark.parametrize("cls", [SpoilsBase, SpoilsLabels, planted.AnswersIntoBase])
 def test_a_plug_in_that_changes_what_others_share_fails_and_the_others_do_not_notice(cls: type) -> None:
     lib.register_defense("spoils", cls)
     request: dict[str, Any] = {"n": 30, "workers": 1, "sets": {"base.epochs": 8}}

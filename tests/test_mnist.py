@@ -14,10 +14,10 @@ import pytest
 
 @pytest.fixture(scope="module")
 def instruments(mnist_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
-    """The suite `instruments`: n 200, two workers, the whole training set with its adversarial copies."""
+    """The suite `instruments` at n 100, two workers, the whole training set with its adversarial copies."""
     folder = tmp_path_factory.mktemp("mnist")
-    command = [sys.executable, "-m", "bench.cli.main", "run", "--suite", "instruments", "--json", "--workers", "2",
-               "--data-dir", str(mnist_dir)]  # fmt: skip
+    command = [sys.executable, "-m", "bench.cli.main", "run", "--suite", "instruments", "-n", "100", "--json",
+               "--workers", "2", "--data-dir", str(mnist_dir)]  # fmt: skip
     environment = {**os.environ, "BENCH_CACHE": str(folder / "files")}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

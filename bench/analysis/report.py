@@ -11,14 +11,13 @@ case gains over the base alone.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from bench.analysis.answered import Answered
 from bench.analysis.describe import UNRANKED
-from bench.analysis.worst_case import breakers_in_words, gain_over_base, shared_games, tier_verdict
+from bench.analysis.worst_case import AttackRun, breakers_in_words, gain_over_base, over_runs, shared_games
 from bench.config import Suite, SuiteTable, TableColumn
 from bench.errors import BadValue, UnknownName
 from bench.planning.spec import placeless
@@ -150,13 +149,17 @@ def lay_out(
 
 
 def _comparable(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Attacked runs whose figures may be compared, the cheapest attack first."""
-    fair = [
+    """Attacked runs whose figures may be compared."""
+    return [
         r
         for r in results
         if r["status"] == "DONE" and r["attack"] != "clean" and not any(f["id"] in UNRANKED for f in r["flags"])
     ]
-    return sorted(fair, key=lambda r: sum(r["ledger"][name] for name in ("forwards", "backwards", "queries")) / r["n"])
+
+
+def _cost(result: Mapping[str, Any]) -> float:
+    """Passes and queries that the attack spent on an example."""
+    return float(sum(result["ledger"][name] for name in ("forwards", "backwards", "queries")) / result["n"])
 
 
 def _is_base_of(spec: Mapping[str, Any], runs: Sequence[dict[str, Any]], specs: Mapping[str, Any]) -> bool:
@@ -176,27 +179,29 @@ def _over_runs(
 
     Only examples count that every attack saw, so that no attack's choice of them enters.
     """
-    played = {r["run"]: answers(r["run"]) for r in own}
-    played = {run: found for run, found in played.items() if found.right}
+    played = []
+    for result in own:
+        found, threat = answers(result["run"]), ThreatModel(**specs[result["run"]]["threat"])
+        if found.right:
+            name = specs[result["run"]]["attack"]["name"]
+            played.append(
+                AttackRun(result["run"], name, tier_of(threat), _cost(result), found.right, found.game, found.shared)
+            )
     if not played:
         return None
-    examples = set.intersection(*(set(found.right) for found in played.values()))
-    outcomes = {run: {index: found.right[index] for index in examples} for run, found in played.items()}
-    shared = max(found.shared for found in played.values())
-    games = shared_games([found.game for found in played.values()], examples) if shared else None
+    examples = set.intersection(*(set(run.right) for run in played))
     if column.kind == "worst":
-        steps = [(run, tier_of(ThreatModel(**specs[run]["threat"]))) for run in played]
-        verdict = tier_verdict(steps, outcomes, "aware-full", games, shared)
+        verdict = over_runs(played, examples, "aware-full")
         if verdict is None:
             return None
-        attacks: dict[str, float] = defaultdict(float)
-        for run, part in verdict["breakers"].items():
-            attacks[specs[run]["attack"]["name"]] += part
         value, low, high = (100 * verdict["robust_accuracy"][name] for name in ("value", "low", "high"))
-        words = breakers_in_words(attacks)
+        words = breakers_in_words(verdict["breakers"])
         return Cell(row, column.title, "", verdict["n"], value, low, high, paper, kind="worst", breakers=words)
+    shared = max(run.shared for run in played)
+    games = shared_games([run.game for run in played], examples) if shared else None
     theirs = [answers(r["run"]).right for r in base]
-    compared = gain_over_base(list(outcomes.values()), [one for one in theirs if one], games)
+    ours = [{index: run.right[index] for index in examples} for run in played]
+    compared = gain_over_base(ours, [one for one in theirs if one], games)
     if compared is None:
         return None
     gained = compared[2]

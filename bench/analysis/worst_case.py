@@ -7,8 +7,9 @@ a kind of knowledge (a tier) includes the attacks of other tiers.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from bench.analysis.intervals import clustered, wilson_given
@@ -87,6 +88,48 @@ def tier_verdict(
         "breakers": {name: names.count(name) / len(names) for name in dict.fromkeys(names)},
         "examples": {str(index): name for index, name in sorted(broken.items())},
     }
+
+
+@dataclass(frozen=True)
+class AttackRun:
+    """A run as one attack of a worst case.
+
+    key, attack, tier  of the run
+    cost               what the attack spent on an example, in passes and queries
+    right, game        whether each example was answered right, by its index in the dataset; in which game
+    shared             what the examples of a single game share (`bench.analysis.metrics.Sharing`)
+    """
+
+    key: str
+    attack: str
+    tier: Tier
+    cost: float
+    right: Outcome
+    game: Mapping[int, int]
+    shared: str = ""
+
+
+def over_runs(
+    runs: Sequence[AttackRun], examples: Collection[int], tier: str, judging: Sequence[AttackRun] | None = None
+) -> dict[str, Any] | None:
+    """The verdict of a tier over these examples (`tier_verdict`), with what broke them by the name of the attack.
+
+    Of the runs that broke an example the cheapest is its breaker. judging: the runs whose games make the interval;
+    None: all of them.
+    """
+    cheapest_first = sorted(runs, key=lambda run: (run.cost, run.key))
+    outcomes = {run.key: {i: ok for i, ok in run.right.items() if i in examples} for run in runs}
+    judging = runs if judging is None else judging
+    shared = max((run.shared for run in judging), default="")  # "" for a static defense: its examples share nothing
+    games = shared_games([run.game for run in judging], examples) if shared else None
+    verdict = tier_verdict([(run.key, run.tier) for run in cheapest_first], outcomes, tier, games, shared)
+    if verdict is None:
+        return None
+    attacks = {run.key: run.attack for run in runs}
+    breakers: dict[str, float] = defaultdict(float)
+    for key, part in verdict["breakers"].items():
+        breakers[attacks[key]] += part
+    return {**verdict, "breakers": dict(breakers)}
 
 
 def gain_over_base(

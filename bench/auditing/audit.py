@@ -152,6 +152,8 @@ class Player:
         #: names of the steps that failed: the verdict lacks the examples that they might have broken
         self.failed: list[str] = []
         self.runs: dict[str, str] = {}
+        #: estimated seconds of one process for each run, by its key, and for the checks of behaviour; {} before `costs`
+        self.expected: dict[str, float] = {}
 
     def fit(self, listener: Listener) -> str:
         """Train and prepare what all steps need. Returns why nothing can be played, or ""."""
@@ -169,10 +171,10 @@ class Player:
         """Estimated seconds of one process for each step, and for the checks of behaviour."""
         measured = pace(self.resources, self.audit.main)
         specs = {name: planned.spec for name, planned in self.audit.planned.items()}
-        return {
-            **costs(self.audit.steps, specs, measured),
-            "behaviour": STREAMS * self._subject().spec.n * measured.answer,
-        }
+        steps = costs(self.audit.steps, specs, measured)
+        behaviour = STREAMS * self._subject().spec.n * measured.answer
+        self.expected = {specs[name].key: seconds for name, seconds in steps.items()} | {"behaviour": behaviour}
+        return {**steps, "behaviour": behaviour}
 
     def play(self, listener: Listener) -> None:
         """Play all steps: first those that attack every example, then the others on the examples that are left."""
@@ -183,10 +185,12 @@ class Player:
         for step in (step for step in self.audit.steps if step.survivors):
             planned = self.audit.planned[step.name]
             left = self._left(step, planned.spec)
+            expected = self.expected.pop(planned.spec.key, 0.0)
             if not left:
                 self.left_out[step.name] = "nothing was left to attack"
                 continue
             spec = planned.spec if len(left) == planned.spec.n else replace(planned.spec, chosen=tuple(left))
+            self.expected[spec.key] = expected * len(left) / planned.spec.n
             self._run([Planned(spec, planned.clean)], listener)
             self._take(step, spec)
 

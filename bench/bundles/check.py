@@ -27,7 +27,7 @@ from bench.planning.preflight import check_sizes
 from bench.planning.rules import game_of, paired_clean, rules_of, with_card
 from bench.planning.spec import HARNESS_VERSION, Part, RunSpec
 from bench.rows import REFUSED, Row, image_hash
-from bench.store.examples import from_columns
+from bench.store.examples import rows_of as rows_of_lines
 from bench.threat import ThreatModel
 from bench.values import Params
 
@@ -235,7 +235,8 @@ def _rows(data: bytes, form: RunForm, spec: RunSpec) -> list[Row]:
         place = f"game {game}, position {position}, example {index}"
         try:
             read_json(line)
-            row = from_columns(RowForm.model_validate_json(line).model_dump())
+            columns = RowForm.model_validate_json(line).model_dump()
+            (row,) = rows_of_lines(list(columns), [list(columns.values())])
         except ValidationError as error:
             raise Wrong(f"{place}: the row has another form: {schema_error(error)}") from None
         except ValueError as error:

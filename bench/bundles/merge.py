@@ -102,9 +102,9 @@ def merge(
 
 def _staging(folder: Path) -> Store:
     url = f"sqlite:///{folder / 'staged.db'}"
-    engine = connect(parse_url(url), create=True)
-    assert engine is not None
-    return Store(engine, url, folder / "files")
+    opened = connect(parse_url(url), create=True)
+    assert opened is not None
+    return Store(opened.engine, url, folder / "files")
 
 
 def _stage(archive: Archive, manifest: Manifest, form: RunForm, staged: Store) -> CheckedRun:

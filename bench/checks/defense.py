@@ -38,6 +38,10 @@ class DefenseSubject:
         """A copy that has not served anything."""
         return self.resources.of(self.spec).fitted().fork(self.spec.noise_key(0))
 
+    def shared_prints(self) -> list[str]:
+        """Fingerprints of what other runs use too."""
+        return self.resources.of(self.spec).shared_prints()
+
     @property
     def batch(self) -> int:
         return max(self.spec.game.batch, 1)
@@ -68,8 +72,9 @@ def check_answers_finite_logits(subject: DefenseSubject) -> str:
 
 
 def check_answers_leave_their_input_alone(subject: DefenseSubject) -> str:
-    """What a defense is given holds the same pixels afterwards: an attacker and the judge hold it too."""
+    """What a defense is given holds the same afterwards: images, the base's network, the arrays of the dataset."""
     defense, kept = subject.fresh(), subject.x
+    shared = subject.shared_prints()
     asked = {
         "predict": lambda x: defense.predict(x),
         "probe": lambda x: probe(defense, x[:1], None, subject.company),
@@ -80,6 +85,11 @@ def check_answers_leave_their_input_alone(subject: DefenseSubject) -> str:
         x = subject.x
         ask(x)
         demand(torch.equal(x, kept), f"{name} writes into the images that it is given: work on a copy (x.clone())")
+        demand(
+            subject.shared_prints() == shared,
+            f"{name} changes the base's network or the dataset's arrays, which other runs use too: work on a copy "
+            f"(bench.frozen_copy)",
+        )
     return ", ".join(asked)
 
 
@@ -121,13 +131,17 @@ def check_restore_undoes_answers_bit_for_bit(subject: DefenseSubject) -> str:
     """restore(snapshot()) after k answers: the same state, and the same answers again."""
     defense = subject.fresh()
     half = _half(subject)
-    defense.predict(subject.x[:half])
+    handed_out = defense.predict(subject.x[:half])
+    answered = handed_out.clone()
     before = defense.snapshot()
     first = defense.predict(subject.x[half:])
+    demand(torch.equal(handed_out, answered), "later answers write into logits that were handed out: return new ones")
     after = defense.snapshot()
+    kept = copy.deepcopy(before)
     defense.restore(before)
     demand(same_state(defense.snapshot(), before), "the restored state is not the one that was saved")
     again = defense.predict(subject.x[half:])
+    demand(same_state(before, kept), "answers after restore write into the state that was restored: copy its tensors")
     demand(torch.equal(first, again), "the same inputs after restore get other answers: the state is not complete")
     demand(same_state(defense.snapshot(), after), "the same inputs after restore lead to another state")
     return f"{len(before.tensors)} tensors, {len(before.facts)} facts"
@@ -175,7 +189,7 @@ def check_forks_are_independent(subject: DefenseSubject) -> str:
 
 
 def check_probe_equals_fork_and_predict(subject: DefenseSubject) -> str:
-    """probe answers each point as if it came next, and leaves the state alone."""
+    """probe answers each point as if it came next; it and other questions leave the state alone."""
     defense = subject.fresh()
     half = _half(subject)
     defense.predict(subject.x[:half])
@@ -183,6 +197,15 @@ def check_probe_equals_fork_and_predict(subject: DefenseSubject) -> str:
     points = subject.x[half : half + 2]
     answers = probe(defense, points, None, subject.company)
     demand(same_state(defense.snapshot(), before), "probe changed the state")
+    questions = {
+        "neighbour_labels": lambda: defense.neighbour_labels(points),
+        "proxy": lambda: defense.proxy(),
+        "proxy_for": lambda: defense.proxy_for(subject.x[: subject.batch]),
+        "snapshot": lambda: defense.snapshot(),
+    }
+    for name, ask in questions.items():
+        ask()
+        demand(same_state(defense.snapshot(), before), f"{name} changed the state; only answers may")
     for i in range(len(points)):
         batch = points[i : i + 1] if subject.company is None else torch.cat([subject.company, points[i : i + 1]])
         expected = defense.fork().predict(batch)[-1]

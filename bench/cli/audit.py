@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.complete import names, one_of
-from bench.cli.options import parse_sets, playing_options
+from bench.cli.options import Configured, parse_sets, playing_options
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session, take_runner
+from bench.source import foreign_code
 
 if TYPE_CHECKING:
     from bench.auditing import Audit
@@ -20,9 +21,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("defense", shell_complete=names("defense"))
 @click.option(
-    "--base", metavar="NAME", default="", help="The base under a runtime defense.", shell_complete=names("base")
-)
-@click.option("--dataset", metavar="NAME", default="", shell_complete=names("dataset"))
+    "--base", metavar="NAME", default="", help="The base under a runtime defense.", cls=Configured, key="run.base",
+    shell_complete=names("base"),
+)  # fmt: skip
+@click.option(
+    "--dataset", metavar="NAME", default="", help="What it is audited on.", cls=Configured, key="run.dataset",
+    shell_complete=names("dataset"),
+)  # fmt: skip
 @click.option(
     "--budget",
     metavar="quick|standard|full",
@@ -30,11 +35,14 @@ if TYPE_CHECKING:
     help="How many examples and how long.",
     shell_complete=one_of("quick", "standard", "full"),
 )
-@click.option("-n", "n", type=int, metavar="N", help="At most N examples.")
-@click.option("--seed", type=int, metavar="S")
+@click.option("-n", "n", type=int, metavar="N", help="At most N examples.", show_default="as many as the budget has")
 @click.option(
-    "--workers", metavar="W", type=click.IntRange(min=1), help="Processes of one thread each; any number: same rows."
+    "--seed", type=int, metavar="S", help="Seed of examples, backgrounds and noise.", cls=Configured, key="run.seed"
 )
+@click.option(
+    "--workers", metavar="W", type=click.IntRange(min=1), help="Processes of one thread each.",
+    cls=Configured, key="runner.workers", none="one per core",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what would be played, and play nothing.")
 @playing_options
 def audit(
@@ -88,20 +96,22 @@ def audit(
         return 0
     store = Store.open(url)
     assert store is not None
+    from bench.auditing.remaining import Remaining
     from bench.cli.progress import make_listener
     from bench.environment import collect
 
     one_thread()
     player = Player(planned, store, settings)
-    with make_listener(sys.stderr) as listener:
+    with foreign_code(), make_listener(sys.stderr) as listener:
         reason = player.fit(listener)
     if reason:
         click.echo(f"The audit cannot begin: {reason}", err=True)
         return 1
     _print_plan(planned, player.costs())
-    with make_listener(sys.stderr) as listener:
-        player.play(listener)
-    result = player.result()
+    with foreign_code(), make_listener(sys.stderr) as listener:
+        player.play(Remaining(listener, player.expected, settings.workers))
+        listener.whole("the steps are played; now how the defense behaves, and the verdict")
+        result = player.result()
     store.put_audit(planned.key, result, collect(settings.device))
     if as_json:
         click.echo(json.dumps(result))
@@ -130,18 +140,26 @@ def _print_plan(planned: Audit, costs: dict[str, float] | None) -> None:
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    from bench.cli.tables import print_table, share
+    """The verdict first, then all that it rests on."""
+    from bench.cli.tables import hanging, print_table, share
+    from bench.cli.verdict import headline, summary, to_do
 
+    click.echo(headline(result))
+    for what, text in summary(result):
+        click.echo(hanging(f"  {what:<11} {text}", 14))
+    if steps := to_do(result):
+        click.echo("what to do")
+        width = max(len(what) for what, _ in steps)
+        for what, text in steps:
+            click.echo(hanging(f"  {what:<{width}} {text}", width + 3))
+    if result["flags"]:
+        click.echo(f"more on a flag: bench show {result['flags'][0]}")
+    click.echo()
     rows = []
     for tier, verdict in result["verdict"].items():
         breakers = ", ".join(f"{name} {part:.0%}" for name, part in verdict["breakers"].items()) or "-"
         rows.append([tier, share(verdict["robust_accuracy"]), str(verdict["n"]), breakers])
-    clean = "-" if result["clean_accuracy"] is None else f"{100 * result['clean_accuracy']:.1f}"
-    title = (
-        f"{result['defense']} on {result['base']}, {result['dataset']}, {result['norm']} {result['eps']:.4g}: clean % "
-        f"{clean}, worst case by what the attacker knows"
-    )
-    print_table(title, ("tier", "robust %", "n", "broken by"), rows)
+    print_table("worst case by what the attacker knows", ("tier", "robust %", "n", "broken by"), rows)
     gain = result["gain"]
     if gain is not None:
         from bench.auditing.cost import roughly

@@ -28,7 +28,13 @@ ACTIONS = ("size", "prune")
 )
 @click.option("--dry-run", is_flag=True, help="prune: say what would go, and remove nothing.")
 @click.option("--older-than", type=float, metavar="DAYS", help="prune: only what was not written for so long.")
-@click.option("--kind", metavar="KIND", default="", help="prune: only this kind, also where it is dear to make again.")
+@click.option(
+    "--kind",
+    metavar="KIND",
+    default="",
+    show_default=False,
+    help="prune: only this kind, also where it is dear to make again.",
+)
 @reading_options
 def cache(
     action: str, dry_run: bool, older_than: float | None, kind: str, as_json: bool, db: str | None, config: str | None

@@ -155,8 +155,8 @@ def _called(node: ast.Call) -> str:
     return function.id if isinstance(function, ast.Name) else ""
 
 
-def _suites(ctx: click.Context, kind: str) -> dict[str, str]:
-    """The suites of the configuration in use, with their summaries; those of the defaults if it cannot be read."""
+def configuration(ctx: click.Context) -> dict[str, Any]:
+    """The configuration in use, as tables that nobody has checked; the defaults alone if its file cannot be read."""
     from bench.config import DEFAULTS, merge, read_toml
 
     values = read_toml(DEFAULTS)
@@ -164,6 +164,12 @@ def _suites(ctx: click.Context, kind: str) -> dict[str, str]:
     if file is not None:
         with suppress(BenchError, OSError):  # the command will say what is wrong with it
             merge(values, read_toml(file))
+    return values
+
+
+def _suites(ctx: click.Context, kind: str) -> dict[str, str]:
+    """The suites of the configuration in use, with their summaries."""
+    values = configuration(ctx)
     suites = values["suite"] if isinstance(values["suite"], dict) else {}
     tables = {name: suite for name, suite in suites.items() if isinstance(suite, dict)}
     return {name: str(t.get("summary", "")) for name, t in tables.items() if kind == "table" or t.get("cells")}

@@ -7,9 +7,18 @@ import json
 import click
 
 from bench.cli.complete import names
-from bench.cli.options import config_option, data_option, json_option, parse_sets, playing_options, plugin_option
+from bench.cli.options import (
+    Configured,
+    config_option,
+    data_option,
+    json_option,
+    parse_sets,
+    playing_options,
+    plugin_option,
+)
 from bench.errors import BadValue, BrokenPlugin, DataError, one_line
 from bench.execution.session import open_session
+from bench.source import foreign_code
 
 
 @click.command()
@@ -60,7 +69,10 @@ def data(name: str | None, as_json: bool, data_dir: str | None, plugins: tuple[s
 
 @click.command()
 @click.argument("base", shell_complete=names("base"))
-@click.option("--dataset", metavar="NAME", help="Default: that of bench.toml.", shell_complete=names("dataset"))
+@click.option(
+    "--dataset", metavar="NAME", help="What it is trained on.", cls=Configured, key="run.dataset",
+    shell_complete=names("dataset"),
+)  # fmt: skip
 @playing_options
 def train(
     base: str,
@@ -94,9 +106,10 @@ def train(
     settings = session.settings(session.db(db), folder, pick_device(device), 1)
     one_thread()
     resources = Resources(settings, lambda line: click.echo(line, err=True))
-    fitted = resources.of(spec).base()
-    x, y = resources.of(spec).points(list(range(spec.test_size)))
-    right = int((fitted.predict(x).argmax(1) == y).sum())
+    with foreign_code():
+        fitted = resources.of(spec).base()
+        x, y = resources.of(spec).points(list(range(spec.test_size)))
+        right = int((fitted.predict(x).argmax(1) == y).sum())
     path = resources.cache.path("bases", resources.artefact(spec.base_key)) / "weights.safetensors"
     result = {
         "base": base,

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import sys
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import config_option, db_option, unused_data_option, using_options
+from bench.cli.options import config_option, db_option, unused_data_option, using_options, write_out
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
 from bench.norms import NORMS, ball_of
 
 if TYPE_CHECKING:
     from bench.execution.session import Session
-    from bench.store import Store
+    from bench.store import RunRecord, Store
     from leaderboard.charts import LeaderboardChart, RunChart
+    from leaderboard.collect import Rules
     from leaderboard.content import RunSummary
     from leaderboard.run_page import RunDetails
 
@@ -73,13 +74,34 @@ def render_site(
     if folder.exists() and not folder.is_dir():
         raise BadValue(f"--out {out!r} is a file; give a folder.")
     details = _details_reader(session, store, url, data_dir, given)
-    whole = Leaderboard() if store is None else collect(store)
+    rules = _rules(session, data_dir, given)
+    whole = Leaderboard() if store is None else collect(store, rules)
     try:
-        written = write_site(whole, folder, details, runs, _report)
+        written = write_site(whole, folder, details, session.config.site, runs, _report)
     except OSError as error:
         raise BadValue(f"The folder {out!r} cannot be written: {error.strerror}; give --out another.") from None
     _report("")
     return written, len(whole.runs)
+
+
+def _rules(session: Session, data_dir: str | None = None, given: Sequence[str] = ()) -> Rules:
+    """By what the ranking is made. given: options that a command which plays more needs too."""
+    from bench import registry
+    from bench.data.files import data_dir as data_folder
+    from bench.planning.facts import facts_of
+    from bench.planning.repeat import command_against
+    from bench.planning.spec import RunSpec
+    from leaderboard.collect import Rules
+
+    battery = {str(tier): names for tier, names in session.config.site.battery.items()}
+    for name in (name for names in battery.values() for name in names):
+        registry.attacks[name]  # raises `UnknownName`
+    facts = facts_of(data_folder(data_dir))
+
+    def command(record: RunRecord, attacks: Sequence[str]) -> str:
+        return command_against(RunSpec.from_dict(record.spec), attacks, session.config, facts, given)
+
+    return Rules(battery, command)
 
 
 def _details_reader(
@@ -113,14 +135,28 @@ def _report(line: str) -> None:
         click.echo(f"\r{line[:78]:<78}", nl=False, err=True)
 
 
-@click.command()
-@click.argument("kind")
+class _WithKinds(click.Command):
+    """A command whose help lists the kinds of charts."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from leaderboard.charts import LEADERBOARD_CHARTS, RUN_CHARTS
+
+        for title, charts in (("Kinds, of many runs", LEADERBOARD_CHARTS), ("Kinds, of one run", RUN_CHARTS)):
+            with formatter.section(title):
+                formatter.write_dl([(name, chart.title) for name, chart in charts.items()])
+        super().format_options(ctx, formatter)
+
+
+@click.command(cls=_WithKinds)
+@click.argument("kind", required=False, metavar="KIND")
 @click.option("--out", metavar="FILE", required=True, help="A file that ends in .png, .svg or .html.")
 @click.option("--run", "run", metavar="RUN", help="neighbours, running: the run to draw.")
 @click.option("--example", type=int, metavar="I", help="neighbours: the example to draw.")
-@click.option("--dataset", metavar="NAME", help="Only runs on this dataset. Default: the board with most points.")
-@click.option("--norm", metavar="|".join(NORMS), help="Only runs with this norm. Default: as for --dataset.")
-@click.option("--eps", metavar="EPS", help="Only runs with this radius. Default: as for --dataset. Not for curve-eps.")
+@click.option("--dataset", metavar="NAME", help="Only runs on this dataset.", show_default="the board with most points")
+@click.option("--norm", metavar="|".join(NORMS), help="Only runs with this norm.", show_default="as for --dataset")
+@click.option(
+    "--eps", metavar="EPS", help="Only runs with this radius; not for curve-eps.", show_default="as for --dataset"
+)
 @click.option("--base", metavar="NAME", help="Only runs on this base.")
 @click.option("--tier", metavar="NAME", default="aware-full", help="pareto: the tier of the worst case.")
 @click.option("--scale", type=float, default=2.0, metavar="X", help="PNG: size relative to the page's chart.")
@@ -128,7 +164,7 @@ def _report(line: str) -> None:
 @unused_data_option
 @config_option
 def plot(
-    kind: str,
+    kind: str | None,
     out: str,
     run: str | None,
     example: int | None,
@@ -148,12 +184,16 @@ def plot(
     bench plot curve-delay --out delay.svg --dataset mnist
     bench plot neighbours --run RUN --example I --out neighbours.html
     """
-    store = open_session(config).store(db)
     from bench.threat import parse_number
     from leaderboard.charts import LEADERBOARD_CHARTS, RUN_CHARTS, drawing
-    from leaderboard.charts.files import ENDINGS, write_chart
+    from leaderboard.charts.files import ENDINGS, chart_file
     from leaderboard.content import TIERS
 
+    if kind is None:
+        kinds = ", ".join([*LEADERBOARD_CHARTS, *RUN_CHARTS])
+        raise BadValue(f"Give the kind of chart: {kinds}; see: bench plot --help")
+    session = open_session(config)
+    store = session.store(db)
     chart = RUN_CHARTS.get(kind) or LEADERBOARD_CHARTS.get(kind)
     if chart is None:
         raise UnknownName("chart", kind, [*LEADERBOARD_CHARTS, *RUN_CHARTS])
@@ -169,11 +209,10 @@ def plot(
         title, records = _of_a_run(RUN_CHARTS[kind], store, run, example)
     else:
         radius = None if eps is None else parse_number("--eps", eps)
-        title, records = _of_a_board(LEADERBOARD_CHARTS[kind], store, dataset, norm, radius, base, tier)
-    try:
-        write_chart(drawing(chart, records, title), Path(out), scale)
-    except OSError as error:
-        raise BadValue(f"{out!r} cannot be written: {error.strerror}; give --out another.") from None
+        title, records = _of_a_board(
+            LEADERBOARD_CHARTS[kind], store, dataset, norm, radius, base, tier, _rules(session)
+        )
+    write_out(out, chart_file(drawing(chart, records, title), Path(out).suffix.lower(), scale))
     click.echo(f"{out} ({len(records)} points)")
     return 0
 
@@ -209,6 +248,7 @@ def _of_a_board(
     eps: float | None,
     base: str | None,
     tier: str,
+    rules: Rules,
 ) -> tuple[str, list[dict[str, Any]]]:
     """The title and the records of a chart of many runs, on the board with most points."""
     from leaderboard.charts.chart import Scope, on_base
@@ -220,7 +260,7 @@ def _of_a_board(
         radius = None in (eps, scope.eps) or eps == scope.eps
         return named and radius and norm in (None, scope.norm) and scope.tier in ("", tier)
 
-    part = fullest_part(chart, on_base(collect(store), base), wanted)
+    part = fullest_part(chart, on_base(collect(store, rules), base), wanted)
     if part is None:
         raise BadValue(
             f"There are no runs here of which {chart.name} could be drawn. {chart.empty} See: bench list runs"

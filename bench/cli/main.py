@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from bench.errors import BenchError, one_line
+from bench.errors import BenchError, DiskError, one_line
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -20,32 +20,48 @@ if TYPE_CHECKING:
 #: characters of a message that are shown
 LONGEST = 1000
 
-COMMANDS = {
-    "run": ("bench.cli.run:run", "Play attacks against defenses and store the results."),
-    "list": (
-        "bench.cli.lists:list_things",
-        "What exists: defenses, attacks, datasets, protocols, suites, runs.",
-    ),
-    "show": ("bench.cli.show:show", "One run, or one example of it."),
-    "audit": ("bench.cli.audit:audit", "Many attacks and checks: can the figure of a defense be believed?"),
-    "verify": ("bench.cli.verify:verify", "Check stored images and labels, then play the games again and compare."),
-    "compare": ("bench.cli.verify:compare", "Two runs over the same inputs, by a paired test."),
-    "check": ("bench.cli.check:check", "The contract, run against one plug-in."),
-    "init": ("bench.cli.new:init", "Write a bench.toml with all defaults into this folder."),
-    "new": ("bench.cli.new:new", "Write a working example of a defense or an attack, with its test."),
-    "doctor": ("bench.cli.doctor:doctor", "Whether runs can work here, and what to do if they cannot."),
-    "data": ("bench.cli.data:data", "Datasets: which files exist; fetch and verify them."),
-    "train": ("bench.cli.data:train", "Train a base and print its accuracy."),
-    "cache": ("bench.cli.cache:cache", "The files beside the database: their size, and removing what is not needed."),
-    "export": ("bench.cli.show:export", "Runs and examples as JSON, CSV or Parquet."),
-    "bundle": ("bench.cli.bundle:bundle", "Finished runs as one file, for others to check and add."),
-    "merge": ("bench.cli.bundle:merge", "Check the runs of a bundle, and add them to the database."),
-    "board": ("bench.cli.bundle:board", "A folder of bundles as a leaderboard."),
-    "report": ("bench.cli.report:report", "A suite's table beside the published figures."),
-    "leaderboard": ("bench.cli.leaderboard:leaderboard", "Render the leaderboard as a site of HTML pages."),
-    "plot": ("bench.cli.leaderboard:plot", "Draw a picture of the leaderboard into a file."),
-    "completion": ("bench.cli.complete:completion", "The script that completes names in bash, zsh or fish."),
+#: the commands by what they are for: each with where it is and with its line of `bench --help`
+GROUPS = {
+    "Run": {
+        "run": ("bench.cli.run:run", "Play attacks against defenses and store the results."),
+        "audit": ("bench.cli.audit:audit", "Many attacks and checks: can the figure of a defense be believed?"),
+        "train": ("bench.cli.data:train", "Train a base and print its accuracy."),
+    },
+    "Look": {
+        "list": (
+            "bench.cli.lists:list_things",
+            "What exists: defenses, attacks, datasets, protocols, suites, runs.",
+        ),
+        "show": ("bench.cli.show:show", "One run, one example of it, or what a flag or check means."),
+        "leaderboard": ("bench.cli.leaderboard:leaderboard", "Render the leaderboard as a site of HTML pages."),
+        "plot": ("bench.cli.leaderboard:plot", "Draw a picture of the leaderboard into a file."),
+        "report": ("bench.cli.report:report", "A suite's table beside the published figures."),
+        "board": ("bench.cli.bundle:board", "A folder of bundles as a leaderboard."),
+        "export": ("bench.cli.show:export", "Runs and examples as JSON, CSV or Parquet, and for other tools."),
+    },
+    "Check": {
+        "verify": (
+            "bench.cli.verify:verify",
+            "Check stored images and labels, then play the games again and compare.",
+        ),
+        "merge": ("bench.cli.bundle:merge", "Check the runs of a bundle, and add them to the database."),
+        "compare": ("bench.cli.verify:compare", "Two runs over the same inputs, by a paired test."),
+        "check": ("bench.cli.check:check", "The contract, run against one plug-in."),
+        "doctor": ("bench.cli.doctor:doctor", "Whether runs can work here, and what to do if they cannot."),
+        "data": ("bench.cli.data:data", "Datasets: which files exist; fetch and verify them."),
+        "cache": (
+            "bench.cli.cache:cache",
+            "The files beside the database: their size, and removing what is not needed.",
+        ),
+    },
+    "Make": {
+        "init": ("bench.cli.new:init", "Write a bench.toml with all defaults into this folder."),
+        "bundle": ("bench.cli.bundle:bundle", "Finished runs as one file, for others to check and add."),
+        "new": ("bench.cli.new:new", "Write a working example of a defense or an attack, with its test."),
+        "completion": ("bench.cli.complete:completion", "The script that completes names in bash, zsh or fish."),
+    },
 }
+COMMANDS = {name: command for commands in GROUPS.values() for name, command in commands.items()}
 
 
 class LazyGroup(click.Group):
@@ -88,14 +104,21 @@ class LazyGroup(click.Group):
         return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        longest = max(map(len, COMMANDS))
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{longest}}", text) for name, (_, text) in commands.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="adversarial-game-bench", prog_name="bench")
 def cli() -> None:
-    """Attack-defense evaluation for defenses that change while they serve."""
+    """Attack-defense evaluation for defenses that change while they serve.
+
+    \b
+    bench run --defense rmc --attack pgd-skip-delayed    a first run, on the embedded digits
+    bench COMMAND --help                                 the options of a command, with examples
+    """
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -149,9 +172,12 @@ def _called(args: Sequence[str] | None) -> int:
         _let_go_of_output()
         return 0
     except OSError as error:  # of a disk that is full, or a folder that cannot be written
-        _let_go_of_output()
+        goes_on = isinstance(error, DiskError)
+        if not goes_on:  # of standard output, it may be
+            _let_go_of_output()
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"bench: {where}{error.strerror or one_line(error)}; what was done is kept", err=True)
+        more = ", and the same command goes on once that is mended" if goes_on else ""
+        click.echo(f"bench: {where}{error.strerror or one_line(error)}; what was done is kept{more}", err=True)
         return 1
 
 

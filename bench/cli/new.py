@@ -8,24 +8,29 @@ from pathlib import Path
 import click
 
 from bench.cli.complete import one_of
-from bench.cli.options import config_option
+from bench.cli.options import config_option, db_option
 from bench.errors import BadValue
 
 
 @click.command()
 @click.option("--force", is_flag=True, help="Write over a bench.toml that is there.")
-def init(force: bool) -> int:
+@db_option
+def init(force: bool, db: str | None) -> int:
     """Write a bench.toml with all defaults, each with what it means, into this folder.
 
-    It is a place to change them: without one the same defaults hold.
+    It is a place to change them: without one the same defaults hold. With --db the file names this database, and its
+    tables are made; where a server lacks something, it is said what to create.
     """
     from bench.config import starter
     from bench.scaffold import NewFile, write_new
+    from bench.store import prepare
 
     path = Path("bench.toml")
     if not force and (path.exists() or path.is_symlink()):
         raise BadValue("bench.toml is here already; edit it, or give --force to write the defaults over it.")
-    write_new([NewFile(path, starter())])
+    if db is not None:
+        click.echo(prepare(db))
+    write_new([NewFile(path, starter(db))])
     click.echo("bench.toml: all defaults, to edit. Try: bench run --defense rmc --attack pgd-skip-delayed")
     return 0
 

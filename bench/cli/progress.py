@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
+from rich.text import Text
 
 from bench.execution.progress import PlainListener, Tally, title
 from bench.execution.runner import Listener
@@ -27,10 +28,11 @@ def make_listener(stream: TextIO, planned: Sequence[Planned] = ()) -> PlainListe
     return BarListener(Console(file=stream), planned) if stream.isatty() else PlainListener(stream)
 
 
-def short_title(spec: RunSpec) -> str:
-    """A run in fewer words, what tells it from others first."""
+def short_title(spec: RunSpec, task: bool = True) -> str:
+    """A run in fewer words, what tells it from others first. task: with dataset and radius."""
     base = "" if spec.base.name in ("regular", spec.defense.name) else f" on {spec.base.name}"
-    return f"{spec.defense.name}{base} / {spec.attack.name} / {spec.dataset.name} {spec.threat.eps:.3g}"
+    names = f"{spec.defense.name}{base} / {spec.attack.name}"
+    return f"{names} / {spec.dataset.name} {spec.threat.eps:.3g}" if task else names
 
 
 class BarListener(Listener, AbstractContextManager["BarListener"]):
@@ -45,7 +47,12 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
         #: rows of each run that has not ended which are to be played here, as far as that is known
         self._open = {spec.key: rows_of(spec) for spec in specs}
         self._asked, self._ended, self._played = len(self._open), 0, 0
+        attacked = {(s.dataset.name, s.threat.norm, s.threat.eps) for s in specs if s.attack.name != "clean"}
+        #: whether dataset and radius tell one line from another
+        self._tasks = len(attacked) != 1
         self._tallies: dict[str, Tally] = {}
+        #: the latest of `whole`
+        self._told = ""
         #: the lines of runs with news, the latest last; a run that waits for a base or a bank has no line yet
         self._lines: dict[str, TaskID] = {}
         self._whole = Progress(
@@ -58,12 +65,12 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
             speed_estimate_period=300.0,
         )
         self._runs = Progress(
-            TextColumn("{task.description}", markup=False, table_column=_part(7)),
-            BarColumn(bar_width=8),
+            TextColumn("{task.description}", markup=False, table_column=_cut(max_width=console.width * 2 // 5)),
+            BarColumn(bar_width=6),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[accuracy]}", justify="right", table_column=Column(min_width=6)),
-            TextColumn("{task.fields[doing]}", markup=False, table_column=_part(5)),
+            TextColumn("{task.fields[doing]}", markup=False, table_column=_cut(ratio=1)),
             expand=True,
             speed_estimate_period=120.0,
         )
@@ -73,7 +80,7 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
 
     def screen(self) -> Group:
         """The present content of the terminal."""
-        return Group(self._whole, self._runs)
+        return Group(*([Text(self._told)] if self._told else []), self._whole, self._runs)
 
     def __enter__(self) -> BarListener:
         self._live.start(refresh=True)
@@ -98,11 +105,16 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
         line = self._lines.pop(spec.key, None)
         if line is None:
             done = self._tallies[spec.key].start if spec.key in self._tallies else 0
-            line = self._runs.add_task(short_title(spec), total=rows_of(spec), completed=done, accuracy="", doing="")
+            line = self._runs.add_task(
+                short_title(spec, self._tasks), total=rows_of(spec), completed=done, accuracy="", doing=""
+            )
         self._lines[spec.key] = line
         for age, other in enumerate(reversed(self._lines.values())):
             self._runs.update(other, visible=age < MOST_LINES)
         return line
+
+    def whole(self, text: str) -> None:
+        self._told = text
 
     def started(self, spec: RunSpec, rows: int) -> None:
         self._tallies[spec.key] = Tally(rows, rows_of(spec))
@@ -143,6 +155,6 @@ class BarListener(Listener, AbstractContextManager["BarListener"]):
         self._count()
 
 
-def _part(ratio: int) -> Column:
-    """A column that takes its share of the free width, and cuts off what does not fit."""
-    return Column(ratio=ratio, no_wrap=True, overflow="ellipsis")
+def _cut(**width: int) -> Column:
+    """A column of this width, which cuts off what does not fit."""
+    return Column(no_wrap=True, overflow="ellipsis", **width)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.complete import names, one_of
-from bench.cli.options import reading_options, write_text
+from bench.cli.options import reading_options, write_out
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
 
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     "--format",
     "form",
     metavar="text|markdown|html",
-    help="Default: text, for a terminal.",
+    help="Form of the table.",
+    show_default="text, for a terminal",
     shell_complete=one_of("text", "markdown", "html"),
 )
-@click.option("--out", metavar="FILE", help="Default: standard output.")
+@click.option("--out", metavar="FILE", help="File of the table.", show_default="standard output")
 @click.option(
     "--table", metavar="SUITE", help="Lay the runs out in the table of another suite.", shell_complete=names("table")
 )
@@ -85,7 +86,7 @@ def report(
     if out is None:
         click.echo(text, nl=False)
     else:
-        write_text(out, text)
+        write_out(out, text.encode())
     return 0
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.complete import names, one_of
-from bench.cli.options import parse_sets, playing_options
+from bench.cli.options import Configured, parse_sets, playing_options, store_option
 from bench.deadline import NEVER, Deadline, parse_duration
 from bench.execution.session import open_session
 from bench.norms import NORMS
+from bench.source import foreign_code
 
 #: exit code of a command whose time limit passed before it was done: EX_TEMPFAIL of sysexits.h, try again
 OUT_OF_TIME = 75
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     metavar="NAME",
     multiple=True,
     help="The network under a runtime defense.",
+    cls=Configured,
+    key="run.base",
     shell_complete=names("base"),
 )
 @click.option(
@@ -55,22 +58,36 @@ if TYPE_CHECKING:
     metavar="NAME",
     multiple=True,
     help="A dataset; may be repeated.",
+    cls=Configured,
+    key="run.dataset",
     shell_complete=names("dataset"),
 )
-@click.option("-n", "n", metavar="N", type=int, help="Attacked examples.")
-@click.option("--seed", "seeds", metavar="S", type=int, multiple=True, help="Seed of examples, backgrounds and noise.")
-@click.option("--eps", "radii", metavar="EPS", multiple=True, help="Radius in [0, 1] pixels: 0.3 or 8/255.")
+@click.option("-n", "n", metavar="N", type=int, help="Attacked examples.", cls=Configured, key="run.n")
+@click.option(
+    "--seed", "seeds", metavar="S", type=int, multiple=True, help="Seed of examples, backgrounds and noise.",
+    cls=Configured, key="run.seed",
+)  # fmt: skip
+@click.option(
+    "--eps", "radii", metavar="EPS", multiple=True, help="Radius in [0, 1] pixels: 0.3 or 8/255.",
+    show_default="dataset.NAME.eps",
+)  # fmt: skip
 @click.option("--force-eps", is_flag=True, help="Take a radius that reaches every image.")
-@click.option("--norm", metavar="|".join(NORMS), default="", help="Norm of the radius.", shell_complete=one_of(*NORMS))
+@click.option(
+    "--norm", metavar="|".join(NORMS), default="", help="Norm of the radius.", show_default="the attack's own",
+    shell_complete=one_of(*NORMS),
+)  # fmt: skip
 @click.option("--suite", metavar="NAME", help="A named set of runs from bench.toml.", shell_complete=names("suite"))
 @click.option(
     "--rerun",
     metavar="missing|failed|all",
     default="missing",
-    help="Which known runs to play again.",
+    help="Which known runs to play again; missing: those that are not finished.",
     shell_complete=one_of("missing", "failed", "all"),
 )
-@click.option("--workers", metavar="W", type=click.IntRange(min=1), help="Processes of one thread each.")
+@click.option(
+    "--workers", metavar="W", type=click.IntRange(min=1), help="Processes of one thread each.",
+    cls=Configured, key="runner.workers", none="one per core",
+)  # fmt: skip
 @click.option(
     "--for",
     "limit",
@@ -82,9 +99,24 @@ if TYPE_CHECKING:
     "silence",
     metavar="TIME",
     help="End a run as FAILED that gives no row and no line of progress for so long.",
+    cls=Configured,
+    key="runner.limit",
+    none="no limit",
 )
+@click.option(
+    "--engine", metavar="local|ray", help="Play in processes of this machine, or on workers of a Ray cluster.",
+    cls=Configured, key="runner.engine", shell_complete=one_of("local", "ray"),
+)  # fmt: skip
+@click.option(
+    "--address", metavar="ADDRESS", help="Of the Ray cluster: auto or HOST:PORT.", cls=Configured,
+    key="runner.address", none="Ray is started here",
+)  # fmt: skip
+@store_option
 @click.option("--in-process", is_flag=True, help="Play in this process, for a debugger; else plug-ins have their own.")
-@click.option("--repeats", metavar="R", type=click.IntRange(min=1), help="Games over permuted streams.")
+@click.option(
+    "--repeats", metavar="R", type=click.IntRange(min=1), help="Games over permuted streams.",
+    cls=Configured, key="game.repeats",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @playing_options
 def run(
@@ -105,6 +137,9 @@ def run(
     workers: int | None,
     limit: str | None,
     silence: str | None,
+    engine: str | None,
+    address: str | None,
+    shared: str | None,
     in_process: bool,
     repeats: int | None,
     plugins: tuple[str, ...],
@@ -116,7 +151,7 @@ def run(
     """Play attacks against defenses and store the results.
 
     The runs are the cross product of what is given; runs that the database has are not played again, and a run that
-    was interrupted goes on where it stopped.
+    was interrupted goes on where it stopped. Defaults such as run.n are keys of bench.toml.
 
     \b
     bench run --defense rmc --attack pgd-skip-delayed
@@ -125,8 +160,8 @@ def run(
     deadline = NEVER if limit is None else Deadline.after(parse_duration("--for", limit))
     session = open_session(config, plugins)
     values = parse_sets(sets)
-    if silence is not None:
-        values["runner.limit"] = silence
+    how = {"limit": silence, "engine": engine, "address": address}
+    values |= {f"runner.{name}": value for name, value in how.items() if value is not None}
     from bench.planning.requests import Request
 
     request = Request(defenses, attacks, bases, datasets, radii, norm, seeds, n, repeats, values, force_eps)
@@ -140,6 +175,7 @@ def run(
         rerun=rerun,
         deadline=deadline,
         in_process=in_process,
+        shared=shared,
     )
     if dry_run:
         _print_plan(prepared.planned, prepared.known, as_json)
@@ -147,9 +183,13 @@ def run(
     store = prepared.begin()
     from bench.cli.progress import make_listener
 
-    with make_listener(sys.stderr, prepared.planned) as listener:
+    with foreign_code(), make_listener(sys.stderr, prepared.planned) as listener:
         prepared.play(store, listener)
-    return _report(prepared, store, as_json)
+    given = [("--db", db), ("--config", config), ("--data-dir", data_dir), *(("--plugin", file) for file in plugins)]
+    options = [word for option, value in given if value is not None for word in (option, value)]
+    return _report(
+        prepared, store, as_json, options, {"base": session.config.run.base, "dataset": session.config.run.dataset}
+    )
 
 
 def _print_plan(planned: list[Any], store: Any, as_json: bool) -> None:
@@ -193,9 +233,13 @@ def _short(column: str, value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _report(prepared: Prepared, store: Store, as_json: bool) -> int:
-    """Print the runs of the request, each once; the exit code: 75 if some are left, 1 if one has failed."""
+def _report(prepared: Prepared, store: Store, as_json: bool, options: list[str], usual: dict[str, str]) -> int:
+    """Print the runs of the request, each once; the exit code: 75 if some are left, 1 if one has failed.
+
+    options and usual: see `bench.cli.hints.after_runs`
+    """
     from bench.analysis.describe import describe_all
+    from bench.cli.hints import after_runs
     from bench.cli.tables import print_results
     from bench.execution.unfinished import summary, unfinished
 
@@ -213,6 +257,7 @@ def _report(prepared: Prepared, store: Store, as_json: bool) -> int:
         print_results(results)
     if left:
         click.echo(f"bench: {summary(left, prepared.settings.workers)}", err=True)
-    if left:
         return OUT_OF_TIME
+    if not as_json:
+        click.echo(after_runs(results, store.place, options, usual), err=True)
     return int(any(result["status"] == "FAILED" for result in results))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.complete import one_of
-from bench.cli.options import reading_options, write_text
+from bench.cli.options import reading_options, write_out
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
 
@@ -193,10 +193,16 @@ FORMS = ("csv", "json", "parquet", "every-eval-ever", "mlflow")
     "--format",
     "form",
     metavar="|".join(FORMS),
-    help="Default: json, runs with their examples.",
+    help="Form of the file.",
+    show_default="json, runs with their examples",
     shell_complete=one_of(*FORMS),
 )
-@click.option("--out", metavar="FILE", help="Default: standard output. A folder for every-eval-ever, a URI for mlflow.")
+@click.option(
+    "--out",
+    metavar="FILE",
+    help="File that is written; a folder for every-eval-ever, a URI for mlflow.",
+    show_default="standard output",
+)
 @reading_options
 def export(
     runs: tuple[str, ...], form: str | None, out: str | None, as_json: bool, db: str | None, config: str | None
@@ -234,7 +240,7 @@ def export(
     if out is None:
         sys.stdout.write(text)
     else:
-        write_text(out, text)
+        write_out(out, text.encode())
     return 0
 
 
@@ -255,7 +261,7 @@ def _exchange(store: Store, records: list[RunRecord], form: str, out: str | None
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadValue(f"{str(path.parent)!r} cannot be made: {error.strerror}; give --out another.") from None
-        write_text(str(path), json.dumps(made, indent=1) + "\n")
+        write_out(str(path), (json.dumps(made, indent=1) + "\n").encode())
         written += 1
     click.echo(f"{out}: {written} files")
 
@@ -277,7 +283,6 @@ def _write_parquet(rows: list[dict[str, Any]], out: str) -> None:
         raise BadValue(
             "Parquet needs pyarrow; install it with: pip install 'adversarial-game-bench[parquet]'"
         ) from None
-    try:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out)
-    except OSError as error:
-        raise BadValue(f"{out!r} cannot be written: {error}; give --out another.") from None
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
+    write_out(out, buffer.getvalue())

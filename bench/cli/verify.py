@@ -7,8 +7,9 @@ from dataclasses import asdict
 
 import click
 
-from bench.cli.options import device_option, reading_options, using_options
+from bench.cli.options import device_option, reading_options, store_option, using_options
 from bench.execution.session import open_session
+from bench.source import foreign_code
 
 #: rows that are named in a table before the rest is only counted
 SHOWN = 20
@@ -17,10 +18,12 @@ SHOWN = 20
 @click.command()
 @click.argument("run")
 @device_option
+@store_option
 @using_options
 def verify(
     run: str,
     device: str,
+    shared: str | None,
     as_json: bool,
     db: str | None,
     data_dir: str | None,
@@ -40,8 +43,9 @@ def verify(
     from bench.game.resources import Resources
 
     one_thread()
-    settings = session.settings(session.db(db), data_folder(data_dir), pick_device(device), 1)
-    result = verify_run(store, record, Resources(settings))
+    settings = session.settings(session.db(db), data_folder(data_dir), pick_device(device), 1, shared=shared)
+    with foreign_code():
+        result = verify_run(store, record, Resources(settings))
     if record.origin is not None and result.holds:
         store.note_replayed(record.key, range(result.games))
     if as_json:

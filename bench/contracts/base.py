@@ -88,7 +88,8 @@ def trained_network(base: Base, task: Task, context: Context) -> Network:
         base.train(task, network, context)
         write_atomic(folder / "weights.safetensors", dump_tensors(network.state_dict(), {}))
 
-    folder = context.cache.get_or_build("bases", context.base_key, train)
+    inputs = {"base": type(base).__name__, "params": base.params.model_dump(mode="json"), "seed": context.seed}
+    folder = context.cache.get_or_build("bases", context.base_key, train, {**inputs, "dataset": task.facts.name})
     context.cache.drop(CHECKPOINTS, context.base_key)
     network.load_state_dict(load_file(folder / "weights.safetensors"))
     return freeze(network.to(context.device))

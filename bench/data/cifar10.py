@@ -30,7 +30,7 @@ FILES = {
 ARCHIVE, ARCHIVE_MD5 = "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"
 MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)
 TRAIN_SIZE, TEST_SIZE = 50_000, 10_000
-SHAPE = (3, 32, 32)
+SHAPE, CLASSES = (3, 32, 32), 10
 ORIGINAL = hashlib.sha256(" ".join(FILES.values()).encode()).hexdigest()
 
 
@@ -38,19 +38,18 @@ class Cifar10:
     """CIFAR-10."""
 
     Params = TaskParams
-    summary = "CIFAR-10, 50,000 + 10,000 images of ten things, 3 x 32 x 32"
     downloads = True
 
     @staticmethod
     def facts(params: TaskParams, data_dir: Path | None) -> TaskFacts:
         Cifar10.check(data_dir)
-        return task_facts("cifar10", params, 10, SHAPE, TRAIN_SIZE, TEST_SIZE, ORIGINAL)
+        return task_facts("cifar10", params, CLASSES, SHAPE, TRAIN_SIZE, TEST_SIZE, ORIGINAL)
 
     @staticmethod
     def load(params: TaskParams, data_dir: Path | None) -> Task:
         batches = [read_batch(path) for path in _paths(data_dir)]
         train = tuple(np.concatenate(parts) for parts in zip(*batches[:-1], strict=True))
-        return build_task("cifar10", params, 255, 10, ORIGINAL, (train[0], train[1]), batches[-1])
+        return build_task("cifar10", params, 255, CLASSES, ORIGINAL, (train[0], train[1]), batches[-1])
 
     @staticmethod
     def files(data_dir: Path | None) -> list[Path]:
@@ -72,6 +71,7 @@ def read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     if not (
         isinstance(images, np.ndarray)
         and isinstance(labels, list)
+        and all(isinstance(label, int) and 0 <= label < CLASSES for label in labels)
         and images.dtype == np.uint8
         and images.shape == (len(labels), 3072)
     ):

@@ -25,7 +25,6 @@ class Digits:
     """The embedded dataset."""
 
     Params = TaskParams
-    summary = "scikit-learn's 1797 handwritten 8 x 8 digits (embedded)"
     downloads = False
 
     @staticmethod

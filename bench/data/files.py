@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from bench.errors import DataError
+
+#: what to do about data that this user may not read
+READABLE = "make it readable for this user, or name another --data-dir"
 
 
 def data_dir(given: str | None) -> Path | None:
@@ -17,9 +20,17 @@ def data_dir(given: str | None) -> Path | None:
     if text is None:
         return None
     path = Path(text).expanduser()
-    if not path.is_dir():
+    if not looked_at(path, Path.is_dir):
         raise DataError(f"The data folder {str(path)!r} does not exist; give --data-dir or BENCH_DATA a folder.")
     return path
+
+
+def looked_at(path: Path, question: Callable[[Path], bool]) -> bool:
+    """The answer to a question such as `Path.is_dir`; `DataError` where a folder above may not be entered."""
+    try:
+        return question(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be looked at: {error.strerror}; {READABLE}.") from None
 
 
 def locate(dataset: str, name: str, md5: str, mirrors: Sequence[str], folder: Path | None) -> Path:
@@ -33,12 +44,15 @@ def locate(dataset: str, name: str, md5: str, mirrors: Sequence[str], folder: Pa
 
 def verify(path: Path, md5: str) -> None:
     """Raise `DataError` unless the file is there and has this md5."""
-    if not path.is_file():
+    if not looked_at(path, Path.is_file):
         raise DataError(
             f"{path} is missing; put the original file there, or leave out --data-dir and BENCH_DATA to download it."
         )
     stat = path.stat()
-    md5_here = _md5(str(path), stat.st_size, stat.st_mtime_ns)
+    try:
+        md5_here = _md5(str(path), stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; {READABLE}.") from None
     if md5_here != md5:
         raise DataError(
             f"{path} has the md5 {md5_here}, but {md5} is published: it is truncated or damaged, so fetch it again."

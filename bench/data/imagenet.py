@@ -1,9 +1,9 @@
 """`imagenet`: folders of JPEG files per class, `imagenet/{train,val}/<synset>/*`, any subset of the classes.
 
 Images are decoded when they are asked for and never held all in memory: the short side is resized to 256 (bilinear),
-then the centre of 224 x 224 is cut out. Labels count the classes of the task in the order of their names. A task of
-some classes of ImageNet-1k knows which of the thousand they are, so that a network for all of them can be asked about
-these alone.
+then the centre of 224 x 224 is cut out. JPEG and PNG are read, whatever a file's ending says. Labels count the classes
+of the task in the order of their names. A task of some classes of ImageNet-1k knows which of the thousand they are, so
+that a network for all of them can be asked about these alone.
 
 The images cannot be downloaded freely: name a folder that holds them with `--data-dir` or BENCH_DATA. The content hash
 of a task is over the names and sizes of the files, not over their bytes (there are 140 GB of them).
@@ -13,7 +13,12 @@ Source: Deng et al., ImageNet: A Large-Scale Hierarchical Image Database, CVPR 2
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
+import struct
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,12 +27,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import field_validator
 
-from bench.data.files import cache_dir
+from bench.data.files import READABLE, cache_dir, looked_at
 from bench.data.task import Task, TaskFacts, TaskParams, content_hash, select
-from bench.errors import BadValue, DataError, UnknownName
+from bench.errors import BadValue, DataError, UnknownName, one_line
 
 SIDE, SHORT_SIDE = 224, 256
 SUFFIXES = (".jpeg", ".jpg", ".png")
+#: other formats have more readers, some of which start programs
+FORMATS = ("JPEG", "PNG")
+#: how many times as long as its short side an image may be: it is resized as a whole before its centre is cut out
+LONGEST = 50
+#: what a decoder raises for bytes that it cannot read
+_UNDECODED = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 #: images that `bench data imagenet` decodes at most, evenly spaced
 DECODED_BY_CHECK = 5000
 
@@ -47,7 +58,6 @@ class ImageNet:
     """ImageNet, or a part of its classes."""
 
     Params = ImageNetParams
-    summary = "ImageNet class folders of JPEG files, any subset of the classes, 3 x 224 x 224"
     downloads = False
 
     @staticmethod
@@ -93,7 +103,7 @@ class _Listing:
 def _root(data_dir: Path | None) -> Path:
     root = (data_dir or cache_dir()) / "imagenet"
     for split in ("train", "val"):
-        if not (root / split).is_dir():
+        if not looked_at(root / split, Path.is_dir):
             raise DataError(
                 f"{root / split} is missing; ImageNet cannot be downloaded freely, so name a folder that holds "
                 f"imagenet/train/<class>/*.JPEG and imagenet/val/<class>/*.JPEG with --data-dir or BENCH_DATA."
@@ -104,7 +114,7 @@ def _root(data_dir: Path | None) -> Path:
 @lru_cache(maxsize=4)
 def _listing(root: Path, classes: str) -> _Listing:
     wanted = classes.split(",") if classes else []
-    there = {split: sorted(p.name for p in (root / split).iterdir() if p.is_dir()) for split in ("train", "val")}
+    there = {split: _class_folders(root / split) for split in ("train", "val")}
     for split, names in there.items():
         for name in wanted:
             if name not in names:
@@ -122,17 +132,51 @@ def _listing(root: Path, classes: str) -> _Listing:
     for split in ("train", "val"):
         files = []
         for label, name in enumerate(chosen):
-            own = sorted(p for p in (root / split / name).iterdir() if p.suffix.lower() in SUFFIXES)
+            own = [path for path in _held(root / split / name) if path.suffix.lower() in SUFFIXES]
             if not own:
                 raise DataError(
                     f"The class folder {root / split / name} has no image ({', '.join(SUFFIXES)}); add some, or leave "
                     f"the class out of dataset.classes."
                 )
             for path in own:
-                whole.update(f"{split}/{name}/{path.name} {path.stat().st_size}\n".encode())
+                whole.update(os.fsencode(f"{split}/{name}/{path.name} {_size(path)}\n"))
                 files.append((path, label))
         splits[split] = files
     return _Listing(chosen, splits, whole.hexdigest())
+
+
+def _class_folders(split: Path) -> list[str]:
+    """Names of the class folders, in order; other files that lie there are none of the data."""
+    return [path.name for path in _held(split) if stat.S_ISDIR(_status(path).st_mode)]
+
+
+def _held(folder: Path) -> list[Path]:
+    """What lies in a folder, in the order of the names."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}; {READABLE}.") from None
+
+
+def _status(path: Path) -> os.stat_result:
+    """Mode and size of a file, or of what a link leads to."""
+    try:
+        return path.stat()
+    except OSError as error:
+        nowhere = error.errno in (errno.ENOENT, errno.ELOOP)  # it was listed, so it is there
+        what = "is a link that leads nowhere" if nowhere else "cannot be looked at"
+        raise DataError(f"{path} {what} ({error.strerror}); correct it, or remove it.") from None
+
+
+def _size(path: Path) -> int:
+    """Bytes of an image file: it must be one, and hold something."""
+    status = _status(path)
+    if not stat.S_ISREG(status.st_mode):
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
+        raise DataError(f"{path} is {what} and no image file; remove it.")
+    if not status.st_size:
+        raise DataError(f"{path} is empty; fetch it again, or remove it.")
+    return status.st_size
 
 
 def _facts(params: ImageNetParams, listing: _Listing) -> TaskFacts:
@@ -184,13 +228,16 @@ class JpegFiles:
 
 def decode(path: Path) -> NDArray[np.uint8]:
     """The centre of an image file: (3, 224, 224) uint8; `DataError` if it does not decode."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} does not decode ({error}); fetch it again, or remove it.") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # 89 million pixels and more
+            with Image.open(path, formats=FORMATS) as file:
+                _check_shape(path, *file.size)
+                image = file.convert("RGB")
+    except (*_UNDECODED, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} does not decode ({one_line(error)}); fetch it again, or remove it.") from None
     width, height = image.size
     scale = SHORT_SIDE / min(width, height)
     size = (SHORT_SIDE, int(SHORT_SIDE * height / width)) if width <= height else (int(width * scale), SHORT_SIDE)
@@ -198,3 +245,11 @@ def decode(path: Path) -> NDArray[np.uint8]:
     left, top = round((image.width - SIDE) / 2), round((image.height - SIDE) / 2)
     pixels = np.asarray(image.crop((left, top, left + SIDE, top + SIDE)), np.uint8)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _check_shape(path: Path, width: int, height: int) -> None:
+    if max(width, height) > LONGEST * min(width, height):
+        raise DataError(
+            f"{path} has {width} x {height} pixels, and its long side is more than {LONGEST} times the short one; cut "
+            f"it, or remove it."
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -38,7 +39,6 @@ class Mnist:
     """The MNIST database of handwritten digits, 28 x 28."""
 
     Params = TaskParams
-    summary = "MNIST, 60,000 + 10,000 handwritten 28 x 28 digits"
     downloads = True
 
     @staticmethod
@@ -75,10 +75,12 @@ def read_idx(path: Path) -> NDArray[Any]:
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise DataError(f"{path} is no idx file of unsigned bytes; fetch it again.")
     rank = raw[3]
-    shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
-    body = np.frombuffer(raw, np.uint8, offset=4 + 4 * rank)
-    if body.size != int(np.prod(shape)):
+    if rank not in (1, 3):
+        raise DataError(f"{path} holds {rank} dimensions; images have 3 and labels 1, so fetch it again.")
+    head, body = raw[4 : 4 + 4 * rank], raw[4 + 4 * rank :]
+    shape = struct.unpack(f">{rank}I", head) if len(head) == 4 * rank else ()
+    if not shape or len(body) != math.prod(shape):
         raise DataError(
-            f"{path} holds {body.size} bytes where its header says {shape}; it is truncated, fetch it again."
+            f"{path} holds {len(body)} bytes where its header says {shape}; it is truncated, fetch it again."
         )
-    return body.reshape(shape)
+    return np.frombuffer(body, np.uint8).reshape(shape)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.errors import DataError
+from bench.errors import DataError, one_line
 
 #: what an array is rebuilt from, under the names of old and new versions of numpy
 _ALLOWED = {
@@ -33,5 +33,5 @@ def read_arrays(path: Path) -> Any:
     """The value in a pickle of Python 2 (strings come as bytes); `DataError` if it holds more than plain values."""
     try:
         return _Arrays(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-        raise DataError(f"{path} is no pickle of plain arrays ({error}); fetch it again.") from None
+    except Exception as error:  # pickle's documentation: damaged bytes may raise anything
+        raise DataError(f"{path} is no pickle of plain arrays ({one_line(error)}); fetch it again.") from None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench import plugins, registry
-from bench.errors import BenchError, BrokenPlugin, one_line
+from bench.errors import BenchError, BrokenPlugin, StoreError, one_line
 
 if TYPE_CHECKING:
     from bench.config import Config
@@ -229,12 +229,19 @@ def _dataset(name: str, dataset: Any, folder: Path | None) -> Finding:
 
 
 def _database(patient: Patient) -> Iterator[Finding]:
-    from bench.store import glance_at
+    from bench.store import damage_in, glance_at
 
-    seen = glance_at(patient.url)
+    try:
+        seen = glance_at(patient.url)
+    except StoreError as error:
+        yield Finding("problem", "database", one_line(error), _saving(patient.url))
+        return
     place = seen.place if seen.file is None else str(seen.file)
     if seen.file is not None and (stuck := _not_writable(seen.file)):
         yield Finding("problem", "database", f"{place}: {stuck} is not writable", "give --db a place of your own")
+        return
+    if seen.schema is not None and (what := damage_in(patient.url)):
+        yield Finding("problem", "database", f"{place} is damaged: {what}", _saving(patient.url))
         return
     if seen.schema is None:
         yield Finding("ok", "database", f"{place} is not there yet; the first run makes it")
@@ -249,6 +256,20 @@ def _database(patient: Patient) -> Iterator[Finding]:
     if seen.left:
         todo = "the command that began them goes on where they stopped; bench show KEY says what they are"
         yield Finding("note", "runs", f"RUNNING, but without a live process: {_some(seen.left)}", todo)
+
+
+def _saving(url: str) -> str:
+    """How to save what is whole of a SQLite file that is damaged; "" for what is no such file."""
+    from bench.store import is_sqlite, sqlite_file
+
+    file = sqlite_file(url)
+    if file is None or not is_sqlite(file):
+        return ""
+    saved, aside = file.with_name(f"{file.stem}-saved.db"), file.with_name(f"{file.stem}-damaged{file.suffix}")
+    return (
+        f"bench doctor --db {file} --save {saved} writes the runs that are whole into a new file; then mv {file} "
+        f"{aside} and mv {saved} {file}, where the files beside it belong to it"
+    )
 
 
 def _some(keys: tuple[str, ...]) -> str:

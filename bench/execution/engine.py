@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
@@ -20,6 +21,7 @@ from typing import Protocol
 from bench import plugins
 from bench.deadline import in_units
 from bench.environment import one_thread
+from bench.errors import one_line
 from bench.execution.jobs import End, Event, Failed, Job, Lost, Progress, perform
 from bench.game.resources import Resources
 from bench.settings import Settings
@@ -263,6 +265,8 @@ def _work(connection: Connection, settings: Settings, parent: int) -> None:
                 emit(event)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
+        except KeyboardInterrupt as error:  # Ctrl-C does not reach this process, so a plug-in raised it
+            emit(Failed(f"KeyboardInterrupt: {one_line(error)}", traceback.format_exc()))
 
 
 def _die_with(parent: int) -> None:
@@ -273,6 +277,10 @@ def _die_with(parent: int) -> None:
 
 def make_engine(settings: Settings, watch: Watch) -> Engine:
     """The engine for this number of workers. `watch` is called with each line of progress at once."""
+    if settings.engine == "ray":
+        from bench.execution.ray_engine import RayEngine
+
+        return RayEngine(settings, watch)
     if settings.workers == 1 and not settings.apart:
         return InlineEngine(settings, watch)
     return PoolEngine(settings, settings.workers, watch)

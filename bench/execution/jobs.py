@@ -9,11 +9,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bench.deadline import OutOfTime
-from bench.errors import one_line
+from bench.errors import DiskError, one_line
 from bench.game.resources import Resources, RunResources
 from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
 from bench.rows import Meter, Resume, Row
+from bench.tiers import Unreachable
+
+#: what a job does before it says more itself
+_DOING = {
+    "declines": "asking whether the attack applies",
+    "base": "reading or training",
+    "pieces": "listing what the defense needs",
+    "piece": "preparing the defense",
+    "fit": "fitting the defense",
+    "look": "looking at the network",
+    "craft": "crafting on the base",
+    "game": "playing",
+}
 
 JobKind = Literal["declines", "base", "pieces", "piece", "fit", "look", "craft", "game"]
 
@@ -38,6 +51,17 @@ class Job:
     spec: RunSpec
     argument: Any = None
     resume: Resume = field(default_factory=Resume)
+
+    def in_words(self, text: str = "") -> str:
+        """What the job does, for a line of progress; text: the line of the job itself, which a reader sees after it.
+
+        It is short and begins with what matters: a terminal of 80 columns shows about thirty characters.
+        """
+        name = "base" if self.kind == "base" else ""
+        if self.kind == "game" and self.spec.game.games > 1:
+            name = f"game {self.argument + 1}/{self.spec.game.games}"
+        doing = text or _DOING[self.kind]
+        return f"{name}: {doing}" if name else doing
 
     @property
     def key(self) -> str:
@@ -86,7 +110,8 @@ class Failed:
 
 @dataclass(frozen=True)
 class Lost:
-    """The worker was ended by a signal: from outside, or by a fault of its native code. The job may begin again."""
+    """The worker was ended from outside, or by a fault of its native code, or lost what it needs. The job may begin
+    again."""
 
     reason: str
 
@@ -96,9 +121,16 @@ class Stopped:
     """The command's time limit has passed. The job is not done; what it stored on the way is there for the next one."""
 
 
-Event = Progress | ChunkDone | Done | Failed | Lost | Stopped
+@dataclass(frozen=True)
+class Unwritten:
+    """This machine cannot keep what the job makes: a full disk, a folder of somebody else's. It is no run's fault."""
+
+    error: DiskError
+
+
+Event = Progress | ChunkDone | Done | Failed | Lost | Stopped | Unwritten
 #: what a job ends with
-End = Done | Failed | Lost | Stopped
+End = Done | Failed | Lost | Stopped | Unwritten
 
 
 class _Closing(BaseException):
@@ -120,6 +152,10 @@ def perform(resources: Resources, job: Job) -> Iterator[Event]:
         return
     except OutOfTime:
         yield Stopped()
+    except Unreachable as error:  # the store of several machines, which may answer later
+        yield Lost(one_line(error))
+    except DiskError as error:
+        yield Unwritten(error)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plug-in may raise anything: the reason is stored with the run
@@ -146,17 +182,20 @@ def _made(thing: object) -> None:
 
 def _game(resources: Resources, job: Job) -> Generator[Event, None, tuple[Meter, float]]:
     """Play a game; returns what was spent after its last chunk. The clock starts when the defense is fitted."""
-    resources.of(job.spec).fitted()
-    start = time.perf_counter()
-    match = resources.match(job.spec, job.argument)
-    for chunk in rules_of(job.spec.game).play(match, job.resume):
-        file = resources.cache.put_tensors("images", {"images": chunk.images})
+    run = resources.of(job.spec)
+    run.fitted()
+    with run.shared_kept():
+        start = time.perf_counter()
+        match = resources.match(job.spec, job.argument)
+        for chunk in rules_of(job.spec.game).play(match, job.resume):
+            file = resources.cache.put_tensors("images", {"images": chunk.images})
+            wall_s = time.perf_counter() - start
+            resume = Resume(chunk.rows[-1].position + 1, chunk.served, chunk.digest)
+            try:
+                yield ChunkDone(chunk.rows, file, resume, replace(match.meter), wall_s)
+            except GeneratorExit:
+                raise _Closing from None
+            start, match.meter.attack_s, match.meter.defense_s = time.perf_counter(), 0.0, 0.0
+            resources.settings.deadline.stop()
         wall_s = time.perf_counter() - start
-        resume = Resume(chunk.rows[-1].position + 1, chunk.served, chunk.digest)
-        try:
-            yield ChunkDone(chunk.rows, file, resume, replace(match.meter), wall_s)
-        except GeneratorExit:
-            raise _Closing from None
-        start, match.meter.attack_s, match.meter.defense_s = time.perf_counter(), 0.0, 0.0
-        resources.settings.deadline.stop()
-    return match.meter, time.perf_counter() - start
+    return match.meter, wall_s

@@ -66,6 +66,10 @@ class PlainListener(Listener, AbstractContextManager["PlainListener"]):
             self._said[spec.key, kind] = now
             self._line(spec, text)
 
+    def whole(self, text: str) -> None:
+        self._stream.write(f"[{time.monotonic() - self._begin:7.1f} s] {text}\n")
+        self._stream.flush()
+
     def started(self, spec: RunSpec, rows: int) -> None:
         self._tallies[spec.key] = Tally(rows, rows_of(spec))
         self._line(spec, f"goes on after {rows} rows" if rows else "started")

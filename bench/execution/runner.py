@@ -7,16 +7,17 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Generator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench import registry
-from bench.cache import Cache
+from bench.cache import Cache, full_disk, is_full
 from bench.deadline import KILL_S
 from bench.environment import collect
-from bench.errors import StoreError, one_line
+from bench.errors import DiskError, StoreError, one_line
 from bench.execution.engine import Engine, make_engine
-from bench.execution.jobs import ChunkDone, Done, Event, Failed, Job, Lost, Stopped
+from bench.execution.jobs import ChunkDone, Done, Event, Failed, Job, Lost, Stopped, Unwritten
 from bench.game.blocks import Blocks
 from bench.game.start import is_foreign
 from bench.planning.plan import Planned
@@ -25,13 +26,11 @@ from bench.planning.spec import RunSpec
 from bench.rows import Resume, Row, is_right
 from bench.settings import Settings
 from bench.store import Claim, LeaseLost, Store
+from bench.tiers import shared_store
 
 #: seconds between two heartbeats, and between two looks at runs that others hold
 HEARTBEAT_S = 5.0
 POLL_S = 0.25
-
-#: how often a job whose worker was ended by a signal begins again, from what is stored of it
-RETRIES = 2
 
 
 class Listener:
@@ -54,6 +53,9 @@ class Listener:
 
     def finished(self, spec: RunSpec, status: str, reason: str) -> None:
         """A run has ended as DONE, SKIPPED or FAILED: here, in another process, or in an earlier command."""
+
+    def whole(self, text: str) -> None:
+        """How far all that was asked for is, in words."""
 
 
 Script = Generator[list[Job], list[Any], None]
@@ -84,7 +86,7 @@ def script(spec: RunSpec, open_games: Iterable[Job], looks: bool = False) -> Scr
     yield list(open_games)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Active:
     """A run that is being played: its script, the jobs of its current stage, and their results by key."""
 
@@ -110,13 +112,15 @@ class Runner:
         self._provenance = collect(settings.device)
         self._engine: Engine | None = None
         self._active: dict[str, _Active] = {}
+        #: the runs whose stage has a job, by its key: several may wait for one
+        self._waiters: dict[str, list[_Active]] = {}
         self._in_flight: dict[str, Job] = {}
         self._ready: deque[Job] = deque()
         #: runs that another process plays now, each with the key of its paired clean run
         self._held: deque[tuple[RunSpec, str | None]] = deque()
         #: keys of `clean` runs that come with attacked ones, which are looked at for both
         self._pairs: set[str] = set()
-        self._cache = Cache(settings.cache_root)
+        self._cache = Cache(settings.cache_root, tier=shared_store(settings.store))
         #: digest of the state after a game's last commit
         self._passed: dict[str, str] = {}
         #: seconds of a game's last commit; the next commit adds them to the game
@@ -152,6 +156,8 @@ class Runner:
                 if self._engine is not None and self._engine.busy():
                     for done, event in self._engine.events(POLL_S):
                         self._handle(done, event)
+                elif self._engine is not None and not self._engine.room():  # its workers have yet to come
+                    list(self._engine.events(POLL_S))
                 elif not pending and held:
                     stop.wait(POLL_S)
                     pending.extend(held)
@@ -162,7 +168,8 @@ class Runner:
             if self._engine is not None:
                 self._engine.stop()
             for key in self._active:
-                self._store.release(key)
+                with suppress(StoreError, DiskError):  # what ended the command; the lease ends with this process
+                    self._store.release(key)
 
     def _out_of_time(self) -> bool:
         """The time limit has passed, and no job is under way that may still stop by itself."""
@@ -236,21 +243,48 @@ class Runner:
         except Exception as error:  # a plug-in's declarations (its pieces, its block) may be wrong in any way
             self._end(active, "FAILED", f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
             return
+        self._set_stage(active, stage)
+        new = [job for job in stage if job.key not in self._in_flight]
+        for job in new:
+            self._in_flight[job.key] = job
+            self._ready.append(job)
+        if new:  # else another run waits for the same and has said so
+            text = self._starting() or ("" if new[0].kind == "declines" else new[0].in_words())
+            if text:
+                self._listener.progress(active.spec, text)
+
+    def _starting(self) -> str:
+        """That processes are started first, which takes seconds; "" where they run or none is needed."""
+        if self._engine is None and self._settings.engine == "ray":
+            return "starting workers on Ray"
+        if self._engine is not None or (self._settings.workers == 1 and not self._settings.apart):
+            return ""
+        count = self._settings.workers
+        return f"starting {count} {'processes' if count > 1 else 'process'}, to load the libraries"
+
+    def _set_stage(self, active: _Active, stage: list[Job]) -> None:
+        """The jobs that a run waits for now."""
+        for job in active.stage:
+            runs = self._waiters.get(job.key, [])
+            if active in runs:
+                runs.remove(active)
+            if not runs:
+                self._waiters.pop(job.key, None)
         active.stage, active.results = stage, {}
         for job in stage:
-            if job.key not in self._in_flight:
-                self._in_flight[job.key] = job
-                self._ready.append(job)
+            runs = self._waiters.setdefault(job.key, [])
+            if active not in runs:
+                runs.append(active)
 
     # -- what comes back --------------------------------------------------------------------------------------------
 
     def _waiting(self, job: Job) -> list[_Active]:
         """The runs that wait for a job."""
-        return [run for run in self._active.values() if any(other.key == job.key for other in run.stage)]
+        return list(self._waiters.get(job.key, ()))
 
     def _progress(self, job: Job, text: str) -> None:
         for run in self._waiting(job)[:1]:  # several runs may wait for one job: one of them reports it
-            self._listener.progress(run.spec, text)
+            self._listener.progress(run.spec, job.in_words(text))
 
     def _handle(self, job: Job, event: Event) -> None:
         waiting = self._waiting(job)
@@ -267,6 +301,8 @@ class Runner:
             case Lost(reason):
                 self._in_flight.pop(job.key, None)
                 self._begin_again(job, waiting, reason)
+            case Unwritten(error):
+                raise error
             case Failed(reason, detail):
                 self._in_flight.pop(job.key, None)
                 for run in waiting:
@@ -274,10 +310,15 @@ class Runner:
 
     def _begin_again(self, job: Job, waiting: list[_Active], reason: str) -> None:
         """A job was lost with its worker: it goes on in another from what is stored of it, or has failed in the end."""
+        root = self._settings.cache_root
+        if root.exists() and is_full(root):  # a process that writes a mapped file there is ended by a signal
+            raise full_disk(root)
         self._lost[job.key] += 1
-        if self._lost[job.key] > RETRIES:
+        if self._lost[job.key] > self._settings.retries:
+            count = self._settings.retries
+            before = {0: "", 1: "; so was the one before it"}.get(count, f"; so were the {count} before it")
             for run in waiting:
-                self._end(run, "FAILED", f"{reason}; so were the {RETRIES} before it.")
+                self._end(run, "FAILED", f"{reason}{before}.")
             return
         if not waiting:
             return
@@ -358,8 +399,8 @@ class Runner:
 
     def _forget(self, run: _Active) -> None:
         self._active.pop(run.spec.key, None)
-        wanted = {job.key for other in self._active.values() for job in other.stage}
-        for job in [job for job in self._ready if job.key not in wanted]:
+        self._set_stage(run, [])
+        for job in [job for job in self._ready if job.key not in self._waiters]:
             self._ready.remove(job)
             self._in_flight.pop(job.key, None)
 

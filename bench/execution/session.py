@@ -78,6 +78,15 @@ class Session:
             )
         return store
 
+    def shared(self, given: str | None) -> str:
+        """The folder or URL that several machines share; a folder as an absolute path; "" for none."""
+        from bench.tiers import shared_store
+
+        url = self.config.store.shared if given is None else given
+        url = str(Path(url).absolute()) if url and "://" not in url else url
+        shared_store(url)  # an unusable one is reported before anything is written
+        return url
+
     def settings(
         self,
         db: str,
@@ -86,8 +95,12 @@ class Session:
         workers: int | None = None,
         runner: dict[str, Any] | None = None,
         deadline: Deadline = NEVER,
+        shared: str | None = None,
     ) -> Settings:
-        """How runs are executed: from [runner] of the configuration, with these values over it."""
+        """How runs are executed: from [runner] of the configuration, with these values over it.
+
+        All paths are absolute, so that nothing moves with the working directory of a plug-in.
+        """
         from pydantic import ValidationError
 
         from bench.config import RunnerSection, validation_error
@@ -102,17 +115,22 @@ class Session:
         except ValidationError as error:
             raise validation_error(error, RunnerSection, "[runner]") from None
         return Settings(
-            cache_root=files_of(db),
-            data_dir=data_dir,
+            cache_root=files_of(db).absolute(),
+            data_dir=None if data_dir is None else data_dir.absolute(),
             device=device,
-            config=self.path,
-            plugins=self.plugins,
+            config=None if self.path is None else self.path.absolute(),
+            plugins=tuple(str(Path(plugin).absolute()) for plugin in self.plugins),
             chunk=section.chunk,
             checkpoint_s=section.checkpoint_s,
-            workers=section.workers or (1 if device == "cuda" else os.cpu_count() or 1),
+            workers=section.workers or _workers(section.engine, device),
             deadline=deadline,
             silent_s=section.silent_s,
             apart=math.isfinite(section.silent_s),
+            store=self.shared(shared),
+            engine=section.engine,
+            address=section.address,
+            gpus_per_worker=section.gpus_per_worker,
+            retries=section.retries if section.retries >= 0 else RETRIES[section.engine],
         )
 
     def prepare(
@@ -127,6 +145,7 @@ class Session:
         rerun: str = "missing",
         deadline: Deadline = NEVER,
         in_process: bool = False,
+        shared: str | None = None,
     ) -> Prepared:
         """Plan a request, or the cells of a suite with the request laid over them, and check all that it needs.
 
@@ -151,12 +170,24 @@ class Session:
         requests = [request] if suite is None else suite_requests(suite, self.config.suite, request)
         folder = data_folder(data_dir)
         planned = plan(requests, self.config, facts_of(folder))
-        place = pick_device(device)
+        on_ray = how.get("engine", self.config.runner.engine) == "ray"
+        place = pick_device(device, here=not on_ray)
         url = self.db(db)
-        settings = self.settings(url, folder, place, workers, how, deadline)
+        settings = self.settings(url, folder, place, workers, how, deadline, shared)
         settings = _placed(planned, settings, workers is not None or "workers" in how, in_process)
         known = Store.open(url, create=False)  # an unusable database is reported before anything is written
         return Prepared(planned, settings, url, known, suite, rerun)
+
+
+#: how often a job begins again whose worker was lost: machines of a cluster come and go more often
+RETRIES = {"local": 2, "ray": 3}
+
+
+def _workers(engine: str, device: str) -> int:
+    """How many workers there are where nobody says; 0: as many as the cluster has room for."""
+    if engine == "ray":
+        return 0
+    return 1 if device == "cuda" else os.cpu_count() or 1
 
 
 def _placed(planned: list[Planned], settings: Settings, asked: bool, in_process: bool) -> Settings:
@@ -169,6 +200,8 @@ def _placed(planned: list[Planned], settings: Settings, asked: bool, in_process:
     if own or in_process:
         why = f"This program registered {', '.join(own)} itself, so no worker process knows it" if own else ""
         why = why or "--in-process plays in this process alone"
+        if settings.engine == "ray":
+            raise BadValue(f"{why}; leave --engine ray out.")
         if settings.workers > 1 and asked:
             raise BadValue(
                 f"{why}; give workers=1{', or write it to a file and give that as a plug-in' if own else ''}."

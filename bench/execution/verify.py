@@ -21,12 +21,12 @@ from torch import Tensor
 from bench import registry
 from bench.cache import Cache
 from bench.environment import environment
+from bench.execution.sources import other_parts
 from bench.game.crafting import Crafted
 from bench.game.resources import Resources
-from bench.models.sources import network_source
 from bench.planning.facts import content_of, facts_of
 from bench.planning.rules import rules_of
-from bench.planning.spec import Part, RunSpec
+from bench.planning.spec import RunSpec
 from bench.rows import Resume, Row, image_hash
 from bench.store import GameRecord, RunRecord, Store
 from bench.store.images import stored_images
@@ -151,22 +151,15 @@ def _changed(spec: RunSpec, record: RunRecord, resources: Resources, crafts: boo
         return "the run was made by another version of the harness"
     if told := other_data(spec, record, resources) or _unknown(spec, crafts):
         return told
-    now: dict[str, Part] = {}
-    for what, part in (("defense", spec.defense), ("base", spec.base)):
-        now[what] = Part(part.name, 1, registry.defenses[part.name].source_hash())
-    if not spec.brings_network:
-        now["network"] = Part(*network_source(spec.network.name, str(spec.base.params.get("weights", ""))))
-    if spec.game.source and registry.protocols[spec.game.protocol].source_hash() != spec.game.source:
-        return f"the protocol {spec.game.protocol} has changed since"
-    if spec.threat.queries_served or crafts:
-        now["attack"] = Part(spec.attack.name, 1, registry.attacks[spec.attack.name].source_hash())
-    for what, part in now.items():
-        if getattr(spec, what).source != part.source:
-            return _since(what, part.name, record)
+    other = next(other_parts(spec, resources.settings.data_dir, attack=spec.threat.queries_served or crafts), None)
+    if other is not None:
+        return _since(other.what, other.name, record)
     here = environment(resources.settings.device)
     made = record.provenance.get("environment", {})
-    other = [f"{name} {made[name]}, here {here[name]}" for name in here if name in made and made[name] != here[name]]
-    return f"it was made with {'; '.join(other)}" if other else ""
+    differing = [
+        f"{name} {made[name]}, here {here[name]}" for name in here if name in made and made[name] != here[name]
+    ]
+    return f"it was made with {'; '.join(differing)}" if differing else ""
 
 
 def other_data(spec: RunSpec, record: RunRecord, resources: Resources) -> str:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from bench import registry
-from bench.cache import Cache, digest, dump_tensors, write_atomic
+from bench.cache import Cache, digest, dump_tensors
 from bench.contracts import Attack, Context, Defense, DefenseInfo
 from bench.contracts.base import Base
 from bench.data.task import Task, checked_task
 from bench.environment import environment
-from bench.errors import ChangedFit
+from bench.errors import BadAnswer, ChangedFit
 from bench.fingerprint import tensors_fingerprint
 from bench.game.blocks import Blocks
 from bench.game.crafting import Crafted, Crafts, craft
@@ -24,12 +26,13 @@ from bench.game.identity import hold_against
 from bench.game.match import Match
 from bench.game.oracle import Around, GameOracle
 from bench.game.serving import Serving
-from bench.game.start import look
+from bench.game.start import is_foreign, look
 from bench.planning.plan import info_of
 from bench.planning.preflight import no_company, no_poisoning, no_surrogate
 from bench.planning.spec import Part, RunSpec
 from bench.registry import BUILT_IN
 from bench.settings import Settings
+from bench.tiers import shared_store
 
 Thing = TypeVar("Thing")
 
@@ -40,9 +43,13 @@ KEPT = 2
 class Resources:
     """Loads or makes on first use what the games of a process need."""
 
-    def __init__(self, settings: Settings, report: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self, settings: Settings, report: Callable[[str], None] = lambda line: None, cache: Cache | None = None
+    ) -> None:
         self.settings = settings
-        self.cache = Cache(settings.cache_root, report)
+        self.cache = cache or Cache(
+            settings.cache_root, report, shared_store(settings.store), environment(settings.device)
+        )
         self.device = torch.device(settings.device)
         self._report = report
         self._environment = digest(environment(settings.device))
@@ -123,11 +130,16 @@ class RunResources:
     def declined(self) -> str | None:
         """Why the attack cannot run against the defense; None if it can."""
         reason = self.attack.declines(self.spec.threat, self.task.facts, info_of(self.spec))
+        if not isinstance(reason, str | None):
+            raise BadAnswer(
+                f"{self.spec.attack.name}.declines gives {reason!r:.60}; it gives None or a reason as text."
+            )
         return reason or no_surrogate(self.spec) or no_company(self.spec) or no_poisoning(self.spec)
 
     def findings(self) -> list[str]:
         """What a reader must know before the rows: see `bench.game.start`."""
-        return look(self)
+        with self.shared_kept():
+            return look(self)
 
     # -- defenses ---------------------------------------------------------------------------------------------------
 
@@ -170,11 +182,13 @@ class RunResources:
         """The missing parts of the defense's preparation, each of which any process can make."""
         if self.spec.is_base:
             return []
-        return self._unfitted().pieces(self.task, self.base(), self._context(self.spec.seed))
+        with self.shared_kept():
+            return self._unfitted().pieces(self.task, self.base(), self._context(self.spec.seed))
 
     def make_piece(self, piece: str) -> None:
         """Make one of the missing pieces."""
-        self._unfitted().prepare(self.task, self.base(), self._context(self.spec.seed), piece)
+        with self.shared_kept():
+            self._unfitted().prepare(self.task, self.base(), self._context(self.spec.seed), piece)
 
     def fitted(self) -> Defense:
         """The fitted defense before it has served anything. Fork it; do not let it serve."""
@@ -183,7 +197,7 @@ class RunResources:
 
         def fit() -> Defense:
             defense = self._unfitted()
-            with self._shared_kept():
+            with self.shared_kept():
                 defense.fit(self.task, self.base(), self._context(self.spec.seed))
             self._hold_against(self.spec.fit_key, f"The defense {self.spec.defense.name!r}", defense)
             return defense
@@ -191,20 +205,38 @@ class RunResources:
         return self.resources.keep("fitted", self.spec.fit_key, fit)
 
     @contextmanager
-    def _shared_kept(self) -> Iterator[None]:
-        """Within, the fit of a plug-in: `ChangedFit` where it has changed what others use too."""
-        if registry.defenses[self.spec.defense.name].origin == BUILT_IN:
+    def shared_kept(self) -> Iterator[None]:
+        """Within, code of plug-ins is at work: `ChangedFit` where it has changed what other runs use too."""
+        spec = self.spec
+        own = [registry.attacks[name] for name in spec.attack.name.split(":")]
+        if not is_foreign(spec) and all(entry.origin == BUILT_IN for entry in own):
             yield
             return
-        shared = [self.task, self.base()]
-        before = [tensors_fingerprint(thing) for thing in shared]
+        before = [
+            self.resources.keep("print", key, partial(tensors_fingerprint, thing))
+            for key, thing in self._shared().items()
+        ]
         yield
-        if before != [tensors_fingerprint(thing) for thing in shared]:
-            self.resources.forget("task", "base")
+        if before != self.shared_prints():
+            self.resources.forget("task", "base", "trained", "fitted", "print")
+            who = f"The defense {spec.defense.name!r}"
+            who += f" or the attack {spec.attack.name!r}" if any(entry.origin != BUILT_IN for entry in own) else ""
             raise ChangedFit(
-                f"The defense {self.spec.defense.name!r} changes the base's network or the dataset's arrays in its "
-                f"fit; they are shared with other runs, so work on a copy (bench.frozen_copy)"
+                f"{who} changes the base's network or the dataset's arrays; they are shared with other runs, so work "
+                f"on a copy (bench.frozen_copy)"
             )
+
+    def _shared(self) -> dict[str, Any]:
+        """What a run shares with others, by a key of its own."""
+        shared: dict[str, Any] = {digest(asdict(self.spec.dataset)): self.task}
+        if not self.spec.brings_network:
+            base = self.base()
+            shared[self.spec.base_key] = base.network if isinstance(base, Base) else base
+        return shared
+
+    def shared_prints(self) -> list[str]:
+        """Fingerprints of what the run shares with others, as it is now."""
+        return [tensors_fingerprint(thing) for thing in self._shared().values()]
 
     def _hold_against(self, key: str, what: str, fitted: Defense) -> None:
         hold_against(self.resources.cache, self.resources.artefact(key), what, fitted)
@@ -299,8 +331,9 @@ class RunResources:
             indices = [self.spec.order[place] for place in self.base_blocks()[block]]
             x, y = self.points(indices)
             base = DefenseInfo(self.spec.base.name, "static", True, False)  # the images depend on the base alone
-            made = craft(self.attack, self.oracle(0, None, info=base), x, y, self.spec, indices)
-            write_atomic(cache.path("crafts", name), dump_tensors(made.tensors(), {}))
+            with self.shared_kept():  # before they are cached under the key of the network as it is
+                made = craft(self.attack, self.oracle(0, None, info=base), x, y, self.spec, indices)
+            cache.put("crafts", name, dump_tensors(made.tensors(), {}))
             return made
         tensors, _ = held
         images = tensors.pop("images").to(self.resources.device)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
 from bench import registry
 from bench.config import Config, merge, validation_error
-from bench.contracts import Attack, Defense, DefenseInfo
+from bench.contracts import Attack, Defense, DefenseInfo, Kind
 from bench.contracts.base import build_network
 from bench.data.task import TaskFacts, TaskParams
 from bench.errors import BadValue, BenchError, BrokenPlugin, UnknownName, one_line
@@ -23,6 +25,7 @@ from bench.planning.preflight import check_protocol, check_radius, check_sizes, 
 from bench.planning.requests import Request
 from bench.planning.rules import game_of, paired_clean, with_card
 from bench.planning.spec import GameSpec, Part, RunSpec
+from bench.source import foreign_code
 from bench.threat import ThreatModel, convert, parse_number
 from bench.values import Params
 
@@ -43,8 +46,9 @@ def plan(requests: list[Request], config: Config, facts_of: FactsOf) -> list[Pla
     keys = _Keys()
     planned: dict[str, Planned] = {}
     for request in requests:
-        for spec in _Resolver(request, config, facts_of, keys).specs():
-            planned.setdefault(spec.key, Planned(spec, paired_clean(spec, _clean_part())))
+        with foreign_code(), _blamed(request):
+            for spec in _Resolver(request, config, facts_of, keys).specs():
+                planned.setdefault(spec.key, Planned(spec, paired_clean(spec, _clean_part())))
     keys.check([key for request in requests for key in request.sets])
     if any(request.eps or request.norm for request in requests) and not keys.bounded:
         raise BadValue(
@@ -52,6 +56,31 @@ def plan(requests: list[Request], config: Config, facts_of: FactsOf) -> list[Pla
             "dataset.NAME.eps in bench.toml, at which attacks of minimal norm are ranked."
         )
     return list(planned.values())
+
+
+@contextmanager
+def _blamed(request: Request) -> Iterator[None]:
+    """Within, a request is planned: what a plug-in raises that declares something impossible is a `BrokenPlugin`.
+
+    Errors of the built-in names pass through: they are faults of this program.
+    """
+    try:
+        yield
+    except BenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        named = (
+            *((registry.defenses, name) for name in (*request.defenses, *request.bases)),
+            *((registry.attacks, name) for name in request.attacks),
+            *((registry.datasets, name) for name in request.datasets),
+        )
+        foreign = [name for names, name in named if name in names and names[name].origin != registry.BUILT_IN]
+        if not foreign:
+            raise
+        raise BrokenPlugin(
+            f"What {', '.join(map(repr, foreign))} declares cannot be planned: "
+            f"{type(error).__name__}: {one_line(error)}"
+        ) from error
 
 
 class _Keys:
@@ -114,6 +143,10 @@ class _Resolver:
     ) -> RunSpec:
         entry = registry.defenses[defense]
         cls: type[Defense] = entry.load()
+        if cls.kind not in get_args(Kind):
+            raise BrokenPlugin(
+                f"The kind of {defense!r} is {cls.kind!r}; it must be one of {', '.join(get_args(Kind))}."
+            )
         if not entry.base:
             params = self._with_radius(self._params("defense", cls, defense, dataset.name), dataset.name)
             batch = _validated(defense, cls, params, facts)
@@ -125,6 +158,7 @@ class _Resolver:
             base_part, base_seed, network = part, seed, Part(part.name, part.version, part.source)
         attack_entry = registry.attacks[attack]
         attack_cls: type[Attack] = attack_entry.load()
+        _check_attack(attack, attack_cls)
         attack_params = self._params("attack", attack_cls, attack, dataset.name)
         surrogate, surrogate_base = self._surrogate(base_part, network, threat, facts)
         n = self.request.n if self.request.n is not None else self.config.run.n
@@ -254,9 +288,16 @@ class _Resolver:
                 values.update(asked)
         values = {key: _number(model, section, key, value) for key, value in values.items()}
         try:
-            return model(**values)
+            params = model(**values)
         except ValidationError as error:
             raise validation_error(error, model, f"[{section}.{name}]") from None
+        for key, value in params.model_dump().items():
+            if not _fits_json(value):
+                raise BadValue(
+                    f"{key} in [{section}.{name}] is {value!r:.80}, which cannot be part of a run's key: parameters "
+                    f"are finite numbers, texts, booleans, and lists and dicts of them."
+                )
+        return params
 
     def _recipe(self, family: str, recipe: str, dataset: str) -> dict[str, Any]:
         recipes = self.config.recipe.get(family, {})
@@ -325,6 +366,14 @@ class _Resolver:
         return game_of(protocol, params, batch)
 
 
+def _check_attack(name: str, cls: type[Attack]) -> None:
+    """`BrokenPlugin` where a class declares what no attack can be."""
+    if cls.kind not in ("budget", "minimal"):
+        raise BrokenPlugin(f"The kind of {name!r} is {cls.kind!r}; it must be budget or minimal.")
+    if cls.block is not None and not (isinstance(cls.block, int) and cls.block > 0):
+        raise BrokenPlugin(f"The block of {name!r} is {cls.block!r}; it must be a number above 0, or None for all.")
+
+
 def _game_params(model: type[Params], values: dict[str, Any]) -> dict[str, Any]:
     """A protocol's parameters, from values of a command line or a TOML file."""
     values = {name: _number(model, "game", name, value) for name, value in values.items()}
@@ -366,6 +415,14 @@ def _validated(name: str, cls: type[Defense], params: Any, facts: TaskFacts) -> 
         raise
     except Exception as error:  # of a plug-in: any exception means that the run cannot be planned
         raise BrokenPlugin(f"{name!r} cannot be made: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _fits_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _number(model: Any, section: str, key: str, value: Any) -> Any:

@@ -36,9 +36,7 @@ def command_of(
     bounded = spec.attack_kind != "minimal" and spec.attack.name != "clean"
     budget: Budget = ((repr(spec.threat.eps),), spec.threat.norm) if bounded else ((), "")
     # a dataset may have no default radius, so the first plan sets all radii
-    radii = {f"{name}.eps": part["eps"] for name in SECTIONS if "eps" in (part := getattr(spec, name).params)}
-    if spec.is_base:
-        radii.pop("base.eps" if spec.brings_network else "defense.eps", None)
+    radii = _radii(spec)
     try:
         plain = plan([replace(request, eps=budget[0], norm=budget[1], sets=radii)], config, facts)[0].spec
     except BenchError as error:
@@ -60,6 +58,48 @@ def command_of(
         shortest = shortest or (one if key else None)
     note = "It gives another run now: what the run was made of has changed since."
     return _text(spec, shortest or tried[-1], options), note
+
+
+def command_against(
+    spec: RunSpec,
+    attacks: Sequence[str],
+    config: Config,
+    facts: Callable[[str, TaskParams], TaskFacts],
+    options: Sequence[str] = (),
+) -> str:
+    """The command that plays other attacks against what a run attacked: the same defense, base, data, n and radius.
+
+    "" if it cannot be planned here: the defense or an attack is gone, or refuses the other.
+    """
+    names = (spec.defense.name,), tuple(attacks), () if spec.is_base else (spec.base.name,), (spec.dataset.name,)
+    request = Request(
+        *names, n=spec.n, seeds=(spec.seed,), eps=(repr(spec.threat.eps),), norm=spec.threat.norm, force_eps=True
+    )
+    for sets in ({}, _as_typed(_radii(spec))):  # a dataset may have no default radius
+        try:
+            own = _as_typed(_of_entry(spec, request, sets, config, facts))
+            if not _of_entry(spec, request, {**sets, **own}, config, facts):
+                return _text(spec, replace(request, sets={**sets, **own}), options)
+        except BenchError:  # the next try, or none
+            continue
+    return ""
+
+
+def _of_entry(
+    spec: RunSpec, request: Request, sets: dict[str, Any], config: Config, facts: Callable[[str, TaskParams], TaskFacts]
+) -> dict[str, Any]:
+    """The parameters of defense, base and dataset in which a run differs from what a request gives."""
+    plain = plan([replace(request, sets=sets)], config, facts)[0].spec
+    differ = _differences(spec, plain)
+    return {key: value for key, value in differ.items() if key.split(".")[0] in ("defense", "base", "dataset")}
+
+
+def _radii(spec: RunSpec) -> dict[str, Any]:
+    """The radii that a run's parts were made with, by their dotted keys."""
+    radii = {f"{name}.eps": part["eps"] for name in SECTIONS if "eps" in (part := getattr(spec, name).params)}
+    if spec.is_base:
+        radii.pop("base.eps" if spec.brings_network else "defense.eps", None)
+    return radii
 
 
 def _as_typed(sets: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +138,8 @@ def _text(spec: RunSpec, request: Request, options: Sequence[str]) -> str:
     words = ["bench", "run", "--defense", spec.defense.name]
     if not spec.is_base:
         words += ["--base", spec.base.name]
-    words += ["--attack", spec.attack.name, "--dataset", spec.dataset.name, "-n", str(spec.n), "--seed", str(spec.seed)]
+    words += [word for attack in request.attacks for word in ("--attack", attack)]
+    words += ["--dataset", spec.dataset.name, "-n", str(spec.n), "--seed", str(spec.seed)]
     words += ["--eps", *map(str, request.eps)] if request.eps else []
     words += ["--norm", request.norm] if request.norm else []
     words += ["--repeats", str(request.repeats)] if request.repeats else []

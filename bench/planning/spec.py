@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bench.cache import digest
-from bench.contracts import Kind
 from bench.draws import seed_of
 from bench.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from bench.contracts import Kind
 
 #: raised when the meaning of the game, the judge or the oracle changes; part of every key
 HARNESS_VERSION = 1

@@ -1,11 +1,13 @@
 """Results in a database: a SQLite file by default, or a PostgreSQL server. Only this package imports SQLAlchemy."""
 
-from bench.store.folder import Needs, files_of, shares_files
+from bench.store.folder import Needs, files_of, is_sqlite, shares_files, sqlite_file, user_files
 from bench.store.games import GameRecord
 from bench.store.glance import Glance, glance_at
 from bench.store.leases import Claim, LeaseLost
 from bench.store.merged import WholeRun
+from bench.store.rescue import Rescued, damage_in, rescue
 from bench.store.runs import RunRecord
+from bench.store.setup import prepare
 from bench.store.store import Store, in_parts
 
 __all__ = [
@@ -14,11 +16,18 @@ __all__ = [
     "Glance",
     "LeaseLost",
     "Needs",
+    "Rescued",
     "RunRecord",
     "Store",
     "WholeRun",
+    "damage_in",
     "files_of",
     "glance_at",
     "in_parts",
+    "is_sqlite",
+    "prepare",
+    "rescue",
     "shares_files",
+    "sqlite_file",
+    "user_files",
 ]

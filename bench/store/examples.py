@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Select, bindparam, delete, func, insert, select
@@ -15,23 +15,36 @@ from bench.rows import Row
 from bench.store.schema import Unreadable
 from bench.store.tables import ExampleRow, ImageRow
 
-#: the columns of a row; `to_columns` and `from_columns` convert the values of some
+#: the columns of a row; `to_columns` and `rows_of` convert the values of some
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
 def to_columns(row: Row) -> dict[str, Any]:
     """The columns of a row. A distance that is not finite becomes null: JSON has no NaN."""
     distances = {norm: value if math.isfinite(value) else None for norm, value in row.distances.items()}
-    return {**asdict(row), "distances": distances}
+    return {name: getattr(row, name) for name in COLUMNS} | {"distances": distances}
 
 
-def from_columns(columns: Mapping[str, Any]) -> Row:
-    """The row of a line of the table, from its values by column; `DamagedRun` where one of them is damaged."""
-    if any(isinstance(columns.get(name), Unreadable) for name in ("distances", "neighbours", "resent")):
-        place = f"{columns['position']} of game {columns['game']}"
-        raise DamagedRun(f"The row at position {place} cannot be read: it is damaged in the database.")
-    distances = {norm: math.nan if value is None else value for norm, value in columns["distances"].items()}
-    return Row(**{**columns, "distances": distances})
+def rows_of(names: Sequence[str], lines: Iterable[Sequence[Any]]) -> list[Row]:
+    """The rows of lines of the table, each the values of these columns; `DamagedRun` where one of them is damaged.
+
+    Columns that are not among the names keep their defaults; distances, which have none, are empty then.
+    """
+    objects = [names.index(name) for name in ("distances", "neighbours", "resent") if name in names]
+    measured = names.index("distances") if "distances" in names else None
+    named = names if measured is not None else (*names, "distances")
+    rows = []
+    for line in lines:
+        values = [*line] if measured is not None else [*line, {}]
+        for at in objects:
+            if isinstance(values[at], Unreadable):
+                place = f"{values[names.index('position')]} of game {values[names.index('game')]}"
+                raise DamagedRun(f"The row at position {place} cannot be read: it is damaged in the database.")
+        if measured is not None:
+            far = values[measured]
+            values[measured] = {norm: math.nan if value is None else value for norm, value in far.items()}
+        rows.append(Row(**dict(zip(named, values, strict=True))))
+    return rows
 
 
 def put_chunk(session: Session, run: str, rows: Sequence[Row], image_file: str) -> None:
@@ -59,11 +72,10 @@ def rows_by_run(
     without: columns that are not read: `distances`, which are empty then, and columns with a default, which they keep.
     """
     names = tuple(name for name in COLUMNS if name not in without)
-    unread: dict[str, Any] = {"distances": {}} if "distances" in without else {}
     found: dict[str, list[Row]] = {}
     for run, lines in columns_by_run(session, keys, names, judged).items():
         try:
-            found[run] = [from_columns({**dict(zip(names, values, strict=True)), **unread}) for values in lines]
+            found[run] = rows_of(names, lines)
         except DamagedRun as error:
             raise DamagedRun(f"The run {run[:12]} is damaged. {one_line(error)} --rerun all plays it.") from None
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from bench.errors import StoreError
 from bench.store.leases import is_held
 from bench.store.schema import file_of, parse_url
 from bench.store.tables import GameRow, ImageRow, RunRow
@@ -49,6 +50,11 @@ def files_of(url: str) -> Path:
     file = file_of(parse_url(url))
     if file is not None:
         return file.with_name(f"{file.stem}-files")
+    return user_files()
+
+
+def user_files() -> Path:
+    """The folder for the artefacts of databases on servers, in the user's cache."""
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("bench")) / "files"
@@ -66,10 +72,19 @@ def shares_files(url: str) -> str:
     if not file.parent.is_dir():
         return ""
     others = (path for path in sorted(file.parent.iterdir()) if path.stem == file.stem and path.name != file.name)
-    return next((f"{path.name} beside it has the same" for path in others if _is_sqlite(path)), "")
+    return next((f"{path.name} beside it has the same" for path in others if is_sqlite(path)), "")
 
 
-def _is_sqlite(path: Path) -> bool:
+def sqlite_file(url: str) -> Path | None:
+    """The file of a database, None for one on a server or a URL that is none."""
+    try:
+        return file_of(parse_url(url))
+    except StoreError:
+        return None
+
+
+def is_sqlite(path: Path) -> bool:
+    """Whether a file begins as those of SQLite do."""
     if not path.is_file():
         return False
     with path.open("rb") as file:

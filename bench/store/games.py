@@ -36,15 +36,19 @@ class GameRecord:
 
 
 def advance(session: Session, run: str, game: int, resume: Resume, meter: Meter, wall_s: float) -> None:
-    """Note where a game resumes after a chunk, and add the seconds of the chunk."""
+    """Note where a game resumes after a chunk, and add the seconds of the chunk: once, if it is noted twice."""
     row = _game(session, run, game)
+    if row.rows and (row.rows, row.served, row.digest) == (resume.rows, resume.served, resume.digest):
+        return
     row.rows, row.served, row.digest = resume.rows, resume.served, resume.digest
     _add_seconds(row, meter, wall_s)
 
 
 def end(session: Session, run: str, game: int, meter: Meter, wall_s: float) -> None:
-    """Mark a game as done, and add the seconds since its last chunk."""
+    """Mark a game as done, and add the seconds since its last chunk: once, if it is marked twice."""
     row = _game(session, run, game)
+    if row.done:
+        return
     row.done = True
     _add_seconds(row, meter, wall_s)
 

@@ -54,6 +54,10 @@ class Holder:
     def this_process() -> Holder:
         return Holder(socket.gethostname(), os.getpid(), psutil.Process().create_time())
 
+    def holds(self, run: RunRecord) -> bool:
+        """Whether this very process holds the run."""
+        return run.status == "RUNNING" and self == Holder(run.host, run.pid, run.process_start)
+
     def alive(self, heartbeat: float) -> bool:
         """Whether the process runs: on this host by its pid and start, on another by the time of its heartbeat."""
         if not self.pid:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import sqlite3
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,11 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from bench.errors import StoreError, one_line
+from bench.errors import DiskError, StoreError, one_line
 
 MIGRATIONS = Path(__file__).with_name("migrations")
+#: how PostgreSQL says that its disk is full
+DISK_FULL = "53100"
 #: the statement that makes other processes wait until this one's upgrade is committed; any number serves
 _LOCKS = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(2320176)"}
 
@@ -49,8 +54,58 @@ def file_of(url: URL) -> Path | None:
     return Path(url.database)
 
 
-def connect(url: URL, create: bool) -> Engine | None:
-    """An engine on an up-to-date schema. None where the database does not exist and `create` is False."""
+@dataclass(frozen=True)
+class Opened:
+    """An open database. frozen: its file, where it is read as one that nobody writes meanwhile; else None."""
+
+    engine: Engine
+    frozen: Frozen | None = None
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A SQLite file in a folder in which this process cannot write, so that SQLite can put neither log nor lock there.
+
+    It is read as it is. What somebody else writes meanwhile would be read by halves: `check` refuses that.
+    """
+
+    file: Path
+    stamp: tuple[int, int]
+
+    @staticmethod
+    def of(file: Path) -> Frozen:
+        stat = file.stat()
+        return Frozen(file, (stat.st_size, stat.st_mtime_ns))
+
+    def check(self) -> None:
+        """Raise `StoreError` where the file is another than when it was opened."""
+        if Frozen.of(self.file) != self:
+            raise StoreError(f"{self.file} was written by another process while it was read; give the command again.")
+
+
+def connect(url: URL, create: bool) -> Opened | None:
+    """The database with an up-to-date schema. None where it does not exist and `create` is False."""
+    file = file_of(url)
+    if create or file is None or not file.exists():
+        engine = _connect(url, create)
+        return None if engine is None else Opened(engine)
+    try:
+        engine, frozen = _connect(url, create), None
+    except _NotWritable:
+        if _log_of(file) is not None:
+            raise
+        frozen = Frozen.of(file)
+        engine = _connect(url, create, frozen)
+    return None if engine is None else Opened(engine, frozen)
+
+
+def _log_of(file: Path) -> Path | None:
+    """What SQLite left beside the file and reads with it: a log that is not in the file yet, a change to be undone."""
+    logs = (file.with_name(file.name + ending) for ending in ("-wal", "-journal"))
+    return next((log for log in logs if log.exists()), None)
+
+
+def _connect(url: URL, create: bool, frozen: Frozen | None = None) -> Engine | None:
     file = file_of(url)
     made: list[Path] = []
     if file is not None and not file.exists():
@@ -61,12 +116,18 @@ def connect(url: URL, create: bool) -> Engine | None:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"The folder of the database {file} cannot be made: {error.strerror}.") from None
-    engine = engine_of(url)
+    engine = engine_of(url if frozen is None else _immutable(url, frozen.file))
     try:
         with engine.connect() as connection:
-            if revision(connection, url) is None and not create:
+            current = revision(connection, url)
+            if current is None and not create:
                 engine.dispose()
                 return None
+            if frozen is not None and current != newest():
+                raise StoreError(
+                    f"{shown(url)} has the schema {current} of an older version, and cannot be upgraded where it "
+                    f"cannot be written. Give --db a copy of it in a folder of your own."
+                )
             if create and file is not None:  # after `revision`: the file of another program must not be changed
                 connection.rollback()
                 connection.exec_driver_sql("PRAGMA journal_mode = WAL")
@@ -99,18 +160,37 @@ def read_json(text: str | bytes) -> Any:
         return Unreadable()
 
 
-def unusable(url: URL, error: DBAPIError) -> StoreError:
+class _NotWritable(StoreError):
+    """A SQLite file, or its folder, cannot be written by this user."""
+
+
+def unusable(url: URL, error: DBAPIError) -> StoreError | DiskError:
     """The driver's error in one line: the file is no database, it is locked, the server cannot be reached."""
+    said, code = one_line(error.orig or error), getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL or getattr(error.orig, "sqlstate", "") == DISK_FULL:
+        return DiskError(errno.ENOSPC, said, shown(url))
+    if code == sqlite3.SQLITE_BUSY:
+        return StoreError(
+            f"{shown(url)} is held by another process ({said}); give the command again once that is done."
+        )
+    file = file_of(url)
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN) and file is not None:
+        log = _log_of(file)
+        todo = "Give --db a database in a folder of your own"
+        if log is not None:
+            todo += f"; to read this one, copy {file.name} and {log.name}, which belongs to it, into such a folder"
+        return _NotWritable(f"{shown(url)} cannot be written here: {said}. {todo}.")
     return StoreError(
-        f"{shown(url)} cannot be used as a database: {one_line(error.orig or error)}. "
-        f"Give --db another database, or repair this one."
+        f"{shown(url)} cannot be used as a database: {said}. Give --db another database, or repair this one: bench "
+        f"doctor says how."
     )
 
 
 def engine_of(url: URL) -> Engine:
     """An engine that has connected to nothing yet; `StoreError` where its driver is not installed."""
     try:
-        engine = create_engine(url, json_deserializer=read_json)
+        server = url.get_backend_name() != "sqlite"  # its connections are looked at before they are used again
+        engine = create_engine(url, json_deserializer=read_json, pool_pre_ping=server)
         engine.dialect.create_connect_args(url)  # reads what stands in the URL, and connects to nothing
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise StoreError(
@@ -121,6 +201,12 @@ def engine_of(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _sqlite_settings)
     return engine
+
+
+def _immutable(url: URL, file: Path) -> URL:
+    """The URL under which SQLite reads a file as one that nobody writes: it makes no other beside it."""
+    query = {**url.query, "mode": "ro", "immutable": "1", "uri": "true"}
+    return url.set(database=file.absolute().as_uri(), query=query)
 
 
 def _sqlite_settings(connection: object, record: object) -> None:

@@ -10,14 +10,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from bench.errors import StoreError
+from bench.errors import DiskError, StoreError, one_line
 from bench.planning.spec import RunSpec
 from bench.rows import Meter, Resume, Row
 from bench.store import audits, examples, folder, games, leases, merged, runs
@@ -26,14 +27,29 @@ from bench.store.games import GameRecord
 from bench.store.leases import Claim, Holder
 from bench.store.merged import WholeRun
 from bench.store.runs import RunRecord
-from bench.store.schema import connect, parse_url, unusable
+from bench.store.schema import Frozen, connect, file_of, parse_url, shown, unusable
 
 #: how often a write is tried that other processes may make at the same time; one more is enough in most cases
 WRITE_ATTEMPTS = 10
+#: seconds for which a server that does not answer is tried again, and the longest pause between two tries
+RECONNECT_S = 60.0
+PAUSE_S = 5.0
+
+
+def _is_gone(error: DBAPIError) -> bool:
+    """Whether a server was lost, or cannot be reached now: the same statement may succeed later."""
+    return error.connection_invalidated or (
+        isinstance(error, OperationalError) and error.orig is not None and "sqlite3" not in type(error.orig).__module__
+    )
 
 
 def _say(line: str) -> None:
     warnings.warn(line, stacklevel=4)
+
+
+def _storable(text: str) -> str:
+    """A message that a database takes: file names that are no UTF-8, and zero bytes, as Python writes them."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 #: runs that are read by one statement
@@ -48,52 +64,84 @@ def in_parts(things: Sequence[Anything], size: int = TOGETHER) -> Iterator[Seque
 
 
 class Store:
-    """A database of results. Open with `Store.open`. Any method raises `StoreError` where the database fails."""
+    """A database of results. Open with `Store.open`.
 
-    def __init__(self, engine: Engine, url: str, files: Path) -> None:
+    Any method raises `StoreError` where the database fails, and `DiskError` where its disk is full.
+    """
+
+    def __init__(self, engine: Engine, url: str, files: Path, frozen: Frozen | None = None) -> None:
         self._engine = engine
+        self._frozen = frozen
         self.url = url
         self.files = files
         self._holder = Holder.this_process()
+        #: a server has not answered for RECONNECT_S: nobody waits for it again
+        self._given_up = False
 
     @staticmethod
     def open(url: str, create: bool = True) -> Store | None:
         """The store behind a URL or a path; None where it does not exist and `create` is False."""
-        engine = connect(parse_url(url), create)
-        return None if engine is None else Store(engine, url, folder.files_of(url))
+        opened = connect(parse_url(url), create)
+        return None if opened is None else Store(opened.engine, url, folder.files_of(url), opened.frozen)
+
+    @property
+    def place(self) -> str:
+        """Where the rows are: the path of the file, or the URL of the server without its password."""
+        parsed = parse_url(self.url)
+        return str(file_of(parsed) or shown(parsed))
 
     def close(self) -> None:
         self._engine.dispose()
 
     # -- transactions -----------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _reading(self) -> Iterator[Session]:
-        """A session that is rolled back at the end. What the database driver raises becomes a `StoreError`."""
-        with self._driver_errors(), Session(self._engine) as session:
-            yield session
+    def _read(self, look: Callable[[Session], Anything]) -> Anything:
+        """What `look` finds, in a session that is rolled back at the end."""
 
-    @contextmanager
-    def _writing(self) -> Iterator[Session]:
-        """A session that is committed at the end, or rolled back by an exception."""
-        with self._driver_errors(), Session(self._engine) as session, session.begin():
-            yield session
+        def once(again: bool) -> Anything:
+            with Session(self._engine) as session:
+                found = look(session)
+                if self._frozen is not None:
+                    self._frozen.check()
+                return found
 
-    @contextmanager
-    def _driver_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except IntegrityError:  # another process has inserted the same key: the caller knows what to do
-            raise
-        except DBAPIError as error:
-            raise unusable(parse_url(self.url), error) from None
+        return self._answered(once)
+
+    def _write(self, write: Callable[[Session], Anything], patient: bool = True) -> Anything:
+        """Run a transaction, which an exception rolls back. It may run twice, where a server was lost while it
+        committed: so what it does twice must be what it does once."""
+
+        def once(again: bool) -> Anything:
+            with Session(self._engine) as session, session.begin():
+                return write(session)
+
+        return self._answered(once, patient)
+
+    def _answered(self, once: Callable[[bool], Anything], patient: bool = True) -> Anything:
+        """The result of `once`, which is told whether it was tried before. A server that does not answer is tried
+        again for RECONNECT_S; what else the database driver raises becomes a `StoreError`."""
+        started, pause_s, again = time.monotonic(), 0.1, False
+        while True:
+            try:
+                return once(again)
+            except IntegrityError:  # another process has inserted the same key: the caller knows what to do
+                raise
+            except DBAPIError as error:
+                gone = _is_gone(error)
+                if not gone or not patient or self._given_up or time.monotonic() - started > RECONNECT_S:
+                    self._given_up = self._given_up or (gone and patient)
+                    raise unusable(parse_url(self.url), error) from None
+                if not again:
+                    _say(f"{one_line(error.orig or error)}; the database is tried again for {RECONNECT_S:.0f} s")
+            again = True
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_S)
 
     def _retried(self, write: Callable[[Session], None]) -> None:
         """Run a write that inserts what it finds missing; once more where another process inserted the same since."""
         for attempt in range(1, WRITE_ATTEMPTS + 1):
             try:
-                with self._writing() as session:
-                    write(session)
+                self._write(write)
                 return
             except IntegrityError:
                 if attempt == WRITE_ATTEMPTS:
@@ -102,12 +150,15 @@ class Store:
     @contextmanager
     def standstill(self) -> Iterator[None]:
         """Within it, no run can begin and nothing is committed: writers wait. Only for a SQLite file."""
-        with self._driver_errors(), self._engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                yield
-            finally:
-                connection.rollback()
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                try:
+                    yield
+                finally:
+                    connection.rollback()
+        except DBAPIError as error:
+            raise unusable(parse_url(self.url), error) from None
 
     # -- leases -----------------------------------------------------------------------------------------------------
 
@@ -116,28 +167,34 @@ class Store:
 
         The rows of an abandoned run stay, and the run goes on after them. A run that is run again loses its rows.
         """
-        with self._reading() as session:
-            run = runs.find(session, spec.key, checked=rerun != "all")  # a damaged one is made whole by a new play
-        if run is None:
-            try:
-                with self._writing() as session:
-                    leases.begin(session, self._holder, spec, clean_key, provenance)
-            except IntegrityError:
-                return Claim.HELD  # another process began it since `find`
+
+        def once(again: bool) -> Claim:
+            with Session(self._engine) as session:  # a damaged one is made whole by a new play
+                run = runs.find(session, spec.key, checked=rerun != "all")
+            if run is None:
+                try:
+                    with Session(self._engine) as session, session.begin():
+                        leases.begin(session, self._holder, spec, clean_key, provenance)
+                except IntegrityError:
+                    return Claim.HELD  # another process began it since `find`
+                return Claim.MINE
+            if again and self._holder.holds(run):  # the server was lost after it had committed
+                return Claim.MINE
+            if refusal := leases.refusal(run, rerun):
+                return refusal
+            goes_on = run.status == "RUNNING" and rerun != "all" and self.count_rows(run.key) > 0
+            if goes_on:
+                leases.check_environment(run, provenance)
+            with Session(self._engine) as session, session.begin():
+                new_values = {} if goes_on else {"provenance": provenance, "spec": spec.to_dict(), "origin": None}
+                if not leases.take_over(session, self._holder, run, clean_key, **new_values):
+                    return Claim.HELD
+                if not goes_on:
+                    examples.delete_rows(session, run.key)
+                    games.delete_games(session, run.key)
             return Claim.MINE
-        if refusal := leases.refusal(run, rerun):
-            return refusal
-        goes_on = run.status == "RUNNING" and rerun != "all" and self.count_rows(run.key) > 0
-        if goes_on:
-            leases.check_environment(run, provenance)
-        with self._writing() as session:
-            new_values = {} if goes_on else {"provenance": provenance, "spec": spec.to_dict(), "origin": None}
-            if not leases.take_over(session, self._holder, run, clean_key, **new_values):
-                return Claim.HELD
-            if not goes_on:
-                examples.delete_rows(session, run.key)
-                games.delete_games(session, run.key)
-        return Claim.MINE
+
+        return self._answered(once)
 
     def check_resumable(self, key: str, provenance: dict[str, Any]) -> None:
         """Raise `StoreError` where the run is unfinished and its rows were made in another environment."""
@@ -146,18 +203,16 @@ class Store:
             leases.check_environment(run, provenance)
 
     def heartbeat(self, keys: Iterable[str]) -> bool:
-        """Say that the holder of these runs is alive. False where the database was busy: the next beat repeats it."""
+        """Say that the holder of these runs is alive. False where it could not be written: the next beat repeats it."""
         try:
-            with self._writing() as session:
-                leases.beat(session, self._holder, keys)
-        except StoreError:
+            self._write(lambda session: leases.beat(session, self._holder, keys), patient=False)
+        except (StoreError, DiskError):
             return False
         return True
 
     def release(self, key: str) -> None:
         """Give the lease back with the run unfinished; any process may take the run over at once."""
-        with self._writing() as session:
-            leases.release(session, self._holder, key)
+        self._write(lambda session: leases.release(session, self._holder, key))
 
     # -- writing a run that this process holds ----------------------------------------------------------------------
 
@@ -165,32 +220,41 @@ class Store:
         self, key: str, rows: Sequence[Row], image_file: str, resume: Resume, meter: Meter, wall_s: float
     ) -> None:
         """Commit a chunk: rows of one game in order, the file with their images, the state after them, the seconds."""
-        with self._writing() as session:
+
+        def write(session: Session) -> None:
             leases.hold(session, self._holder, key)
             examples.put_chunk(session, key, rows, image_file)
             games.advance(session, key, rows[0].game, resume, meter, wall_s)
 
+        self._write(write)
+
     def end_game(self, key: str, game: int, meter: Meter, wall_s: float) -> None:
         """Mark a game as done, with the seconds since its last chunk."""
-        with self._writing() as session:
+
+        def write(session: Session) -> None:
             leases.hold(session, self._holder, key)
             games.end(session, key, game, meter, wall_s)
 
+        self._write(write)
+
     def finish(self, key: str, status: str, reason: str = "", detail: str = "") -> None:
         """End a run: DONE, SKIPPED or FAILED with its reason."""
-        with self._writing() as session:
-            leases.hold(
-                session, self._holder, key, status=status, reason=reason, detail=detail, finished=time.time(), pid=0
-            )
+        told = {"reason": _storable(reason), "detail": _storable(detail)}
+        values = {"status": status, **told, "finished": time.time(), "pid": 0}
+        self._write(lambda session: leases.hold(session, self._holder, key, **values))
 
     # -- runs of a bundle -------------------------------------------------------------------------------------------
 
     def add_runs(self, whole: Iterable[WholeRun]) -> None:
         """Insert finished runs that were played elsewhere, all or none; `StoreError` where one is there already."""
+        runs_of_bundle = list(whole)
+
+        def write(session: Session) -> None:
+            for run in runs_of_bundle:
+                merged.add(session, run)
+
         try:
-            with self._writing() as session:
-                for run in whole:
-                    merged.add(session, run)
+            self._write(write)
         except IntegrityError:
             raise StoreError(
                 "Another process has added one of these runs since they were looked up; merge the bundle again."
@@ -198,25 +262,22 @@ class Store:
 
     def note_replayed(self, key: str, games: Iterable[int]) -> None:
         """Add to the games of a merged run that were replayed here, without a difference."""
-        with self._writing() as session:
-            merged.note_replayed(session, key, games)
+        numbers = list(games)
+        self._write(lambda session: merged.note_replayed(session, key, numbers))
 
     # -- runs and suites --------------------------------------------------------------------------------------------
 
     def find(self, key: str) -> RunRecord | None:
         """The run with this key; None where there is none."""
-        with self._reading() as session:
-            return runs.find(session, key)
+        return self._read(lambda session: runs.find(session, key))
 
     def resolve(self, prefix: str) -> RunRecord:
         """The run with this key, or the only one whose key begins with it."""
-        with self._reading() as session:
-            return runs.resolve(session, prefix)
+        return self._read(lambda session: runs.resolve(session, prefix))
 
     def runs(self, **among: Iterable[str]) -> list[RunRecord]:
         """All runs, oldest first; `defense=["rmc"]`: only those whose column has one of these values."""
-        with self._reading() as session:
-            return runs.select_runs(session, among, _say)
+        return self._read(lambda session: runs.select_runs(session, among, _say))
 
     def add_to_suite(self, suite: str, keys: Iterable[str]) -> None:
         """Note that these runs belong to a suite; they need not have begun."""
@@ -225,15 +286,13 @@ class Store:
 
     def suite_runs(self, suite: str) -> list[RunRecord]:
         """The runs of a suite that have begun, oldest first."""
-        with self._reading() as session:
-            return runs.runs_of_suite(session, suite, _say)
+        return self._read(lambda session: runs.runs_of_suite(session, suite, _say))
 
     # -- rows, games and images -------------------------------------------------------------------------------------
 
     def rows(self, key: str) -> list[Row]:
         """The rows of a run whose answers are judged, by game and position."""
-        with self._reading() as session:
-            return examples.rows_by_run(session, [key], judged=True)[key]
+        return self._read(lambda session: examples.rows_by_run(session, [key], judged=True)[key])
 
     def all_rows(self, key: str) -> list[Row]:
         """All rows of a run: also the attacker's inputs that were served among those of other users."""
@@ -244,20 +303,17 @@ class Store:
 
         without: columns that are not read, since they take long and nobody asks for them; see `examples.rows_by_run`.
         """
-        with self._reading() as session:
-            return examples.rows_by_run(session, keys, judged=False, without=without)
+        return self._read(lambda session: examples.rows_by_run(session, keys, judged=False, without=without))
 
     def count_rows(self, key: str) -> int:
         """How many rows a run has, all of them."""
-        with self._reading() as session:
-            return examples.count_rows(session, key)
+        return self._read(lambda session: examples.count_rows(session, key))
 
     def facts(self, keys: Iterable[str], names: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
         """The judged rows of many runs as bare tuples of these columns, run by run, in each by game and position."""
-        with self._reading() as session:
-            for part in in_parts(list(keys)):
-                found = examples.columns_by_run(session, part, names)
-                yield from ((key, found[key]) for key in part)
+        for part in in_parts(list(keys)):
+            found = self._read(partial(examples.columns_by_run, keys=part, names=names))
+            yield from ((key, found[key]) for key in part)
 
     def games(self, key: str) -> list[GameRecord]:
         """The games of a run that have rows or seconds."""
@@ -265,18 +321,15 @@ class Store:
 
     def games_of(self, keys: Sequence[str]) -> dict[str, list[GameRecord]]:
         """The games of some runs, a hundred or so."""
-        with self._reading() as session:
-            return games.games_by_run(session, keys)
+        return self._read(lambda session: games.games_by_run(session, keys))
 
     def image_files(self, key: str) -> list[tuple[int, int, int, str]]:
         """(game, start, count, file) of the proposed images of a run."""
-        with self._reading() as session:
-            return examples.image_files(session, key)
+        return self._read(lambda session: examples.image_files(session, key))
 
     def needs(self) -> Needs:
         """What the database needs of its folder now."""
-        with self._reading() as session:
-            return folder.needs(session)
+        return self._read(lambda session: folder.needs(session))
 
     # -- audits -----------------------------------------------------------------------------------------------------
 
@@ -286,5 +339,4 @@ class Store:
 
     def audits(self) -> list[dict[str, Any]]:
         """The verdicts of all audits, oldest first."""
-        with self._reading() as session:
-            return audits.audits(session)
+        return self._read(lambda session: audits.audits(session))

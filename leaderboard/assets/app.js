@@ -45,6 +45,12 @@ const FORMATS = {
     html: ([flags, after]) => `${flags.map(flag).join(" ")} ${esc(after)}`.trim(),
     plain: ([flags, after]) => `${flags.map(([id]) => id).join(" ")} ${after}`.trim(),
   },
+  trust: {
+    html: ([words, state, reasons, flags]) =>
+      `<button type="button" class="trust ${esc(state)}" aria-label="${esc(words)}. ${esc(reasons)}" data-tip="${esc(reasons)}">${esc(words)}</button> ${flags.map(flag).join(" ")}`,
+    plain: ([words, , , flags]) => [words, ...flags.map(([id]) => id)].join(" "),
+  },
+  code: { html: (value) => (value ? `<code>${esc(value)}</code>` : "–"), plain: (value) => value },
   list: {
     html: (values) => (values.length < 5 ? text.html(values.join(", ")) : unfolds(`${values.length} attacks`, values.join(", "))),
     plain: (values) => values.join(", "),
@@ -88,6 +94,7 @@ const exported = (columns) => ({ orthogonal: "export", columns: (at) => columns[
 
 function sortable(element, { columns, order, rows }) {
   const exportOptions = exported(columns);
+  const bare = element.matches(".bare"); // a table of few rows: no search, no buttons
   const filename = `${document.title.split(":")[0]} ${element.id}`;
   const table = $(element).DataTable({
     data: rows,
@@ -97,7 +104,7 @@ function sortable(element, { columns, order, rows }) {
     deferRender: true,
     pageLength: 25,
     lengthMenu: [10, 25, 100, { label: "all", value: -1 }],
-    layout: {
+    layout: bare ? { topStart: null, topEnd: null, bottomStart: null, bottomEnd: "paging" } : {
       topStart: "search",
       topEnd: { buttons: [{ extend: "colvis", text: "Columns" }, { extend: "copyHtml5", text: "Copy", exportOptions }, { extend: "csvHtml5", text: "CSV", title: null, exportOptions, filename }] },
       bottomStart: ["pageLength", "info"],
@@ -162,10 +169,10 @@ dark.addEventListener("change", () => {
 const MENUS = ["dataset", "radius", "tier", "base"];
 const ALL = "all";
 
-// menus: boards (dataset, radius, tiers with titles, bases) and a sentence for each tier
-function overview({ boards, tier_words }, tables, charts) {
+// boards: dataset, radius, tiers (the one to show first, first) with what each lacks, bases
+function overview(boards, tables, charts) {
   const form = document.getElementById("menus");
-  const state = new URLSearchParams(location.hash.slice(1));
+  let state;
   const menu = (name) => form.elements[name].value;
   const options = (name, values) => {
     const select = form.elements[name];
@@ -179,19 +186,25 @@ function overview({ boards, tier_words }, tables, charts) {
     options("dataset", same(boards.map((one) => one.dataset)));
     options("radius", same(boards.filter((one) => one.dataset === menu("dataset")).map((one) => one.radius)));
     const { tiers, bases } = boards[board()];
-    options("tier", tiers);
+    const states = new Map(tiers.map(([tier, ...words]) => [tier, words]));
+    const wanted = state.get("tier");
+    form.elements.tier.value = states.has(wanted) ? wanted : tiers[0][0];
+    for (const radio of form.elements.tier) radio.parentElement.querySelector(".state").textContent = states.get(radio.value)[0];
+    document.getElementById("over").textContent = states.get(menu("tier"))[1];
     options("base", same([ALL, ...bases]));
   };
   const show = () => {
     const here = (one) => one.boards.includes(board()) && (one.tier === null || one.tier === menu("tier"));
     for (const [id, table] of Object.entries(tables)) {
-      table.clear().rows.add(page.tables[id].rows.filter((row) => here(row) && [ALL, row.base].includes(menu("base")))).draw();
+      const rows = page.tables[id].rows.filter((row) => here(row) && [ALL, row.base].includes(menu("base")));
+      table.clear().rows.add(rows).draw();
+      const section = table.table().node().closest("section");
+      section.hidden = section.matches(".optional") && !rows.length;
     }
     for (const { id, chart, pool, states } of charts.drawings) {
       const chosen = states.find((one) => here(one) && (one.base ?? ALL) === menu("base"));
       draw(id, charts.specs[chart], chosen ? chosen.rows.map((at) => ({ ...pool[at] })) : []);
     }
-    document.getElementById("tier-words").textContent = tier_words[menu("tier")];
   };
   form.addEventListener("change", (event) => {
     state.delete(event.target.name);
@@ -201,9 +214,14 @@ function overview({ boards, tier_words }, tables, charts) {
     keep(menu, tables);
   });
   form.addEventListener("submit", (event) => event.preventDefault());
-  restore(state, tables);
-  refill();
-  show();
+  const obey = () => {
+    state = new URLSearchParams(location.hash.slice(1));
+    restore(state, tables);
+    refill();
+    show();
+  };
+  obey();
+  window.addEventListener("hashchange", obey); // an address that was changed by hand, or the way back
   for (const table of Object.values(tables)) table.on("order search column-visibility", () => keep(menu, tables));
 }
 

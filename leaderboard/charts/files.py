@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import vl_convert
@@ -12,7 +11,7 @@ from leaderboard.charts.chart import LeaderboardChart, Records, Scope, parts_of
 from leaderboard.content import Leaderboard
 from leaderboard.page import VEGA_LITE
 
-#: endings of the files that `write_chart` can write
+#: endings of the files that `chart_file` can make
 ENDINGS = (".png", ".svg", ".html")
 
 
@@ -25,13 +24,10 @@ def fullest_part(
     return None if scope is None or not drawn[scope] else (scope, drawn[scope])
 
 
-def write_chart(spec: dict[str, Any], path: Path, scale: float) -> None:
-    """Write a Vega-Lite specification with its records as the ending of the file says. scale: pixels of a PNG."""
-    ending = path.suffix.lower()
+def chart_file(spec: dict[str, Any], ending: str, scale: float) -> bytes:
+    """A Vega-Lite specification with its records as a file with this ending. scale: pixels of a PNG."""
     if ending == ".png":
-        data = vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=scale)
-    elif ending == ".svg":
-        data = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE).encode()
-    else:
-        data = vl_convert.vegalite_to_html(spec, vl_version=VEGA_LITE, bundle=True).encode()
-    path.write_bytes(data)
+        return bytes(vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=scale))
+    if ending == ".svg":
+        return vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE).encode()
+    return vl_convert.vegalite_to_html(spec, vl_version=VEGA_LITE, bundle=True).encode()

@@ -40,7 +40,13 @@ def test_every_registered_attack_keeps_the_contract(resources: Resources, name: 
     assert [r for r in results.values() if not r.passed] == []
 
 
-@pytest.mark.parametrize("cls", [planted.Wrapped, planted.Counting, planted.Batched, planted.BigBatches])
+@pytest.mark.parametrize(
+    "cls",
+    [
+        planted.Wrapped, planted.Counting, planted.Batched, planted.BigBatches, planted.CopiesBox,
+        planted.SoundNeighbours,
+    ],
+)  # fmt: skip
 def test_sound_plug_ins_of_all_three_kinds_pass(resources: Resources, cls: type) -> None:
     registry.register_defense("sound", cls)
     assert [r for r in run(resources, "sound", "defense").values() if not r.passed] == []
@@ -55,6 +61,10 @@ def test_sound_plug_ins_of_all_three_kinds_pass(resources: Resources, cls: type)
         (planted.ForgetsOnRestore, "a snapshot survives the disk"),
         (planted.LeakyFork, "forks are independent"),
         (planted.LivingSnapshot, "a snapshot stays as it was"),
+        (planted.RestoresAlias, "restore undoes answers bit for bit"),
+        (planted.SameLogits, "restore undoes answers bit for bit"),
+        (planted.CountingNeighbours, "probe equals fork and predict"),
+        (planted.AnswersIntoBase, "answers leave their input alone"),
         (planted.StatefulButStatic, "a static answer ignores the stream"),
         (planted.BatchLeak, "cutting the stream changes nothing"),
         (planted.NotRandomAsDeclared, "declared randomness is true"),
@@ -70,6 +80,11 @@ def test_a_planted_fault_trips_its_check(resources: Resources, cls: type, check:
     registry.register_defense("faulty", cls)
     result = run(resources, "faulty", "defense")[check]
     assert not result.passed and result.message and "\n" not in result.message
+
+
+def test_a_copy_of_the_network_may_be_changed(resources: Resources) -> None:
+    registry.register_defense("sound", planted.AnswersIntoCopy)
+    assert run(resources, "sound", "defense")["answers leave their input alone"].passed
 
 
 @pytest.mark.parametrize(

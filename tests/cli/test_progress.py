@@ -5,13 +5,19 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import pytest
 from rich.console import Console
 
 from bench.cli.progress import MOST_LINES, BarListener, PlainListener, make_listener, short_title
+from bench.execution.jobs import Job, JobKind
+from bench.execution.runner import Runner
+from bench.game.resources import Resources
 from bench.planning.plan import Planned
 from bench.planning.spec import RunSpec
+from bench.store import Store
 from tests.conftest import Bench, sets, spec_of
 
 
@@ -49,8 +55,8 @@ def test_a_suite_has_a_line_for_all_and_one_for_each_run_with_news() -> None:
     listener.progress(specs[0], "augmented set: copy 1/1, image 1297 [and more]")
     listener.chunk(specs[1], 10, 9)
     whole, first, second = screen(listener)
-    assert "10/80 rows" in whole and "augmented set" in first and first.endswith("…") and " 0/20" in first
-    assert "90.0%" in second and "10/20" in second and second.startswith("rmc-plus / pgd-skip-delayed")
+    assert "10/80 rows" in whole and "augmented set: copy 1/1" in first and first.endswith("…") and " 0/20" in first
+    assert "90.0%" in second and "10/20" in second and second.startswith("rmc-plus / pgd-skip-delayed ━")
     listener.chunk(specs[1], 10, 0)
     assert "45.0%" in screen(listener)[2] and "20/80 rows" in screen(listener)[0]
     listener.finished(specs[1], "DONE", "")
@@ -118,6 +124,47 @@ def test_titles_name_the_base_where_it_tells_runs_apart() -> None:
     assert short_title(spec_of("regular", "pgd", 3)) == "regular / pgd / digits 0.2"
     spec = spec_of("rmc", "pgd", 3)
     assert short_title(replace(spec, base=replace(spec.base, name="pgd-at"))) == "rmc on pgd-at / pgd / digits 0.2"
+
+
+def test_at_80_columns_what_goes_on_is_seen_and_the_task_only_where_it_tells_runs_apart() -> None:
+    (spec,) = cells(1)
+    other = replace(spec, threat=spec.threat.with_fields({"eps": 0.1}))
+    same = BarListener(console(), [Planned(replace(spec, seed=seed), None) for seed in range(2)])
+    same.progress(spec, "game 3/5: background 29/40")
+    assert screen(same)[1].startswith("rmc-plus / pgd-skip-delayed  ") and "game 3/5: background" in screen(same)[1]
+    apart = BarListener(console(), [Planned(spec, None), Planned(other, None)])
+    apart.progress(spec, "background 29/40")
+    assert screen(apart)[1].startswith("rmc-plus / pgd-skip-delayed / d…") and "background 29/40" in screen(apart)[1]
+
+
+def test_the_first_seconds_say_what_they_are_spent_on(bench: Bench) -> None:
+    """Every stage of a run, before a step of it says anything itself."""
+    quick = ("-n", 2, "--workers", 1, *sets(base__epochs=1, attack__steps=1))
+    told = bench("run", "--defense", "regular", "--attack", "pgd", *quick).err
+    first = [
+        line.partition(" / eps ")[2].partition(": ")[2] for line in told.splitlines() if " regular / clean" in line
+    ]
+    assert first[:2] == ["started", "base: reading or training"]
+    spec = replace(spec_of("rmc", "pgd-skip", 4), seed=3)
+    assert Job("base", spec).in_words("epoch 1/9, loss 2.1") == "base: epoch 1/9, loss 2.1"
+    assert Job("game", spec, 2).in_words("background 3/40") == f"game 3/{spec.game.games}: background 3/40"
+    alone = replace(spec.game, params={**spec.game.params, spec.game.facts.games_key: 1})
+    assert Job("game", replace(spec, game=alone), 0).in_words() == "playing"
+    for kind in get_args(JobKind):
+        assert 0 < len(Job(kind, spec, 0).in_words()) <= 40
+
+
+@pytest.mark.parametrize(
+    ("workers", "apart", "said"),
+    [(1, False, ""), (1, True, "starting 1 process, to"), (3, False, "starting 3 processes, to")],
+)
+def test_processes_are_named_where_they_are_started(
+    resources: Resources, tmp_path: Path, workers: int, apart: bool, said: str
+) -> None:
+    store = Store.open(str(tmp_path / "x.db"))
+    assert store is not None
+    told = Runner(store, replace(resources.settings, workers=workers, apart=apart))._starting()
+    assert told.partition(" load")[0] == said
 
 
 def test_a_pipe_gets_lines_and_a_terminal_bars(monkeypatch: pytest.MonkeyPatch) -> None:

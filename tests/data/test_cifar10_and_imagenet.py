@@ -78,7 +78,14 @@ class Runs:
 
 @pytest.mark.parametrize(
     "data",
-    [pickle.dumps(Runs(), protocol=4), pickle.dumps({b"data": Runs()}, protocol=4), batch(5, 0)[:200], b"", b"hello"],
+    [
+        pickle.dumps(Runs(), protocol=4),
+        pickle.dumps({b"data": Runs()}, protocol=4),
+        batch(5, 0)[:200],
+        b"",
+        b"hello",
+        b"\x80\x04\x95" + b"\xff" * 8 + b".",
+    ],
 )
 def test_a_pickle_that_is_more_than_arrays_is_refused_and_runs_nothing(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "data_batch_1"
@@ -91,7 +98,10 @@ def test_a_pickle_that_is_more_than_arrays_is_refused_and_runs_nothing(tmp_path:
 @pytest.mark.parametrize(
     "value",
     [[1, 2], {b"data": np.zeros((2, 3072), np.uint8)}, {b"data": np.zeros((2, 10), np.uint8), b"labels": [1, 2]},
-     {b"data": np.zeros((2, 3072)), b"labels": [1, 2]}, {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]}],
+     {b"data": np.zeros((2, 3072)), b"labels": [1, 2]}, {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]},
+     {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, "x"]},
+     {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 2**80]},
+     {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 10]}],
 )  # fmt: skip
 def test_a_pickle_that_is_no_batch_is_refused(tmp_path: Path, value: object) -> None:
     path = tmp_path / "data_batch_1"
@@ -234,7 +244,7 @@ def test_a_jpeg_that_does_not_decode_fails_its_run_in_one_line_and_no_other(imag
     broken.write_bytes(broken.read_bytes()[:200])
     factory = Path("tiny.py")
     factory.write_text(TINY)
-    options = ["--data-dir", image_dir, "--set", "base.model=tiny.py:build", "--set", "base.epochs=1", "--workers", "1"]
+    options = ["--data-dir", image_dir, "--set", "base.model=tiny.py:build", "--set", "base.epochs=1", "--in-process"]
     done = bench("run", "--defense", "regular", "--attack", "clean", "--dataset", "imagenet", "--dataset", "digits",
                  "-n", "6", "--json", *options[:2], *options[4:])  # fmt: skip
     assert done.code == 2 and "No network is the default for 'imagenet'" in done.err
@@ -283,7 +293,7 @@ def test_a_runtime_defense_on_folders_of_images(image_dir: Path, bench: Bench) -
     Path("tiny.py").write_text(TINY)
     done = bench(
         "run", "--defense", "rmc", "--defense", "webnn", "--attack", "pgd", "--dataset", "imagenet", "-n", "3",
-        "--json", "--data-dir", image_dir, "--workers", "1",
+        "--json", "--data-dir", image_dir, "--in-process",
         "--set", "base.model=tiny.py:build", "--set", "base.epochs=1",
         "--set", "defense.k=8", "--set", "defense.bank_steps=2", "--set", "attack.steps=2",
     )  # fmt: skip

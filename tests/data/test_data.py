@@ -72,6 +72,10 @@ def test_idx_files_are_read_as_published_and_damage_is_told(tmp_path: Path) -> N
         (b"no gzip", "damaged"),
         (gzip.compress(b"\1\2\3\4"), "no idx file"),
         (gzip.compress(idx(array)[:-3]), "truncated"),
+        (gzip.compress(idx(array)[:9]), "truncated"),
+        (gzip.compress(b"\0\0\x08\xff" + idx(array)[4:]), "holds 255 dimensions"),
+        (gzip.compress(b"\0\0\x08\0\7"), "holds 0 dimensions"),
+        (gzip.compress(b"\0\0\x08\3" + struct.pack(">3I", 2**31, 2**31, 4)), "truncated"),  # 2**64 bytes: 0, wrapped
     ):
         path.write_bytes(data)
         with pytest.raises(DataError, match=message):

@@ -52,9 +52,14 @@ class Place:
         assert process.returncode == 0, err
         return [json.loads(line) for line in out.splitlines()]
 
-    def rows(self) -> dict[str, list[dict[str, Any]]]:
+    def verify(self, run: str, *args: str) -> int:
+        """The exit code of `bench verify`."""
+        command = [sys.executable, "-m", "bench.cli.main", "verify", run, "--db", "bench.db", *args]
+        return subprocess.run(command, cwd=self.folder, env={**os.environ, "BENCH_CACHE": str(self.cache)}).returncode
+
+    def rows(self, db: str = "bench.db") -> dict[str, list[dict[str, Any]]]:
         """Every exported field of every example but seconds, by run."""
-        command = [sys.executable, "-m", "bench.cli.main", "export", "--db", "bench.db"]
+        command = [sys.executable, "-m", "bench.cli.main", "export", "--db", db]
         found = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=True)
         runs = json.loads(found.stdout)
         for run in runs:

@@ -104,3 +104,53 @@ def test_a_database_that_cannot_be_used_is_one_line(
         told = bench(*command, "--db", db)
         assert told.code == 2 and len(told.err.splitlines()) == 1, (command, told)
         assert words in told.err or "No run is called" in told.err
+
+
+def broken_page(db: str, table: str) -> None:
+    """Fill the head of a table's first page with ones."""
+    with sqlite3.connect(db) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", [table]).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.close()
+    with Path(db).open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * 64)
+
+
+def test_what_is_whole_of_a_damaged_database_is_saved(bench: Bench, db: str) -> None:
+    lost = key_of(db, "fgsm")
+    damaged(db, "DELETE FROM examples WHERE run = ? AND position = 2", lost)
+    with sqlite3.connect(db) as connection:
+        connection.execute("VACUUM INTO 'as_it_was.db'")
+    connection.close()
+    as_it_was = ("--json", "--db", "as_it_was.db")
+    shown = {name: bench("show", key_of(db, name), *as_it_was).out for name in ("clean", "pgd")}
+    broken_page(db, "audits")
+    told = bench("doctor", "--db", db)
+    assert told.code == 1 and f"bench doctor --db {db} --save copy-saved.db" in " ".join(told.out.split())
+    told = bench("doctor", "--db", db, "--save", "saved.db")
+    assert told.code == 1 and "2 runs saved" in told.out and f"not saved: {lost[:12]}: 5 of its 6 rows" in told.out
+    assert {name: bench("show", key_of("saved.db", name), "--json", "--db", "saved.db").out for name in shown} == shown
+    assert bench(*PLAY, "--db", "saved.db").code == 0 == bench(*SOUND, "--db", "saved.db").code
+    told = bench("doctor", "--db", db, "--save", "saved.db")
+    assert told.code == 2 and "saved.db is there already" in told.err
+
+
+def test_a_page_of_rows_that_is_broken_costs_the_runs_on_it(bench: Bench, db: str) -> None:
+    broken_page(db, "examples")
+    told = bench("doctor", "--db", db, "--save", "saved.db", "--json")
+    said = json.loads(told.out)
+    assert told.code == 1 and not said["saved"] and set(said["lost"].values()) == {"database disk image is malformed"}
+    for there, to in ((db, "postgresql://x/y"), ("missing.db", "s.db")):
+        told = bench("doctor", "--db", there, "--save", to)
+        assert told.code == 2 and "Only what is in a SQLite file" in told.err
+
+
+def test_an_old_or_unreadable_file_cannot_be_saved_from(bench: Bench, db: str) -> None:
+    damaged(db, "UPDATE alembic_version SET version_num = '0001'")
+    told = bench("doctor", "--db", db, "--save", "saved.db")
+    assert told.code == 2 and "has the schema 0001; only" in told.err and not Path("saved.db").exists()
+    Path("noise.db").write_bytes(b"SQLite format 3\0" + os.urandom(5000))
+    told = bench("doctor", "--db", "noise.db", "--save", "saved.db")
+    assert told.code == 2 and "take an older copy" in told.err and not Path("saved.db").exists()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,16 +18,17 @@ from bench import config, registry
 from bench.analysis.gallery import choose
 from bench.errors import BadValue
 from bench.planning.facts import facts_of
-from bench.planning.repeat import command_of
+from bench.planning.repeat import command_against, command_of
 from bench.planning.spec import RunSpec
 from bench.store import Store
-from leaderboard import charts, columns
+from leaderboard import charts, columns, ranking
 from leaderboard.addresses import slug
 from leaderboard.charts.chart import LeaderboardChart, Scope, on_base, parts_of
 from leaderboard.charts.neighbours import label_records
 from leaderboard.charts.running import accuracy_records
-from leaderboard.collect import collect, collect_audits
+from leaderboard.collect import Rules, collect, collect_audits
 from leaderboard.content import (
+    LEVELS,
     AuditSummary,
     Board,
     Entry,
@@ -36,9 +39,10 @@ from leaderboard.content import (
     Standing,
     radius_in_words,
 )
+from leaderboard.doubts import judged
 from leaderboard.overview import boards_of
 from leaderboard.page import POLICY, script
-from leaderboard.ranking import AnsweredRun, ranked, standings_of
+from leaderboard.ranking import AnsweredRun, ranked
 from leaderboard.run_page import RunDetails
 from leaderboard.site import runs_with_page, write_site
 from leaderboard.tables import Column, Format
@@ -47,6 +51,10 @@ from tests.conftest import QUICK, Bench, sets, spec_of
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202eevil"
 NOW = datetime(2026, 1, 1)
+ROOT = Path(__file__).parents[2]
+SITE = config.load(None).site
+BATTERY = {str(tier): attacks for tier, attacks in SITE.battery.items()}
+RULES = Rules(BATTERY)
 RMC = Entry("e1", "rmc", "regular", "digits", 0)
 BASE = Entry("e2", "regular", "regular", "digits", 0)
 
@@ -60,6 +68,12 @@ def line(entry: Entry = RMC, **values: object) -> RunSummary:
         "spent": {"forwards": 1.0, "backwards": 1.0, "queries": 0.0, "simulated": 0.0, "seconds": 0.1},
     }  # fmt: skip
     return RunSummary(**{**facts, **values})
+
+
+def standings_of(entry: Entry, runs: Sequence[AnsweredRun], **battery: Sequence[str]) -> list[Standing]:
+    """Standings by the default battery, or by another for some tiers (with _ for -)."""
+    own = {tier.replace("_", "-"): attacks for tier, attacks in battery.items()}
+    return ranking.standings_of(entry, runs, {**BATTERY, **own})
 
 
 def outcome(right: str, of: RunSummary, start: int = 0) -> AnsweredRun:
@@ -106,12 +120,14 @@ def test_the_worst_case_is_per_example_and_over_the_attacks_of_the_tier() -> Non
         outcome("1111", line(run="3", attack="square", tier="gray-black-box")),
         outcome("1000", line(run="4", attack="pgd-skip", tier="aware-full")),
     ]
-    found = {one.tier: one for one in standings_of(RMC, played)}
+    found = {one.tier: one for one in standings_of(RMC, played, train_time=("pgd", "fgsm"))}
     values = {tier: one.robust and one.robust.value for tier, one in found.items()}
-    assert values == {"gray-black-box": 100.0, "train-time": 0.0, "aware-realistic": None, "aware-full": 0.0}
+    assert values == {"gray-black-box": 100.0, "train-time": 0.0, "aware-realistic": None, "aware-full": 25.0}
     assert found["train-time"].attacks == ("fgsm", "pgd") and found["train-time"].breakers == "fgsm 50%, pgd 50%"
+    worst = {tier: one.worst and one.worst.value for tier, one in found.items()}
+    assert worst == {**values, "aware-full": 0.0}, "an attacker who knows more can also run what needs less"
     assert found["aware-full"].attacks == ("fgsm", "pgd", "pgd-skip", "square")
-    assert "no attack of the tier aware-realistic was played" in found["aware-realistic"].why
+    assert found["aware-realistic"].why == "it has not met pgd-skip-delayed"
 
 
 def test_examples_that_no_attack_of_the_tier_saw_do_not_count() -> None:
@@ -124,7 +140,7 @@ def test_examples_that_no_attack_of_the_tier_saw_do_not_count() -> None:
 def test_attacks_that_saw_fewer_examples_say_how_many() -> None:
     few = outcome("00", line(run="1", attack="pgd-skip", tier="aware-full", n=2))
     many = outcome("1111", line(run="2", attack="random-search", tier="aware-full"))
-    (full,) = [one for one in standings_of(RMC, [few, many]) if one.tier == "aware-full"]
+    (full,) = [one for one in standings_of(RMC, [few, many], aware_full=["random-search"]) if one.tier == "aware-full"]
     assert full.attacks == ("pgd-skip (2 of 4)", "random-search") and full.n == 4
 
 
@@ -144,7 +160,7 @@ def test_what_is_not_ranked_says_why() -> None:
     assert one.why == "images of pgd broke the threat model (V1)" and one.robust is not None
     left = outcome("11", line(run="1", flags=(("survivors", "2 of 9"),), ranked=False))
     (one,) = [s for s in standings_of(RMC, [left]) if s.tier == "train-time"]
-    assert "no attack of the tier train-time" in one.why and one.robust is None
+    assert one.why == "it has not met pgd" and one.missing == ("pgd",) and one.robust is None
     lacking = AnsweredRun(line(run="1", attack="cw-l2"), {}, {})
     (one,) = [s for s in standings_of(RMC, [lacking]) if s.tier == "train-time"]
     assert "cw-l2 has no clean answers" in one.why
@@ -195,7 +211,7 @@ def test_games_that_share_a_state_widen_the_interval() -> None:
     halves = {i: i // 10 for i in answers}
     wide = AnsweredRun(other, dict.fromkeys(range(24), True), dict.fromkeys(range(24), 0), "state")
     found = [
-        standings_of(RMC, outcomes)
+        standings_of(RMC, outcomes, aware_full=[outcomes[-1].summary.attack])
         for outcomes in (
             [AnsweredRun(run, answers, dict.fromkeys(answers, 0), "state")],
             [AnsweredRun(run, answers, halves, "state"), wide],
@@ -203,11 +219,59 @@ def test_games_that_share_a_state_widen_the_interval() -> None:
         )
     ]
     alone, clustered, static = (
-        next(s.robust for s in standings if s.tier == "aware-full" and s.robust is not None) for standings in found
+        next(s.worst for s in standings if s.tier == "aware-full" and s.worst is not None) for standings in found
     )
     assert alone is not None and clustered is not None and static is not None
     assert alone.method == "Wilson, given this one state" and static.method == "Wilson"
     assert "6 games" in clustered.method and clustered.high - clustered.low > alone.high - alone.low
+
+
+def test_only_those_who_met_the_whole_battery_are_ranked_and_by_it_alone() -> None:
+    both = {"train_time": ("pgd", "fgsm")}
+    pgd, fgsm = line(run="1"), line(run="2", attack="bpda:fgsm")  # inside a wrapper it is the same attack
+    dear = outcome("0000", line(run="3", attack="autoattack"))
+    met = standings_of(RMC, [outcome("1101", pgd), outcome("111", fgsm, 1), dear], **both)
+    lacks = standings_of(BASE, [outcome("1111", line(BASE, run="4"))], **both)
+    (one,), (other,) = ([s for s in found if s.tier == "train-time"] for found in (met, lacks))
+    assert (one.why, one.missing, one.n) == ("", (), 3), "only the examples that both attacks saw count"
+    assert one.robust is not None and one.robust.value == pytest.approx(200 / 3), "autoattack is not of the battery"
+    assert one.worst is not None and one.worst.value == 0.0
+    assert (other.why, other.missing) == ("it has not met fgsm", ("fgsm",)) and other.robust is not None
+    left = outcome("1", line(run="5", attack="fgsm", flags=(("survivors", "1 of 4"),)))
+    (few,) = [s for s in standings_of(RMC, [outcome("1101", pgd), left], **both) if s.tier == "train-time"]
+    assert few.missing == ("fgsm",), "who attacked the survivors only has not attacked the defense"
+    apart = standings_of(RMC, [outcome("1", pgd), outcome("1", line(run="6", attack="fgsm"), 1)], **both)
+    assert [s.why for s in apart if s.tier == "train-time"] == ["its attacks have no example in common"]
+    assert {s.rank for s in ranked(met + lacks)} == {None}, "one entry that can be compared has no rank"
+    better = [outcome("1111", line(BASE, run=name, attack=name)) for name in ("pgd", "fgsm")]
+    ranks = ranked(met + standings_of(BASE, better, **both))
+    assert {s.entry: s.rank for s in ranks if s.tier == "train-time"} == {BASE: 1, RMC: 2}
+
+
+def test_reasons_not_to_believe_a_figure() -> None:
+    many = outcome("1" * 90 + "0" * 30, line(run="1", n=120))
+    (fair,) = [s for s in standings_of(RMC, [many]) if s.tier == "train-time"]
+    verdict = AuditSummary("rmc", "", "regular", "digits", "linf", 0.2, "quick", 9, None, ((None, ""),) * 4, None, None,
+                           (("M3", "adapts"), ("S5", "more steps break more")), RMC.key)  # fmt: skip
+
+    def seen(standing: Standing, *audits: AuditSummary) -> tuple[str, list[str], list[str]]:
+        (one,) = judged([standing], audits)
+        return one.trust, [name for name, _ in one.doubts], [name for name, _ in one.flags]
+
+    assert seen(fair) == ("not audited", [], [])
+    assert seen(fair, verdict) == ("not to be believed", ["S5"], ["M3", "S5"])
+    better = replace(verdict, budget="standard", n=100, flags=(("M3", "adapts"),))
+    for order in ((verdict, better), (better, verdict)):  # the audit that spent most counts
+        assert seen(fair, *order) == ("no doubt found (standard audit)", [], ["M3"])
+    for other in (replace(better, entry="e9"), replace(better, eps=0.1), replace(better, entry="")):
+        assert seen(fair, other)[0] == "not audited"
+    assert seen(replace(fair, n=99), better)[:2] == ("not to be believed", ["small sample"])
+    assert seen(replace(fair, missing=("fgsm",)), better)[:2] == ("not to be believed", ["unequal attacks"])
+    assert fair.robust is not None
+    below = replace(fair.robust, value=fair.robust.low - 1)
+    assert seen(replace(fair, worst=below), better)[:2] == ("not to be believed", ["broken further"])
+    assert seen(replace(fair, worst=replace(below, value=fair.robust.low)), better)[1] == []
+    assert seen(replace(fair, robust=None, n=0), verdict)[1] == [], "where there is no figure nothing is doubted"
 
 
 # -- from the store ---------------------------------------------------------------------------------------------------
@@ -232,7 +296,7 @@ def store(bench: Bench) -> Store:
 
 
 def test_the_leaderboard_of_a_store(store: Store) -> None:
-    whole = collect(store)
+    whole = collect(store, RULES)
     assert len(whole.runs) == 11 and {one.entry.defense for one in whole.runs} == {"regular", "rmc"}
     assert {one.entry.variant for one in whole.runs if one.entry.defense == "rmc"} == {"k 64", "k 128"}
     assert {one.entry.variant for one in whole.runs if one.entry.defense == "regular"} == {""}
@@ -241,14 +305,47 @@ def test_the_leaderboard_of_a_store(store: Store) -> None:
     delays = [one for one in whole.runs if one.attack == "pgd-skip-delayed"]
     assert {one.coordinates["delay"] for one in delays} == {0, 3} and len({one.family for one in delays}) == 1
     assert len({one.family for one in whole.runs}) == 10  # all others are alone
-    (full,) = [s for s in whole.standings if s.tier == "aware-full" and s.rank and s.entry.variant == "k 128"]
+    (full,) = [s for s in whole.standings if s.tier == "aware-full" and not s.why and s.entry.variant == "k 128"]
     assert full.attacks == ("fgsm", "pgd", "pgd-skip", "pgd-skip-delayed") and full.n == 6
     rows = {one.run: store.rows(one.run) for one in whole.runs}
     by_hand = {row.index for row in rows[delays[0].run]}
     for one in whole.runs:
         if one.entry.variant == "k 128" and one.attack != "clean":
             by_hand -= {row.index for row in rows[one.run] if row.answer != row.label}
-    assert full.robust is not None and full.robust.value == pytest.approx(100 * len(by_hand) / 6)
+    assert full.worst is not None and full.worst.value == pytest.approx(100 * len(by_hand) / 6)
+    assert full.rank is None, "there is nothing to compare it with"
+
+
+def test_what_an_entry_lacks_is_played_by_the_command_beside_it(bench: Bench, store: Store) -> None:
+    import shlex
+
+    assert bench("leaderboard", "--out", "site", "--runs", 0).code == 0
+    rows = table_of(Page(Path("site/index.html").read_text()).blocks["data"], "unranked")
+    commands = {(row["defense"][2], row["tier"]): row["command"] for row in rows if row["defense"][0] == "rmc"}
+    assert "--attack pgd-skip-delayed" in commands["on regular, k 64", "aware-realistic"]
+    command = commands["on regular, k 64", "aware-full"]
+    assert command.startswith("bench run --defense rmc --base regular --attack pgd-skip --dataset digits -n 6")
+    (planned,) = bench(*shlex.split(command)[1:], "--dry-run", "--json").runs
+    (played,) = [record for record in store.runs() if record.spec["defense"]["params"].get("k") == 64
+                 and record.spec["attack"]["name"] == "pgd"]  # fmt: skip
+    for part in ("defense", "base", "dataset", "seed", "n"):
+        assert planned["spec"][part] == played.spec[part], part
+    gone = replace(RunSpec.from_dict(played.spec), defense=replace(RunSpec.from_dict(played.spec).defense, name="gone"))
+    assert command_against(gone, ["pgd"], config.load(None), facts_of(None)) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('aware-full = ["pgd-skp"]', "No attack is called 'pgd-skp'. Did you mean 'pgd-skip'?"),
+        ('aware = ["pgd"]', "site.battery.aware"),
+        ("train-time = []", "site.battery.train-time in bench.toml is []"),
+    ],
+)
+def test_a_wrong_battery_is_one_line(bench: Bench, text: str, message: str) -> None:
+    Path("bench.toml").write_text(f"[site.battery]\n{text}\n")
+    done = bench("leaderboard")
+    assert done.code == 2 and message in done.err and done.err.count("\n") == 1
 
 
 def test_other_points_are_another_board(bench: Bench) -> None:
@@ -257,12 +354,12 @@ def test_other_points_are_another_board(bench: Bench) -> None:
         assert bench("run", *base, *more).code == 0
     store = Store.open(config.load(None).store.db)
     assert store is not None
-    whole = collect(store)
+    whole = collect(store, RULES)
     boards = {one.board[0] for one in whole.runs}
     assert boards == {"digits", "digits (validation)"}
-    assert sorted(s.rank for s in whole.standings if s.tier == "train-time" and s.rank) == [1, 1]
+    assert {s.board[0] for s in whole.standings if s.tier == "train-time" and s.robust} == boards
     assert bench("run", *base, "--seed", 1).code == 0  # another order of the points: another first six
-    whole = collect(store)
+    whole = collect(store, RULES)
     assert {one.board[0] for one in whole.runs} == {"digits (seed 0)", "digits (seed 1)", "digits (validation)"}
     assert {one.entry.variant for one in whole.runs} == {""}
     assert bench("plot", "heatmap", "--out", "x.svg", "--dataset", "digits (seed 0)").code == 0
@@ -305,7 +402,7 @@ def test_a_site_survives_a_defense_that_is_gone_or_changed(bench: Bench, tmp_pat
 
 
 def test_curves_are_of_runs_that_differ_in_one_thing(store: Store) -> None:
-    whole = collect(store)
+    whole = collect(store, RULES)
     drawn = charts.LEADERBOARD_CHARTS["curve-delay"].records(whole)
     assert [row["x"] for row in drawn] == [0, 3] and len({row["line"] for row in drawn}) == 1
     assert (
@@ -366,7 +463,7 @@ def texts(value: Any) -> list[str]:
 def made(whole: Leaderboard, folder: Path, **values: Any) -> dict[str, str]:
     """The written pages by their path in the folder."""
     details = RunDetails(**values)
-    written = write_site(whole, folder, lambda run: details, "all", now=NOW)
+    written = write_site(whole, folder, lambda run: details, SITE, "all", now=NOW)
     return {str(path.relative_to(folder)): path.read_text() for path in written}
 
 
@@ -377,22 +474,27 @@ def test_a_site_has_an_overview_a_page_for_each_defense_and_for_each_run(tmp_pat
     )
     pages = made(whole, tmp_path)
     assert set(pages) == {
-        "index.html", "flags.html", "defenses/rmc.html", "defenses/regular.html",
+        "index.html", "flags.html", "about.html", "defenses/rmc.html", "defenses/regular.html",
         f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html",
     }  # fmt: skip
     assert (tmp_path / "assets/site.js").read_text() == script()
     data = Page(pages["index.html"]).blocks["data"]
     ranking = table_of(data, "ranking")
     assert [row["rank"] for row in ranking if row["tier"] == "train-time"] == [1, 2]
-    (board,) = data["menus"]["boards"]
+    (board,) = data["menus"]
     assert (board["dataset"], board["radius"], board["bases"]) == ("digits", "linf 0.2", ["regular"])
-    assert board["tiers"][0] == ["train-time", "train-time"]
-    assert board["tiers"][1:] == [[tier, f"{tier} (nothing ranked)"] for tier in ("aware-full", "aware-realistic",
-                                                                                  "gray-black-box")]  # fmt: skip
+    assert [tier[:2] for tier in board["tiers"]] == [
+        ["train-time", ""],
+        *([tier, "nothing played"] for tier in ("aware-full", "aware-realistic", "gray-black-box")),
+    ]
     pages_of_runs = {row["run"][1] for row in table_of(data, "runs")}
     assert pages_of_runs == {f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html"}
     assert next(row["paper"] for row in ranking if row["defense"][0] == "rmc")[1].startswith("https://")
     assert made(whole, tmp_path) == pages  # the same input gives the same pages
+
+
+#: pages without text of plug-ins and databases
+OWN = ("flags.html", "about.html")
 
 
 def hostile_pages(folder: Path) -> dict[str, str]:
@@ -406,8 +508,11 @@ def hostile_pages(folder: Path) -> dict[str, str]:
     audit = AuditSummary(*[HOSTILE] * 5, 0.2, HOSTILE, 9, None, tiers, None, None, ((HOSTILE, HOSTILE),))
     example = Example(1, 0, 0, 1, None, 1, HOSTILE, None, 0, 0, HOSTILE)
     image = {"src": "data:,", "alt": HOSTILE, "caption": HOSTILE, "width": 1, "height": 1}
+    said = ((HOSTILE, HOSTILE),)
+    standings = [replace(one, command=HOSTILE, why=HOSTILE, doubts=said, flags=said)
+                 for one in standings_of(entry, [AnsweredRun(bad, {}, {})])]  # fmt: skip
     return made(
-        Leaderboard([bad], standings_of(entry, [AnsweredRun(bad, {}, {})]), [audit]), folder, command=HOSTILE,
+        Leaderboard([bad], standings, [audit], {tier: [HOSTILE] for tier in BATTERY}), folder, command=HOSTILE,
         command_note=HOSTILE, gallery_note=HOSTILE, examples=[example], facts=[(HOSTILE, HOSTILE)],
         gallery=[{"index": 1, "kind": "broken", "words": HOSTILE, "images": [image]}],
         drawings=[{"chart": "running", "title": HOSTILE, "rows": [{"game": HOSTILE, "position": 1, "accuracy": 50.0}]}],
@@ -416,14 +521,14 @@ def hostile_pages(folder: Path) -> dict[str, str]:
 
 def test_names_and_reasons_stay_text(tmp_path: Path) -> None:
     pages = hostile_pages(tmp_path)
-    assert len(pages) == 4
-    assert all(re.fullmatch(r"[a-z]+/[a-z0-9-]+\.html|index\.html|flags\.html", name) for name in pages)
+    assert len(pages) == 5
+    assert all(re.fullmatch(r"[a-z]+/[a-z0-9-]+\.html|(index|flags|about)\.html", name) for name in pages)
     for name, html in pages.items():
         page = Page(html)
         blocks = len(page.blocks)
         assert page.tags.count("script") == 1 + blocks and "alert(1)</script>" not in html.replace("&lt;", "<!")
-        assert "javascript:" not in html and (HOSTILE in texts(page.blocks) or name == "flags.html"), name
-        assert name in ("index.html", "flags.html") or HOSTILE in page.text, name
+        assert "javascript:" not in html and (HOSTILE in texts(page.blocks) or name in OWN), name
+        assert name in ("index.html", *OWN) or HOSTILE in page.text, name
 
 
 def two_boards() -> Leaderboard:
@@ -509,7 +614,8 @@ def test_a_new_column_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     pages = made(two_boards(), tmp_path)
     for name, table in (("index.html", "ranking"), ("defenses/rmc.html", "standings")):
         data = Page(pages[name]).blocks["data"]
-        assert data["tables"][table]["columns"][-1] == {
+        (added,) = [one for one in data["tables"][table]["columns"] if one["name"] == "seed"]
+        assert added == {
             "name": "seed", "title": "Seed", "tooltip": "The seed of the entry.", "format": "whole", "layout": "number",
             "exported": True, "shown": False, "has_sort": True,
         }  # fmt: skip
@@ -553,10 +659,32 @@ def test_pages_fetch_nothing_but_the_two_files_beside_them(tmp_path: Path) -> No
     assert "unsafe" not in POLICY and "http" not in POLICY and "default-src 'none'" in POLICY
 
 
+def test_the_site_says_where_its_documents_are_and_how_to_cite_it(tmp_path: Path) -> None:
+    text = (ROOT / "CITATION.cff").read_text()
+    plain = made(Leaderboard(), tmp_path)["about.html"]
+    for key in ("title", "version"):
+        (value,) = re.findall(rf'^{key}: "?(.*?)"?$', text, re.M)
+        assert f"{{{value}}}" in plain, key
+    assert all(f'id="{name}"' in plain for name in ("levels", "add", "cite", "documents", "repository", *LEVELS))
+    own = SITE.model_copy(update={"name": "mine", "documents": "https://d.test/", "repository": "https://r.test/"})
+    write_site(Leaderboard(), tmp_path, lambda run: RunDetails(), own, now=NOW)
+    for name in ("index.html", *OWN):
+        html = (tmp_path / name).read_text()
+        assert '<a href="https://d.test/" rel="noreferrer">Documents</a>' in html and ">mine</a>" in html
+        assert '<a href="https://r.test/" rel="noreferrer">Repository</a>' in html
+
+
+def test_addresses_of_the_site_start_with_https(bench: Bench) -> None:
+    Path("bench.toml").write_text('[site]\nrepository = "javascript:alert(1)"\n')
+    done = bench("leaderboard")
+    assert done.code == 2 and done.err.count("\n") == 1
+    assert "site.repository in bench.toml is 'javascript:alert(1)'" in done.err and "starts with https://" in done.err
+
+
 def test_an_empty_database_says_what_to_run(tmp_path: Path) -> None:
     pages = made(Leaderboard(), tmp_path)
     assert (
-        list(pages) == ["index.html", "flags.html"]
+        list(pages) == ["index.html", *OWN]
         and "bench run --defense rmc --attack pgd-skip-delayed" in pages["index.html"]
     )
 
@@ -623,8 +751,8 @@ def test_file_names_of_any_names() -> None:
 def test_the_command_writes_the_site_of_a_store(bench: Bench, store: Store, tmp_path: Path) -> None:
     done = bench("leaderboard", "--out", "site", "--json")
     found = json.loads(done.out)
-    assert done.code == 0 and found["runs"] == 11 and found["pages"] == 1 + 1 + 2 + 11
-    shown = next(one for one in collect(store).runs if one.entry.variant == "k 128" and one.attack == "pgd")
+    assert done.code == 0 and found["runs"] == 11 and found["pages"] == 1 + 2 + 2 + 11
+    shown = next(one for one in collect(store, RULES).runs if one.entry.variant == "k 128" and one.attack == "pgd")
     html = (tmp_path / "site" / "runs" / f"{shown.run[:16]}.html").read_text()
     page = Page(html)
     assert page.tags.count("img") >= 6 * 3 and "neighbour 1 in D&#39;, label" in html
@@ -632,7 +760,7 @@ def test_the_command_writes_the_site_of_a_store(bench: Bench, store: Store, tmp_
     assert len(table_of(page.blocks["data"], "examples")) == 6
     assert page.blocks["charts"]["drawings"][0]["rows"][-1]["position"] == 6
     assert "bench run --defense rmc --base regular --attack pgd --dataset digits -n 6 --seed 0" in page.text
-    assert bench("leaderboard", "--out", "few", "--runs", 2).out.endswith("6 pages)\n")
+    assert bench("leaderboard", "--out", "few", "--runs", 2).out.endswith("7 pages)\n")
     assert bench("leaderboard", "--runs", "some").code == 2
     (tmp_path / "file").touch()
     assert bench("leaderboard", "--out", "file").code == 2
@@ -643,10 +771,10 @@ def test_the_command_writes_the_site_of_a_store(bench: Bench, store: Store, tmp_
 def test_charts_as_files_without_a_browser(bench: Bench, store: Store, form: str) -> None:
     heads = {"png": b"\x89PNG", "svg": b"<svg", "html": b"<!DOCTYPE html>"}
     for kind in ("heatmap", "curve-delay", "pareto"):
-        done = bench("plot", kind, "--out", f"{kind}.{form}")
+        done = bench("plot", kind, "--out", f"{kind}.{form}", "--tier", "train-time")
         assert done.code == 0, done.err
         assert Path(f"{kind}.{form}").read_bytes().lstrip()[:15].lower().startswith(heads[form].lower())
-    run = next(one.run for one in collect(store).runs if one.entry.defense == "rmc" and one.attack == "pgd")
+    run = next(one.run for one in collect(store, RULES).runs if one.entry.defense == "rmc" and one.attack == "pgd")
     for kind in ("running", "neighbours"):
         assert bench("plot", kind, "--run", run[:12], "--out", f"{kind}.{form}").code == 0
 
@@ -674,7 +802,7 @@ def test_a_wrong_request_for_a_chart_is_one_line(
 
 
 def test_neighbours_of_an_example_that_has_none(bench: Bench, store: Store) -> None:
-    run = next(one.run for one in collect(store).runs if one.entry.defense == "regular" and one.attack == "pgd")
+    run = next(one.run for one in collect(store, RULES).runs if one.entry.defense == "regular" and one.attack == "pgd")
     done = bench("plot", "neighbours", "--run", run[:12], "--out", "x.png")
     assert done.code == 2 and "neighbours cannot be drawn of any example" in done.err
     assert "an example for which the defense searched neighbours" in done.err
@@ -757,8 +885,6 @@ def test_a_run_that_no_command_gives_says_so() -> None:
 
 
 def test_the_gallery_shows_both_outcomes_and_violations_first() -> None:
-    from dataclasses import replace
-
     rows = [replace(ROW, index=i, position=i, answer=int(i < 6), violation="far" if i == 9 else "") for i in range(10)]
     assert [row.index for row in choose(rows, 5)] == [9, 0, 6, 1, 7]
     assert [row.index for row in choose(rows[:6], 3)] == [0, 1, 2]
@@ -793,7 +919,7 @@ def test_a_page_of_a_minimal_attack_speaks_of_its_budget(bench: Bench, tmp_path:
     assert bench("leaderboard", "--out", "site").code == 0
     store = Store.open(config.load(None).store.db)
     assert store is not None
-    (one,) = [found for found in collect(store).runs if found.attack == "cw-l2"]
+    (one,) = [found for found in collect(store, RULES).runs if found.attack == "cw-l2"]
     blocks = Page((tmp_path / "site" / "runs" / f"{one.run[:16]}.html").read_text()).blocks
     outcomes = [row["outcome"] for row in table_of(blocks["data"], "examples")]
     assert one.robust is not None and one.robust.value > 0

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 
 import bench as lib
-from bench.store import Store
-from tests.conftest import Bench, migrate, sets
+from bench.errors import StoreError
+from bench.rows import Meter, Resume
+from bench.store import Claim, Store
+from bench.store import store as store_module
+from tests.conftest import Bench, migrate, needed, sets, spec_of
+from tests.databases import Server, postgres_server
+from tests.store.test_store import PROVENANCE, claim, key, rows
 
 QUICK = sets(base__epochs=3, defense__k=64, defense__epochs=1, defense__bank_steps=3, game__p=2, game__trials=2)
 
@@ -71,3 +81,107 @@ def test_distances_become_columns_and_one_column_again(bench: Bench, postgres_ur
         assert {norm: repr(far) for norm, far in was.items() if norm != "l1"} == {
             n: repr(far) for n, far in now.items()
         }
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server of these tests' own: they stop it."""
+    with postgres_server(needed("pg_ctl", folders="/usr/lib/postgresql/*/bin", package="postgresql")) as made:
+        yield made
+
+
+@pytest.fixture
+def kept(server: Server) -> Iterator[Store]:
+    store = Store.open(server.url.format("postgres"))
+    assert store is not None
+    claim(store, "all")
+    yield store
+    store.close()
+
+
+def commit(store: Store, start: int) -> None:
+    meter = replace(Meter(), attack_s=1.0)
+    store.commit(key(), rows(start, 2), "f" * 64, Resume(start + 2, start + 2, "a"), meter, 1.0)
+
+
+def test_a_server_that_is_started_again_loses_nothing(server: Server, kept: Store) -> None:
+    commit(kept, 0)
+    server.stop()
+    back = threading.Timer(1.0, server.start)
+    back.start()
+    with pytest.warns(UserWarning, match="the database is tried again for 60 s") as told:
+        commit(kept, 2)
+    back.join()
+    assert len(told) == 1
+    assert [row.position for row in kept.rows(key())] == [0, 1, 2, 3]
+    kept.finish(key(), "DONE")
+
+
+def test_a_server_that_stays_away_is_told_after_a_while_and_waited_for_once(
+    server: Server, kept: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "RECONNECT_S", 0.5)
+    commit(kept, 0)
+    server.stop()
+    try:
+        with warnings.catch_warnings(record=True) as told, pytest.raises(StoreError, match="cannot be used"):
+            warnings.simplefilter("always")
+            commit(kept, 2)
+        assert len(told) == 1
+        start = time.monotonic()
+        with pytest.raises(StoreError, match="cannot be used"):
+            kept.release(key())
+        assert not kept.heartbeat([key()]) and time.monotonic() - start < 0.5
+    finally:
+        server.start()
+    assert [row.position for row in kept.rows(key())] == [0, 1]
+
+
+@pytest.mark.parametrize("write", ["claim", "commit", "end_game"])
+def test_a_server_that_is_lost_after_it_has_committed_commits_once(server: Server, kept: Store, write: str) -> None:
+    """The answer of a COMMIT is lost; the transaction is given again, and is there once."""
+    if write == "claim":
+        kept._write(lambda session: session.execute(text("delete from runs")))
+    lost: list[object] = []
+    other = create_engine(server.url.format("postgres"))
+
+    def lose(connection: object) -> None:
+        if not lost:
+            lost.append(connection)
+            cursor = connection.connection.cursor()  # type: ignore[attr-defined]
+            cursor.execute("commit")
+            cursor.execute("select pg_backend_pid()")
+            with other.connect() as here:
+                here.execute(text("select pg_terminate_backend(:pid)"), {"pid": cursor.fetchone()[0]})
+
+    if write == "end_game":
+        commit(kept, 0)
+    event.listen(kept._engine, "commit", lose)
+    try:
+        with pytest.warns(UserWarning, match="tried again"):
+            if write == "claim":
+                assert kept.claim(spec_of("regular", "clean"), None, PROVENANCE, "missing") is Claim.MINE
+            elif write == "commit":
+                commit(kept, 0)
+            else:
+                kept.end_game(key(), 0, Meter(), 1.0)
+    finally:
+        event.remove(kept._engine, "commit", lose)
+        other.dispose()
+    assert lost
+    if write == "claim":
+        commit(kept, 0)
+    (game,) = kept.games(key())
+    assert [row.position for row in kept.rows(key())] == [0, 1]
+    assert game.attack_s == 1.0 and game.wall_s == (2.0 if write == "end_game" else 1.0)
+
+
+def test_init_makes_the_tables_or_says_what_to_create(bench: Bench, postgres_url: str, tmp_path: Path) -> None:
+    missing = postgres_url.replace(postgres_url.partition("@/")[2].partition("?")[0], 'no"where')
+    refused = bench("init", "--db", missing)
+    assert refused.code == 2 and refused.err.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert 'CREATE DATABASE "no""where" OWNER "bench";' in refused.err
+    done = bench("init", "--db", postgres_url)
+    assert done.code == 0 and "its tables are there" in done.out, done.err
+    assert Store.open(postgres_url, create=False) is not None
+    assert bench("list", "runs").code == 0  # the file names this database

@@ -207,6 +207,15 @@ def test_rerun_all_starts_again_and_failed_takes_only_the_failed(store: Store) -
     assert claim(store, "failed") is Claim.FINISHED and claim(store, "all") is Claim.MINE
 
 
+def test_any_message_can_be_a_reason(store: Store) -> None:
+    """A file's name that is no UTF-8, a zero byte: what somebody's code may say, and no database takes."""
+    claim(store)
+    store.finish(key(), "FAILED", "no \udcff.png\0", "trace\0 \ud800 ä")
+    found = store.find(key())
+    assert found is not None and (found.status, found.reason) == ("FAILED", "no \\udcff.png\\x00")
+    assert found.detail == "trace\\x00 \\ud800 ä"
+
+
 def test_rows_of_another_environment_are_not_mixed(store: Store) -> None:
     claim(store)
     store.release(key())
@@ -503,3 +512,11 @@ def test_urls_of_no_database_are_refused_in_one_line() -> None:
         with pytest.raises(StoreError, match=message) as refused:
             Store.open(url)
         assert "\n" not in str(refused.value) and "secret" not in str(refused.value)
+
+
+def test_reading_runs_needs_no_torch() -> None:
+    """It takes more than a second to import, longer than the rows of a thousand runs take to read."""
+    code = "import sys, bench.analysis.describe, bench.cli.lists; print('torch' in sys.modules)"
+    there = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=there)
+    assert done.stdout == "False\n"

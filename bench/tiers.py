@@ -1,0 +1,113 @@
+"""The second tier of a cache: where artefacts lie that other machines have made, or will need.
+
+A tier holds files by name (`kind/key` or `kind/key/file`) and knows nothing of what is in them. Whoever takes a file
+from a tier compares it with its manifest or its own sha256, so a tier is never believed.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from bench.errors import BadValue, BenchError, one_line
+
+#: how often an operation on a store is tried, and seconds before the second try; each pause is twice the one before
+ATTEMPTS = 4
+PAUSE_S = 0.5
+
+Anything = TypeVar("Anything")
+
+
+class Unreachable(BenchError):
+    """A tier does not answer. What needed it may go on later, or elsewhere."""
+
+
+class Tier(Protocol):
+    """Files by name. `Unreachable` from any method where the tier does not answer."""
+
+    def has(self, name: str) -> bool:
+        """Whether the file is there."""
+
+    def fetch(self, name: str, target: Path) -> bool:
+        """Copy the file to `target`; False where it is not there."""
+
+    def put(self, name: str, source: Path) -> None:
+        """Keep a copy of `source`, in place of what was there: whole at once, or not at all."""
+
+    def drop(self, name: str) -> None:
+        """Remove the file, or all files below the name."""
+
+
+class SharedStore:
+    """A folder or a bucket that all machines reach, by fsspec: a path, `s3://...`, `gs://...`, `memory://...`."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+        except ImportError as error:
+            raise BadValue(f"--store {url!r} needs a package that is not installed: {one_line(error)}.") from None
+        except (ValueError, TypeError) as error:
+            raise BadValue(f"--store {url!r} is no folder and no URL of a store: {one_line(error)}.") from None
+        self._root = root.rstrip("/")
+        self._local = "file" in ((self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _tried(self, what: str, operation: Callable[[], Anything]) -> Anything:
+        """The operation's result. It is tried again after a pause, since a network recovers."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return operation()
+            except FileNotFoundError:
+                raise
+            except Exception as error:  # fsspec lets through whatever the library of a store raises
+                if attempt == ATTEMPTS - 1:
+                    raise Unreachable(
+                        f"The store {self.url} cannot be used ({what}: {type(error).__name__}: {one_line(error)})"
+                    ) from None
+                time.sleep(PAUSE_S * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def has(self, name: str) -> bool:
+        return self._tried(f"looking for {name}", lambda: bool(self._fs.isfile(self._path(name))))
+
+    def fetch(self, name: str, target: Path) -> bool:
+        try:
+            self._tried(f"reading {name}", lambda: self._fs.get_file(self._path(name), str(target)))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def put(self, name: str, source: Path) -> None:
+        self._tried(f"writing {name}", lambda: self._put(self._path(name), source))
+
+    def _put(self, path: str, source: Path) -> None:
+        if not self._local:  # a bucket shows an object when it is whole
+            self._fs.put_file(str(source), path)
+            return
+        part = f"{path}.part-{uuid.uuid4().hex[:8]}"
+        try:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.put_file(str(source), part)
+            Path(part).replace(path)
+        finally:
+            Path(part).unlink(missing_ok=True)
+
+    def drop(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self._tried(f"removing {name}", lambda: self._fs.rm(self._path(name), recursive=True))
+
+
+@lru_cache(maxsize=8)
+def shared_store(url: str) -> Any:
+    """The store behind a URL, one object in a process; None for ""."""
+    return SharedStore(url) if url else None

@@ -1,0 +1,255 @@
+"""The engine on Ray: a real cluster of nodes with folders of their own, on this machine. Same rows as one process.
+
+Nodes, workers and drivers are killed while games are played; afterwards the rows are the undisturbed ones.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bench.errors import BadValue
+from bench.execution.ray_engine import Depot, DepotTier, import_ray, travelling
+from bench.planning.spec import RunSpec
+from tests.conftest import ROOT, spec_of
+from tests.execution.test_determinism import PROBE, STREAM, Place
+
+ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+
+#: bytes of the object store of a node: the least that Ray takes
+OBJECTS = 80_000_000
+
+
+class Nodes:
+    """A cluster: a head that computes nothing, and nodes of one CPU, each with a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.folder = folder
+        self.cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": OBJECTS},
+        )
+        self.nodes: list[Any] = []
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def add(self, **environment: str) -> Any:
+        own = self.folder / f"node{len(self.nodes)}"
+        own.mkdir()
+        variables = {"BENCH_CACHE": str(own), **environment}
+        self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=OBJECTS, env_vars=variables))
+        return self.nodes[-1]
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes of actors of this project."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            line = " ".join(process.info["cmdline"] or [])
+            if line.startswith("ray::") and ("Worker" in line or "Depot" in line):
+                found.append(process)
+        return found
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    made = Nodes(tmp_path)
+    yield made
+    made.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, cache_root: Path) -> dict[str, Any]:
+    """Rows of the commands in one process."""
+    place = Place(tmp_path_factory.mktemp("reference") / "place", cache_root)
+    for command in (PROBE, STREAM):
+        place.run(*command, "--workers", "1")
+    return place.rows()
+
+
+def own_place(folder: Path) -> Place:
+    """A place with no artefact in its folder."""
+    place = Place(folder / "place", folder)
+    for kind in ("bases", "banks"):
+        (place.cache / kind).unlink()
+    return place
+
+
+def gone(processes: list[psutil.Process], within_s: float) -> bool:
+    return not psutil.wait_procs(processes, timeout=within_s)[1]
+
+
+def test_three_nodes_that_share_nothing_give_the_rows_of_one_process(
+    nodes: Nodes, tmp_path: Path, reference: dict
+) -> None:
+    for _ in range(3):
+        nodes.add()
+    place = own_place(tmp_path)
+    for command in (PROBE, STREAM):
+        place.run(*command, "--engine", "ray", "--address", nodes.address)
+    assert place.rows() == reference
+    assert gone(nodes.workers(), 60)
+    # each artefact was made once, and came back to the folder of the database; the nodes keep bases and banks alone
+    for kind in ("bases", "banks"):
+        assert [path.name for path in (place.cache / kind).iterdir() if path.is_dir()]
+    held = {path.parent.name for path in tmp_path.glob("node*/*/*") if not path.name.endswith(".lock")}
+    assert "bases" in held and not {"images", "states"} & held
+    assert place.verify(next(iter(place.rows()))) == 0
+
+
+def test_a_killed_node_and_a_killed_driver_change_nothing(nodes: Nodes, tmp_path: Path, reference: dict) -> None:
+    first, _ = nodes.add(), nodes.add()
+    place = own_place(tmp_path)
+    often = ["--engine", "ray", "--address", nodes.address, "--set", "runner.chunk=3"]
+    process = place.start(*STREAM, *often)
+    until_rows(place, process, 10)
+    nodes.cluster.remove_node(first, allow_graceful=False)
+    until_rows(place, process, place.count() + 10)
+    process.kill()
+    process.communicate()
+    assert gone(nodes.workers(), 60), "an actor outlives its driver"
+    place.run(*STREAM, *often)
+    rows = place.rows()
+    assert rows == {run: reference[run] for run in rows} and len(rows) == 2
+
+
+def until_rows(place: Place, process: subprocess.Popen[str], count: int) -> None:
+    until = time.monotonic() + 180
+    while place.count() < count:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+PLUGIN = """
+import os
+import json
+from bench import Attack, register_attack
+
+class Leaves(Attack):
+    block = 1
+    def perturb(self, oracle, x, y, draws):
+        os._exit(0)
+
+register_attack("leaves", Leaves, preset={"weights": "adapted"})
+"""
+
+
+def test_other_sources_are_refused_and_a_plugin_that_leaves_fails_alone(nodes: Nodes, tmp_path: Path) -> None:
+    edited = tmp_path / "edited"
+    for package in ("bench", "defenses", "attacks"):
+        shutil.copytree(ROOT / package, edited / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (edited / "defenses" / "regular.py").open("a").write("\n# edited\n")
+    nodes.add(PYTHONPATH=str(edited))
+    place = own_place(tmp_path)
+    (tmp_path / "leaves.py").write_text(PLUGIN)
+    command = ["--defense", "regular", "-n", "6", "--set", "base.epochs=1", "--engine", "ray", "--address",
+               nodes.address]  # fmt: skip
+    refused = place.start(*command, "--attack", "clean")
+    _, err = refused.communicate(timeout=180)
+    assert refused.returncode == 2 and "Traceback" not in err, err
+    assert "No machine of the cluster may play these runs" in err and "its package defenses has source" in err
+    nodes.add()
+    process = place.start(*command, "--attack", "fgsm", "--attack", "leaves", "--plugin", str(tmp_path / "leaves.py"))
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 1 and "is left out: its package defenses has source" in err, err
+    runs = {run["attack"]: run for run in map(json.loads, out.splitlines())}
+    assert runs["fgsm"]["status"] == "DONE" and runs["leaves"]["status"] == "FAILED"
+    reason = runs["leaves"]["reason"]
+    assert reason.startswith("The worker on ") and reason.endswith("; so were the 3 before it."), reason
+
+
+# -- the parts, without a cluster --------------------------------------------------------------------------------------
+
+
+class _Here:
+    """Stands for an actor: calls at once, and gives values where Ray gives references."""
+
+    def __init__(self, thing: Any) -> None:
+        self._thing = thing
+
+    def __getattr__(self, name: str) -> Any:
+        class Method:
+            @staticmethod
+            def remote(*arguments: Any) -> Any:
+                return getattr(self._thing, name)(*arguments)
+
+        return Method
+
+
+@pytest.fixture
+def tier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DepotTier:
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    monkeypatch.setattr("bench.execution.ray_engine.PIECE", 10)
+    (tmp_path / "depot").mkdir()
+    return DepotTier(_Here(Depot(str(tmp_path / "depot"))))
+
+
+@pytest.mark.parametrize("size", [0, 1, 10, 11, 95])
+def test_a_file_travels_in_pieces(tier: DepotTier, tmp_path: Path, size: int) -> None:
+    (tmp_path / "source").write_bytes(bytes(range(size)))
+    assert not tier.has("images/ab") and not tier.fetch("images/ab", tmp_path / "target")
+    tier.put("images/ab", tmp_path / "source")
+    assert tier.has("images/ab") and tier.fetch("images/ab", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == bytes(range(size))
+    tier.drop("images/ab")
+    assert not tier.has("images/ab") and not list((tmp_path / "depot" / "images").iterdir())
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "images/../../x", ""])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    depot = Depot(str(tmp_path / "depot"))
+    for use in (
+        depot.size,
+        depot.drop,
+        lambda name: depot.piece(name, 0),
+        lambda name: depot.take(name, "t", b"", "x"),
+    ):
+        with pytest.raises(ValueError, match="no name of an artefact"):
+            use(name)
+
+
+def test_a_piece_that_was_changed_on_its_way_is_noticed(tmp_path: Path) -> None:
+    depot = Depot(str(tmp_path))
+    with pytest.raises(ValueError, match="other bytes"):
+        depot.take("images/ab", "t", b"abc", "0" * 64)
+    assert not list((tmp_path / "images").iterdir())
+
+
+def test_the_depot_keeps_the_last_line_of_each_worker(tmp_path: Path) -> None:
+    depot = Depot(str(tmp_path))
+    for worker, line in ((1, "a"), (2, "b"), (1, "c")):
+        depot.say(worker, line)
+    assert depot.heard(0.0) == {1: "c", 2: "b"} and depot.heard(0.0) == {}
+
+
+def test_files_of_networks_travel_by_name_and_the_key_stays(tmp_path: Path) -> None:
+    spec = spec_of("regular", "clean")
+    params = {**spec.base.params, "model": f"{tmp_path}/net.py:make", "weights": f"{tmp_path}/w.safetensors"}
+    given = RunSpec.from_dict({
+        **spec.to_dict(), "base": {**spec.to_dict()["base"], "params": params},
+        "network": {**spec.to_dict()["network"], "name": f"{tmp_path}/net.py:make"},
+    })  # fmt: skip
+    moved, files = travelling(given)
+    assert moved.key == given.key and moved.base_key == given.base_key
+    assert set(files.values()) == {tmp_path / "net.py", tmp_path / "w.safetensors"}
+    assert moved.network.name.partition(":")[0] in files and moved.base.params["weights"] in files
+    assert str(tmp_path) not in str(moved.to_dict())
+
+
+def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(BadValue, match=r"adversarial-game-bench\[ray\]"):
+        import_ray()
