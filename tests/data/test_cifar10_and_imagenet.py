@@ -96,6 +96,27 @@ def test_a_pickle_that_is_more_than_arrays_is_refused_and_runs_nothing(tmp_path:
 
 
 @pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\x80\x02Nr\xff\xff\xff\x3f.", "it numbers a value 1073741823"),
+        (b"N(lp-1\n.", "it numbers a value -1"),
+        (b"cnumpy\nndarray\n(I99999999999\ntR.", "not callable"),
+        (
+            b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I99999999999\ntS'b'\ntR.",
+            "it begins an array of the shape (99999999999,)",
+        ),
+    ],
+)
+def test_a_small_pickle_takes_little_memory(tmp_path: Path, data: bytes, words: str) -> None:
+    """A number in it is asked about before memory of that size is taken."""
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(data)
+    with pytest.raises(DataError) as told:
+        read_arrays(path)
+    assert words in str(told.value)
+
+
+@pytest.mark.parametrize(
     "value",
     [[1, 2], {b"data": np.zeros((2, 3072), np.uint8)}, {b"data": np.zeros((2, 10), np.uint8), b"labels": [1, 2]},
      {b"data": np.zeros((2, 3072)), b"labels": [1, 2]}, {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]},
