@@ -21,13 +21,15 @@ from bench.bundles.archive import MANIFEST, Archive, image_name, plugin_name, re
 from bench.bundles.manifest import FORMAT, VERSION, GameForm, ImagesForm, Manifest, RowForm, RunForm, schema_error
 from bench.bundles.rows import chain_of
 from bench.cache import digest, parse_tensors
+from bench.contracts import Kind
 from bench.errors import BenchError, one_line
 from bench.norms import NORMS
+from bench.planning import spec as spec_module
 from bench.planning.preflight import check_sizes
 from bench.planning.rules import game_of, paired_clean, rules_of, with_card
 from bench.planning.spec import HARNESS_VERSION, Part, RunSpec
 from bench.rows import REFUSED, Row, image_hash
-from bench.store.examples import rows_of as rows_of_lines
+from bench.store.examples import rows_of
 from bench.threat import ThreatModel
 from bench.values import Params
 
@@ -35,6 +37,7 @@ from bench.values import Params
 MOST_POINTS, MOST_GAMES = 2_000_000, 10_000
 
 _SPEC = TypeAdapter(RunSpec)
+_SPEC.rebuild(_types_namespace={**vars(spec_module), "Kind": Kind})  # the module names the type for type checkers alone
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,7 @@ def _rows(data: bytes, form: RunForm, spec: RunSpec) -> list[Row]:
         try:
             read_json(line)
             columns = RowForm.model_validate_json(line).model_dump()
-            (row,) = rows_of_lines(list(columns), [list(columns.values())])
+            (row,) = rows_of(list(columns), [list(columns.values())])
         except ValidationError as error:
             raise Wrong(f"{place}: the row has another form: {schema_error(error)}") from None
         except ValueError as error:

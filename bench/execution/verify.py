@@ -90,7 +90,8 @@ def verify(
     rows = store.all_rows(record.key)
     result = Verification(record.key, len(rows))
     spec = RunSpec.from_dict(record.spec)
-    images = stored_images(store, record, Cache(store.files))
+    own_files = store.files == resources.cache.root  # else it is a bundle that is being checked
+    images = stored_images(store, record, resources.cache if own_files else Cache(store.files))
     result.images = len(images)
     plays = games is None or bool(games)
     changed = _changed(spec, record, resources, crafts) if plays else other_data(spec, record, resources)

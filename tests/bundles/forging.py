@@ -12,7 +12,7 @@ from bench.analysis.describe import threat_card
 from bench.bundles.archive import MANIFEST, sha256_of, write_zip
 from bench.bundles.rows import chain_of
 from bench.planning.spec import RunSpec
-from bench.store.examples import from_columns
+from bench.store.examples import rows_of
 
 Members = dict[str, bytes]
 #: changes the manifest and the rows by run in place
@@ -49,7 +49,8 @@ def forged(
         _key(manifest, rows)
     for run in manifest["runs"] if chained else ():
         for game in run["games"]:
-            own = [from_columns(row) for row in rows.get(run["key"], ()) if row["game"] == game["game"]]
+            lines = [row for row in rows.get(run["key"], ()) if row["game"] == game["game"]]
+            own = [one for row in lines for one in rows_of(list(row), [list(row.values())])]
             game["chain"] = chain_of(run["key"], game["game"], own)
     members = {name: data for name, data in members.items() if not name.startswith("rows/")}
     for key, lines in rows.items():

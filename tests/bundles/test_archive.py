@@ -100,10 +100,10 @@ def refused(bench: Bench, data: bytes) -> str:
     return done.err
 
 
-@pytest.mark.parametrize("name", ZIPS)
-def test_a_malicious_zip_is_one_line(bench: Bench, name: str) -> None:
-    make, said = ZIPS[name]
-    assert said in refused(bench, zipped(make))
+def test_a_malicious_zip_is_one_line(bench: Bench) -> None:
+    """All in one test: a test of its own for each takes longer to set up than to run."""
+    told = {name: (said, refused(bench, zipped(make))) for name, (make, said) in ZIPS.items()}
+    assert not {name: (said, found) for name, (said, found) in told.items() if said not in found}
 
 
 def patched(data: bytes, signature: bytes, offset: int, value: bytes, at: int = 0) -> bytes:
@@ -133,10 +133,10 @@ HEADERS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HEADERS)
-def test_a_zip_that_lies_about_itself_is_one_line(bench: Bench, name: str) -> None:
-    damage, said = HEADERS[name]
-    assert said in refused(bench, damage(zipped(add("manifest.json", b"{}"))))
+def test_a_zip_that_lies_about_itself_is_one_line(bench: Bench) -> None:
+    whole = zipped(add("manifest.json", b"{}"))
+    told = {name: (said, refused(bench, damage(whole))) for name, (damage, said) in HEADERS.items()}
+    assert not {name: (said, found) for name, (said, found) in told.items() if said not in found}
 
 
 def test_members_that_are_too_large_together_are_refused(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:

@@ -159,11 +159,14 @@ FORGERIES: dict[str, tuple[Callable[[Manifest, Rows], None], dict[str, bool], st
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FORGERIES)
-def test_what_was_changed_is_named(sent: Path, name: str) -> None:
-    edit, agreeing, said = FORGERIES[name]
-    told = refusal(forged(sent / "bundle.zip", Path("forged.zip"), edit, **agreeing))
-    assert said in told and "\n" not in told and len(told) < 700
+def test_what_was_changed_is_named(sent: Path) -> None:
+    """All in one test: a test of its own for each takes longer to set up than to run."""
+    unnamed = {}
+    for name, (edit, agreeing, said) in FORGERIES.items():
+        told = refusal(forged(sent / "bundle.zip", Path("forged.zip"), edit, **agreeing))
+        if said not in told or "\n" in told or len(told) >= 700:
+            unnamed[name] = told
+    assert not unnamed
 
 
 def test_what_was_not_changed_is_not_refused(sent: Path) -> None:
@@ -211,10 +214,12 @@ IMAGES: dict[str, tuple[Callable[[Members, str], bytes], bool, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", IMAGES)
-def test_a_changed_image_is_named(sent: Path, name: str) -> None:
-    change, sealed, said = IMAGES[name]
-    assert said in refusal(with_image(sent / "bundle.zip", change, sealed))
+def test_a_changed_image_is_named(sent: Path) -> None:
+    told = {
+        name: (said, refusal(with_image(sent / "bundle.zip", change, sealed)))
+        for name, (change, sealed, said) in IMAGES.items()
+    }
+    assert not {name: (said, found) for name, (said, found) in told.items() if said not in found}
 
 
 # -- what only figures and a replay tell ----------------------------------------------------------------------------
