@@ -63,7 +63,7 @@ def within(host: int, folder: Path, *words: str, **options: Any) -> subprocess.P
     own = folder / f"host{host}"
     own.mkdir(exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "RAY_USAGE_STATS_ENABLED": "0"}
-    environment |= {"BENCH_CACHE": str(own / "files"), "RAY_TMPDIR": str(own)}
+    environment |= {"BENCH_CACHE": str(own / "files")}
     return subprocess.Popen(
         ["ip", "netns", "exec", f"bench{host}", *words], cwd=own, env=environment, text=True, **options
     )
@@ -113,7 +113,8 @@ def main() -> None:
         print(f"one process: {sum(map(len, expected.values()))} rows of {len(expected)} runs", flush=True)
         with hosts() as slow:
             print(f"three hosts; {'20 ms and 1 % of loss' if slow else 'no netem in this kernel: no delay, no loss'}")
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            log = (folder / "ray.log").open("w")
+            quiet = {"stdout": log, "stderr": log}
             head = f"{NETWORK}.1"
             begin = ["--head", f"--node-ip-address={head}", f"--port={PORT}", "--num-cpus=0"]
             within(1, folder, *ray(*begin, "--include-dashboard=false"), **quiet)
@@ -128,7 +129,11 @@ def main() -> None:
                 while attempt == 1 and process.poll() is None and committed(folder / "host1") < ROWS:
                     time.sleep(0.1)
                 if attempt == 1:
-                    run("kill", "-9", *run("ip", "netns", "pids", "bench3").stdout.split())
+                    held = run("ip", "netns", "pids", "bench3").stdout.split()
+                    if process.poll() is not None or not held:
+                        said = f"{process.communicate()[1][-1000:]}\n{(folder / 'ray.log').read_text()[-1500:]}"
+                        raise SystemExit(f"FAIL: it ended before the kill\n{said}")
+                    run("kill", "-9", *held)
                     print(f"host 3 was killed after {committed(folder / 'host1')} rows", flush=True)
                 err = process.communicate()[1]
                 print(f"attempt {attempt}: exit code {process.returncode}", flush=True)
