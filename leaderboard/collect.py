@@ -13,6 +13,7 @@ from bench.analysis.worst_case import breakers_in_words
 from bench.cache import digest
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel, tier_of
+from leaderboard.attack_ranking import Key, Tally, attacks_of, count
 from leaderboard.content import TIERS, AuditSummary, Entry, Leaderboard, RunSummary, Standing, share
 from leaderboard.doubts import judged
 from leaderboard.entries import base_key, entries_of, without_folders
@@ -44,6 +45,7 @@ def collect(store: Store, rules: Rules) -> Leaderboard:
     base_times: dict[tuple[str, str], float] = {}
     runs: list[RunSummary] = []
     standings = []
+    tallies: dict[Key, Tally] = {}
     for entry, own in sorted(by_entry.items(), key=lambda item: item[0].defense != item[0].base):  # bases first
         described = list(describe_all(store, own))
         base = base_key(without_folders(own[0].spec))
@@ -55,9 +57,11 @@ def collect(store: Store, rules: Rules) -> Leaderboard:
             for record, result in described
         ]
         runs += [run.summary for run in answered]
+        count(answered, tallies)
         standings += [_with_command(one, own, rules) for one in standings_of(entry, answered, rules.battery)]
     audits = collect_audits(store, entries)
-    return Leaderboard(sorted(runs, key=_run_order), judged(ranked(standings), audits), audits, rules.battery)
+    standings = judged(ranked(standings), audits)
+    return Leaderboard(sorted(runs, key=_run_order), standings, audits, rules.battery, attacks_of(tallies))
 
 
 def _with_command(standing: Standing, records: Sequence[RunRecord], rules: Rules) -> Standing:

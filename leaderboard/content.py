@@ -79,6 +79,7 @@ class Entry:
     """What is attacked: a defense on a base, fitted to a dataset, for one seed.
 
     variant   the parameters in which it differs from other entries with the same names, in words; "" if there are none
+    network   the name of its architecture; extra_data: `none`, or `unknown` where the weights were trained elsewhere
     """
 
     key: str
@@ -87,6 +88,8 @@ class Entry:
     dataset: str
     seed: int
     variant: str = ""
+    network: str = ""
+    extra_data: str = "unknown"
 
     @property
     def label(self) -> str:
@@ -160,6 +163,7 @@ class Standing:
     refused   share of clean images that the defense refuses; None if it never refuses
     front     it is on the Pareto front: no entry of the board and tier is as robust and as fast, and better in one
     audit     the budget of its audit; "" if it was not audited
+    spent     what the attacks of the battery spent on one example together: forwards, backwards, queries
     doubts    reasons not to believe `robust`, each with a name and in words
     """
 
@@ -182,6 +186,7 @@ class Standing:
     missing: tuple[str, ...] = ()
     command: str = ""
     audit: str = ""
+    spent: Mapping[str, float] = field(default_factory=dict, hash=False)
     doubts: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -190,6 +195,32 @@ class Standing:
         if self.doubts:
             return "not to be believed"
         return f"no doubt found ({self.audit} audit)" if self.audit else "not audited"
+
+
+@dataclass(frozen=True)
+class AttackStanding:
+    """An attack on one board, against all entries that it met there.
+
+    breakable  the examples that it and another attack saw and that some attack broke; each counts once for each entry
+    alone      the share of them, in percent, that it broke; beyond: that it alone broke; None if nothing fell
+    spent      on one example, on average: forwards, backwards, queries, seconds
+    rank       from 1; None if there is nothing to compare it with
+    """
+
+    attack: str
+    tier: str
+    board: Board
+    defenses: int
+    breakable: int
+    alone: float | None
+    beyond: float | None
+    spent: Mapping[str, float]
+    rank: int | None = None
+
+    @property
+    def work(self) -> float:
+        """Passes and queries on one example."""
+        return sum(self.spent.get(name, 0.0) for name in ("forwards", "backwards", "queries"))
 
 
 @dataclass(frozen=True)
@@ -247,6 +278,7 @@ class Leaderboard:
     standings: list[Standing] = field(default_factory=list)
     audits: list[AuditSummary] = field(default_factory=list)
     battery: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    attacks: list[AttackStanding] = field(default_factory=list)
 
 
 def outcome_of_example(right: bool, violation: str) -> str:

@@ -111,6 +111,10 @@ function sortable(element, { columns, order, rows }) {
       bottomEnd: "paging",
     },
     language: { search: "Search", emptyTable: "Nothing here.", lengthMenu: "_MENU_ a page" },
+    drawCallback: function () {
+      const api = this.api();
+      api.table().container().querySelector(".dt-paging").hidden = api.page.info().pages < 2;
+    },
     createdRow: (drawn, row) => drawn.classList.toggle("muted", Boolean(row.muted)),
   });
   columns.forEach((column, at) => (table.column(at).header().dataset.tip = column.tooltip));
@@ -196,7 +200,7 @@ function overview(boards, tables, charts) {
   const show = () => {
     const here = (one) => one.boards.includes(board()) && (one.tier === null || one.tier === menu("tier"));
     for (const [id, table] of Object.entries(tables)) {
-      const rows = page.tables[id].rows.filter((row) => here(row) && [ALL, row.base].includes(menu("base")));
+      const rows = page.tables[id].rows.filter((row) => here(row) && (row.base === null || [ALL, row.base].includes(menu("base"))));
       table.clear().rows.add(rows).draw();
       const section = table.table().node().closest("section");
       section.hidden = section.matches(".optional") && !rows.length;
