@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.analysis.answered import answered
 from bench.analysis.describe import UNRANKED, describe_all
+from bench.analysis.report import published_figure
 from bench.analysis.worst_case import breakers_in_words
 from bench.cache import digest
+from bench.config import Suite
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel, tier_of
 from leaderboard.attack_ranking import Key, Tally, attacks_of, count
@@ -28,10 +30,12 @@ class Rules:
     """By what the ranking is made.
 
     battery   see `leaderboard.ranking`
+    suites    whose tables hold published figures
     command   the command that plays these attacks against what a run attacked; "" if it cannot be told
     """
 
     battery: Battery
+    suites: Mapping[str, Suite] = field(default_factory=dict)
     command: Callable[[RunRecord, Sequence[str]], str] = lambda record, attacks: ""
 
 
@@ -53,7 +57,7 @@ def collect(store: Store, rules: Rules) -> Leaderboard:
             for machine, times in _answer_times(described).items():
                 base_times[base, machine] = sorted(times)[len(times) // 2]
         answered = [
-            _answered(store, record, _summary(entry, record, result, base_times.get((base, _machine(record)))))
+            _answered(store, record, _summary(entry, record, result, base_times.get((base, _machine(record))), rules))
             for record, result in described
         ]
         runs += [run.summary for run in answered]
@@ -100,7 +104,9 @@ def _answered(store: Store, record: RunRecord, summary: RunSummary) -> AnsweredR
     return AnsweredRun(summary, found.right, found.game, found.shared)
 
 
-def _summary(entry: Entry, record: RunRecord, result: dict[str, Any], base_time: float | None) -> RunSummary:
+def _summary(
+    entry: Entry, record: RunRecord, result: dict[str, Any], base_time: float | None, rules: Rules
+) -> RunSummary:
     done = result["status"] == "DONE"
     spec = record.spec
     answer_s = result["answer_s"]
@@ -121,6 +127,7 @@ def _summary(entry: Entry, record: RunRecord, result: dict[str, Any], base_time:
         robust=share(result["robust_accuracy"]) if done else None,
         refused=share(result.get("false_rejections")),
         detected=share(result.get("detection_rate")),
+        published=published_figure(spec, rules.suites) if done else None,
         lost=share((result.get("harm") or {}).get("lost")),
         answer_s=answer_s,
         seconds=result["seconds"]["total"],

@@ -46,6 +46,21 @@ def _paper(standing: Standing) -> list[str] | None:
     return [known.cited or "paper", address] if known is not None and address else None
 
 
+def _published(standing: Standing) -> list[str] | None:
+    run = standing.published
+    if run is None or run.published is None or run.robust is None:
+        return None
+    figure, source = run.published
+    return [f"{figure:g}", f"ours {run.robust.value:.1f} under {run.attack}; {source}"]
+
+
+def _difference(standing: Standing) -> float | None:
+    run = standing.published
+    if run is None or run.published is None or run.robust is None:
+        return None
+    return round(run.robust.value - run.published[0], 1)
+
+
 def _spent(name: str) -> Column[Standing]:
     tooltip = f"What the attacks of the battery spent on one example together, in {name} of the network or the defense."
     return Column(name, name.capitalize(), tooltip, lambda one: figure_cell(one.spent.get(name)), "figure",
@@ -100,6 +115,10 @@ RANKING: tuple[Column[Standing], ...] = (
            shown=False),
     Column("times", "Answers of the base", TIMES_TOOLTIP, lambda one: figure_cell(one.times_base), "figure",
            layout="number"),
+    Column("published", "Published %", "The lowest figure that a paper gives for this defense and attacker; its "
+           "source, and ours under that attack.", _published, "folded", layout="name", optional=True),
+    Column("difference", "Difference", "Our figure under that attack minus the published one, in points.",
+           _difference, "figure", layout="number", optional=True),
     _spent("forwards"),
     _spent("backwards"),
     _spent("queries"),

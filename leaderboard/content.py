@@ -108,6 +108,7 @@ class RunSummary:
     times_base    the time of one answer divided by that of the base on the same machine; None if one was not measured
     page          where the page of the run lies in the site; "" if it has none
     refused       of a defense that may refuse: the share of clean images that it refuses; detected: of attacked ones
+    published     the figure that a suite's table gives for such a run, in percent, and its source; None if none does
     lost          of other users' inputs, the share that the attacker's inputs among them cost; None where it sent none
     """
 
@@ -137,6 +138,7 @@ class RunSummary:
     refused: Share | None = None
     detected: Share | None = None
     lost: Share | None = None
+    published: tuple[float, str] | None = None
 
     @property
     def board(self) -> Board:
@@ -164,6 +166,7 @@ class Standing:
     front     it is on the Pareto front: no entry of the board and tier is as robust and as fast, and better in one
     audit     the budget of its audit; "" if it was not audited
     spent     what the attacks of the battery spent on one example together: forwards, backwards, queries
+    published the run of the tier with the lowest published figure; None if no paper gives one
     doubts    reasons not to believe `robust`, each with a name and in words
     """
 
@@ -188,6 +191,7 @@ class Standing:
     audit: str = ""
     spent: Mapping[str, float] = field(default_factory=dict, hash=False)
     doubts: tuple[tuple[str, str], ...] = ()
+    published: RunSummary | None = None
 
     @property
     def trust(self) -> str:

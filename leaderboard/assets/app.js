@@ -55,7 +55,11 @@ const FORMATS = {
     html: (values) => (values.length < 5 ? text.html(values.join(", ")) : unfolds(`${values.length} attacks`, values.join(", "))),
     plain: (values) => values.join(", "),
   },
-  folded: { html: ([summary, more]) => unfolds(summary, more), plain: ([summary]) => summary, search: (value) => value.join(" ") },
+  folded: {
+    html: (value) => (value ? unfolds(value[0], value[1]) : "–"),
+    plain: (value) => (value ? value[0] : null),
+    search: (value) => (value ? value.join(" ") : ""),
+  },
   name: {
     html: ([name, address, words]) => link(address, esc(name)) + variant(words),
     plain: ([name, , words]) => (words ? `${name} (${words})` : name),

@@ -305,6 +305,18 @@ def test_reasons_not_to_believe_a_figure() -> None:
     assert seen(replace(fair, robust=None, n=0), verdict)[1] == [], "where there is no figure nothing is doubted"
 
 
+def test_what_a_paper_publishes_stands_beside_ours() -> None:
+    known = line(run="1", published=(80.0, "a paper"), robust=Share(75.5, 70, 80, "Wilson"))
+    other = line(run="2", published=(90.0, "a paper"), attack="fgsm")
+    (one,) = [s for s in standings_of(RMC, [outcome("1", known), outcome("1", other)]) if s.tier == "train-time"]
+    assert one.published == known, "the lowest figure claims least"
+    cells = {column.name: column.value(one) for column in columns.RANKING}
+    assert cells["published"] == ["80", "ours 75.5 under pgd; a paper"] and cells["difference"] == -4.5
+    (none,) = [s for s in standings_of(RMC, [outcome("1", line())]) if s.tier == "train-time"]
+    assert none.published is None
+    assert {column.value(none) for column in columns.RANKING if column.name in ("published", "difference")} == {None}
+
+
 # -- from the store ---------------------------------------------------------------------------------------------------
 
 
