@@ -65,7 +65,7 @@ const FORMATS = {
     plain: ([name, , words]) => (words ? `${name} (${words})` : name),
   },
   link: { html: (value) => (value ? `<a href="${esc(value[1])}" rel="noreferrer">${esc(value[0])}</a>` : "–"), plain: (value) => (value ? value[1] : "") },
-  run: { html: ([key, address]) => link(address, `<code>${esc(key.slice(0, 10))}</code>`), plain: ([key]) => key },
+  run: { html: ([key, address]) => link(address, `<code class="key">${esc(key.slice(0, 10))}</code>`), plain: ([key]) => key },
   outcome: { html: (value) => `<span class="${esc(value)}">${esc(value)}</span>`, plain: (value) => value },
 };
 const valueOf = (column, cell) => (column.has_sort ? cell[0] : cell);

@@ -753,6 +753,22 @@ def test_radii_that_differ_are_told_apart() -> None:
     ]  # fmt: skip
 
 
+def test_a_single_point_is_no_chart_and_many_series_differ() -> None:
+    one, two = (line(run=name, attack=name) for name in ("pgd", "fgsm"))
+    cost = charts.LEADERBOARD_CHARTS["attack-cost"]
+    assert cost.records(Leaderboard([one])) == [] and len(cost.records(Leaderboard([one, two]))) == 2
+    standings = [
+        replace(s, times_base=1.0, rank=1)
+        for entry in (RMC, BASE) for s in standings_of(entry, [outcome("11", line(entry))]) if s.tier == "train-time"
+    ]  # fmt: skip
+    pareto = charts.LEADERBOARD_CHARTS["pareto"]
+    assert pareto.records(Leaderboard([], standings[:1])) == [] and len(pareto.records(Leaderboard([], standings))) == 2
+    encoding = charts.spec_of(cost)["encoding"]
+    assert encoding["color"]["scale"]["scheme"] == "tableau20", "twenty colours"
+    symbols = encoding["shape"]["scale"]["range"]
+    assert len(set(symbols)) == len(symbols) == 8 and encoding["shape"]["legend"] == encoding["color"]["legend"]
+
+
 def test_charts_take_the_run_of_most_examples_and_the_lowest_of_a_cell() -> None:
     at = {"eps": 0.2, "p": 4.0, "delay": 5.0}
     common: dict[str, Any] = {"attack": "pgd-skip-delayed", "family": "f"}
