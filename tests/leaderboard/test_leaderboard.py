@@ -820,7 +820,7 @@ def test_the_command_writes_the_site_of_a_store(bench: Bench, store: Store, tmp_
     html = (tmp_path / "site" / "runs" / f"{shown.run[:16]}.html").read_text()
     page = Page(html)
     assert page.tags.count("img") >= 6 * 3 and "neighbour 1 in D&#39;, label" in html
-    assert "the trained weights, not the adapted ones" in page.text
+    assert "the trained weights, not the adapted ones" in page.text and "D': the" in page.text
     assert len(table_of(page.blocks["data"], "examples")) == 6
     assert page.blocks["charts"]["drawings"][0]["rows"][-1]["position"] == 6
     assert "bench run --defense rmc --base regular --attack pgd --dataset digits -n 6 --seed 0" in page.text
