@@ -6,10 +6,12 @@ import json
 
 import pytest
 
+from bench import config
 from bench.analysis.describe import UNRANKED
 from bench.auditing.findings import CHECKS
 from bench.auditing.glossary import SOURCES, glossary, term
 from leaderboard.flags_page import render_flags_page
+from leaderboard.page import Site
 from tests.conftest import Bench
 
 
@@ -36,5 +38,5 @@ def test_a_check_that_is_none_is_one_line(bench: Bench) -> None:
 
 
 def test_the_site_explains_each_of_them_at_an_address_of_its_own() -> None:
-    page = render_flags_page("now")
+    page = render_flags_page(Site(config.load(None).site, "now"))
     assert all(f'<tr id="{one.id}">' in page for one in glossary())
