@@ -32,7 +32,7 @@ BUILT_IN = "built-in"
 class Entry:
     """One registered name. `target` is a class, or "module:Class" that is imported on use.
 
-    paper     address of the paper that describes it; "" if there is none
+    paper     address of the paper that describes it; "" if there is none; cited: its authors, year and venue
     preset    attacks: fields of the threat model that define the attack; None: the class attribute of this name
     free      attacks: further threat fields that a request may set (norm and eps always may); None: likewise
     protocol  attacks: the default protocol; None: likewise
@@ -50,6 +50,7 @@ class Entry:
     origin: str = BUILT_IN
     base: bool = False
     paper: str = ""
+    cited: str = ""
     preset: Mapping[str, Any] | None = None
     free: tuple[str, ...] | None = None
     protocol: str | None = None
@@ -257,11 +258,12 @@ def registering_as(origin: str) -> Iterator[None]:
 
 
 def register_defense(
-    name: str, target: Any, *, version: int = 1, summary: str = "", base: bool = False, paper: str = ""
-) -> None:
+    name: str, target: Any, *, version: int = 1, summary: str = "", base: bool = False, paper: str = "",
+    cited: str = "",
+) -> None:  # fmt: skip
     """Add a defense. `target`: a `Defense` class or "module:Class"; `base`: it is a train-time defense; `paper`: the
-    address of the paper that describes it."""
-    defenses.add(Entry(name, target, version, summary, _origin.get(), base=base, paper=paper))
+    address of the paper that describes it; `cited`: its authors, year and venue, such as `Wu et al. 2020, ICML`."""
+    defenses.add(Entry(name, target, version, summary, _origin.get(), base=base, paper=paper, cited=cited))
 
 
 def register_attack(

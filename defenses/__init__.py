@@ -5,6 +5,31 @@ from bench.registry import register_defense
 ARXIV = "https://arxiv.org/abs/"
 WU = "https://proceedings.mlr.press/v119/wu20f.html"
 
+#: authors, year and venue of the papers
+CITED = {
+    "fgsm-at": "Goodfellow et al. 2015, ICLR",
+    "pgd-at": "Madry et al. 2018, ICLR",
+    "jacobian": "Hoffman et al. 2019, arXiv",
+    "cross-lipschitz": "Hein and Andriushchenko 2017, NeurIPS",
+    "feature-denoising": "Xie et al. 2019, CVPR",
+    "deepnn": "Papernot and McDaniel 2018, arXiv",
+    "webnn": "Dubey et al. 2019, CVPR",
+    "knn-at": "Wu et al. 2020, ICML",
+    "rmc": "Wu et al. 2020, ICML",
+    "rmc-plus": "Wu et al. 2020, ICML",
+    "noise-vote": "Cohen et al. 2019, ICML",
+    "dent": "Wang et al. 2021, arXiv",
+    "anti-adversary": "Alfarra et al. 2022, AAAI",
+    "tent": "Wang et al. 2021, ICLR",
+    "hedge": "Wu et al. 2021, arXiv",
+    "purify": "Lee and Kim 2023, ICCV",
+    "ttc": "Xing et al. 2025, CVPR",
+    "input-transform": "Guo et al. 2018, ICLR",
+    "random-transform": "Xie et al. 2018, ICLR",
+    "squeeze-detect": "Xu et al. 2018, NDSS",
+    "blacklight": "Li et al. 2022, USENIX Security",
+}
+
 
 def register() -> None:
     """Register the built-in defenses."""
@@ -32,7 +57,7 @@ def register() -> None:
             "denoising blocks, trained with PGD (Xie et al. 2019)", f"{ARXIV}1812.03411",
         ),
     ):  # fmt: skip
-        register_defense(name, f"defenses.{target}", base=True, summary=summary, paper=paper)
+        register_defense(name, f"defenses.{target}", base=True, summary=summary, paper=paper, cited=CITED.get(name, ""))
     for name, target, summary, paper in (
         ("deepnn", "deepnn:DeepNN", "vote of the nearest clean training images", f"{ARXIV}1803.04765"),
         (
@@ -81,4 +106,4 @@ def register() -> None:
             f"{ARXIV}2006.14042",
         ),
     ):  # fmt: skip
-        register_defense(name, f"defenses.{target}", summary=summary, paper=paper)
+        register_defense(name, f"defenses.{target}", summary=summary, paper=paper, cited=CITED[name])

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.analysis.answered import answered
 from bench.analysis.describe import UNRANKED, describe_all
+from bench.analysis.report import published_figure
 from bench.analysis.worst_case import breakers_in_words
 from bench.cache import digest
+from bench.config import Suite
 from bench.store import RunRecord, Store
 from bench.threat import ThreatModel, tier_of
+from leaderboard.attack_ranking import Key, Tally, attacks_of, count
 from leaderboard.content import TIERS, AuditSummary, Entry, Leaderboard, RunSummary, Standing, share
 from leaderboard.doubts import judged
 from leaderboard.entries import base_key, entries_of, without_folders
@@ -27,10 +30,12 @@ class Rules:
     """By what the ranking is made.
 
     battery   see `leaderboard.ranking`
+    suites    whose tables hold published figures
     command   the command that plays these attacks against what a run attacked; "" if it cannot be told
     """
 
     battery: Battery
+    suites: Mapping[str, Suite] = field(default_factory=dict)
     command: Callable[[RunRecord, Sequence[str]], str] = lambda record, attacks: ""
 
 
@@ -44,6 +49,7 @@ def collect(store: Store, rules: Rules) -> Leaderboard:
     base_times: dict[tuple[str, str], float] = {}
     runs: list[RunSummary] = []
     standings = []
+    tallies: dict[Key, Tally] = {}
     for entry, own in sorted(by_entry.items(), key=lambda item: item[0].defense != item[0].base):  # bases first
         described = list(describe_all(store, own))
         base = base_key(without_folders(own[0].spec))
@@ -51,13 +57,15 @@ def collect(store: Store, rules: Rules) -> Leaderboard:
             for machine, times in _answer_times(described).items():
                 base_times[base, machine] = sorted(times)[len(times) // 2]
         answered = [
-            _answered(store, record, _summary(entry, record, result, base_times.get((base, _machine(record)))))
+            _answered(store, record, _summary(entry, record, result, base_times.get((base, _machine(record))), rules))
             for record, result in described
         ]
         runs += [run.summary for run in answered]
+        count(answered, tallies)
         standings += [_with_command(one, own, rules) for one in standings_of(entry, answered, rules.battery)]
     audits = collect_audits(store, entries)
-    return Leaderboard(sorted(runs, key=_run_order), judged(ranked(standings), audits), audits, rules.battery)
+    standings = judged(ranked(standings), audits)
+    return Leaderboard(sorted(runs, key=_run_order), standings, audits, rules.battery, attacks_of(tallies))
 
 
 def _with_command(standing: Standing, records: Sequence[RunRecord], rules: Rules) -> Standing:
@@ -96,7 +104,9 @@ def _answered(store: Store, record: RunRecord, summary: RunSummary) -> AnsweredR
     return AnsweredRun(summary, found.right, found.game, found.shared)
 
 
-def _summary(entry: Entry, record: RunRecord, result: dict[str, Any], base_time: float | None) -> RunSummary:
+def _summary(
+    entry: Entry, record: RunRecord, result: dict[str, Any], base_time: float | None, rules: Rules
+) -> RunSummary:
     done = result["status"] == "DONE"
     spec = record.spec
     answer_s = result["answer_s"]
@@ -117,6 +127,7 @@ def _summary(entry: Entry, record: RunRecord, result: dict[str, Any], base_time:
         robust=share(result["robust_accuracy"]) if done else None,
         refused=share(result.get("false_rejections")),
         detected=share(result.get("detection_rate")),
+        published=published_figure(spec, rules.suites) if done else None,
         lost=share((result.get("harm") or {}).get("lost")),
         answer_s=answer_s,
         seconds=result["seconds"]["total"],

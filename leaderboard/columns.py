@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from leaderboard.addresses import defense_address, paper_address
+from leaderboard.addresses import defense_address, paper_address, registered
 from leaderboard.content import (
     LEVELS,
     TIERS,
+    AttackStanding,
     AuditSummary,
     Entry,
     Example,
@@ -41,8 +42,29 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def _paper(standing: Standing) -> list[str] | None:
-    address = paper_address(standing.entry.defense)
-    return ["paper", address] if address else None
+    address, known = paper_address(standing.entry.defense), registered(standing.entry.defense)
+    return [known.cited or "paper", address] if known is not None and address else None
+
+
+def _published(standing: Standing) -> list[str] | None:
+    run = standing.published
+    if run is None or run.published is None or run.robust is None:
+        return None
+    figure, source = run.published
+    return [f"{figure:g}", f"ours {run.robust.value:.1f} under {run.attack}; {source}"]
+
+
+def _difference(standing: Standing) -> float | None:
+    run = standing.published
+    if run is None or run.published is None or run.robust is None:
+        return None
+    return round(run.robust.value - run.published[0], 1)
+
+
+def _spent(name: str) -> Column[Standing]:
+    tooltip = f"What the attacks of the battery spent on one example together, in {name} of the network or the defense."
+    return Column(name, name.capitalize(), tooltip, lambda one: figure_cell(one.spent.get(name)), "figure",
+                  layout="number", shown=False)  # fmt: skip
 
 
 ROBUST_TOOLTIP = "Share of the examples that are still answered right under attack, with its 95 % interval."
@@ -93,7 +115,19 @@ RANKING: tuple[Column[Standing], ...] = (
            shown=False),
     Column("times", "Answers of the base", TIMES_TOOLTIP, lambda one: figure_cell(one.times_base), "figure",
            layout="number"),
-    Column("paper", "Paper", "The paper that describes the defense.", _paper, "link"),
+    Column("published", "Published %", "The lowest figure that a paper gives for this defense and attacker; its "
+           "source, and ours under that attack.", _published, "folded", layout="name", optional=True),
+    Column("difference", "Difference", "Our figure under that attack minus the published one, in points.",
+           _difference, "figure", layout="number", optional=True),
+    _spent("forwards"),
+    _spent("backwards"),
+    _spent("queries"),
+    Column("network", "Architecture", "The network that the base trained or was given.", lambda one: one.entry.network,
+           layout="name", shown=False),
+    Column("extra", "Extra data", "Whether the network saw more than the training set; unknown where its weights are "
+           "from elsewhere.", lambda one: one.entry.extra_data, shown=False),
+    Column("paper", "Paper", "The paper that describes the defense: authors, year, venue.", _paper, "link",
+           layout="name"),
 )  # fmt: skip
 
 #: what is not compared, below the ranking
@@ -116,6 +150,30 @@ STANDINGS: tuple[Column[Standing], ...] = (
     Column("variant", "Parameters", "The parameters in which the entries differ.", lambda one: one.entry.variant),
 )  # fmt: skip
 SAME_ON_DEFENSE_PAGE = ("defense", "base", "attacks", "paper")
+
+
+def _work(name: str) -> Column[AttackStanding]:
+    tooltip = f"What it spent on one example, on average: {name}."
+    return Column(name, name.capitalize(), tooltip, lambda one: figure_cell(one.spent.get(name)), "figure",
+                  layout="number")  # fmt: skip
+
+
+ATTACKS: tuple[Column[AttackStanding], ...] = (
+    Column("rank", "Rank", "By the share of the breakable examples that it breaks.", lambda one: one.rank, "whole",
+           layout="number"),
+    Column("attack", "Attack", "The attack.", lambda one: one.attack, layout="name"),
+    Column("tier", "Knows", "How much the attacker knows.", lambda one: level_name(one.tier),
+           sort=lambda one: TIERS.index(one.tier) if one.tier in TIERS else None),
+    Column("alone", "Breaks %", "Of the examples that it and another attack saw and that one of them broke: its share.",
+           lambda one: figure_cell(one.alone), "figure", layout="number"),
+    Column("beyond", "Breaks alone %", "Of the same examples: the share that no other attack broke.",
+           lambda one: figure_cell(one.beyond), "figure", layout="number"),
+    Column("breakable", "Breakable", "How many such examples there are, over all defenses; each counts once for each.",
+           lambda one: one.breakable, "whole", layout="number"),
+    Column("defenses", "Defenses", "How many entries it was played against.", lambda one: one.defenses, "whole",
+           layout="number"),
+    *(_work(name) for name in ("forwards", "backwards", "queries", "seconds")),
+)  # fmt: skip
 
 RUNS: tuple[Column[RunSummary], ...] = (
     Column("defense", "Defense", DEFENSE_TOOLTIP, lambda run: _name(run.entry), "name", layout="name"),
@@ -204,6 +262,7 @@ AUDITS: tuple[Column[AuditSummary], ...] = (
 TABLES: dict[str, tuple[Column[Any], ...]] = {
     "ranking": RANKING,
     "unranked": UNRANKED,
+    "attacks": ATTACKS,
     "runs": RUNS,
     "audits": AUDITS,
     "figures": RUN_FIGURES,

@@ -79,6 +79,7 @@ class Entry:
     """What is attacked: a defense on a base, fitted to a dataset, for one seed.
 
     variant   the parameters in which it differs from other entries with the same names, in words; "" if there are none
+    network   the name of its architecture; extra_data: `none`, or `unknown` where the weights were trained elsewhere
     """
 
     key: str
@@ -87,6 +88,8 @@ class Entry:
     dataset: str
     seed: int
     variant: str = ""
+    network: str = ""
+    extra_data: str = "unknown"
 
     @property
     def label(self) -> str:
@@ -105,6 +108,7 @@ class RunSummary:
     times_base    the time of one answer divided by that of the base on the same machine; None if one was not measured
     page          where the page of the run lies in the site; "" if it has none
     refused       of a defense that may refuse: the share of clean images that it refuses; detected: of attacked ones
+    published     the figure that a suite's table gives for such a run, in percent, and its source; None if none does
     lost          of other users' inputs, the share that the attacker's inputs among them cost; None where it sent none
     """
 
@@ -134,6 +138,7 @@ class RunSummary:
     refused: Share | None = None
     detected: Share | None = None
     lost: Share | None = None
+    published: tuple[float, str] | None = None
 
     @property
     def board(self) -> Board:
@@ -160,6 +165,8 @@ class Standing:
     refused   share of clean images that the defense refuses; None if it never refuses
     front     it is on the Pareto front: no entry of the board and tier is as robust and as fast, and better in one
     audit     the budget of its audit; "" if it was not audited
+    spent     what the attacks of the battery spent on one example together: forwards, backwards, queries
+    published the run of the tier with the lowest published figure; None if no paper gives one
     doubts    reasons not to believe `robust`, each with a name and in words
     """
 
@@ -182,7 +189,9 @@ class Standing:
     missing: tuple[str, ...] = ()
     command: str = ""
     audit: str = ""
+    spent: Mapping[str, float] = field(default_factory=dict, hash=False)
     doubts: tuple[tuple[str, str], ...] = ()
+    published: RunSummary | None = None
 
     @property
     def trust(self) -> str:
@@ -190,6 +199,32 @@ class Standing:
         if self.doubts:
             return "not to be believed"
         return f"no doubt found ({self.audit} audit)" if self.audit else "not audited"
+
+
+@dataclass(frozen=True)
+class AttackStanding:
+    """An attack on one board, against all entries that it met there.
+
+    breakable  the examples that it and another attack saw and that some attack broke; each counts once for each entry
+    alone      the share of them, in percent, that it broke; beyond: that it alone broke; None if nothing fell
+    spent      on one example, on average: forwards, backwards, queries, seconds
+    rank       from 1; None if there is nothing to compare it with
+    """
+
+    attack: str
+    tier: str
+    board: Board
+    defenses: int
+    breakable: int
+    alone: float | None
+    beyond: float | None
+    spent: Mapping[str, float]
+    rank: int | None = None
+
+    @property
+    def work(self) -> float:
+        """Passes and queries on one example."""
+        return sum(self.spent.get(name, 0.0) for name in ("forwards", "backwards", "queries"))
 
 
 @dataclass(frozen=True)
@@ -247,6 +282,7 @@ class Leaderboard:
     standings: list[Standing] = field(default_factory=list)
     audits: list[AuditSummary] = field(default_factory=list)
     battery: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    attacks: list[AttackStanding] = field(default_factory=list)
 
 
 def outcome_of_example(right: bool, violation: str) -> str:

@@ -27,7 +27,9 @@ def entries_of(records: Iterable[RunRecord]) -> dict[str, Entry]:
         defense, base, dataset = part["names"]
         dataset += _points_in_words(part, len(sizes[_points(part)]) > 1, len(seeds[_points(part)]) > 1)
         variant = _variant(part, namesakes[_names(part)].values())
-        entries[key] = Entry(digest(part), defense, base, dataset, part["seed"], variant)
+        extra = "unknown" if _given(part) else "none"
+        network = str(part["params"]["model"])
+        entries[key] = Entry(digest(part), defense, base, dataset, part["seed"], variant, network, extra)
     return entries
 
 
@@ -58,6 +60,11 @@ def _parts(spec: Mapping[str, Any]) -> dict[str, Any]:
         "test_size": spec["test_size"],
         "sources": [spec[part]["source"] for part in ("defense", "base", "network", "dataset")],
     }
+
+
+def _given(part: Mapping[str, Any]) -> bool:
+    """Whether the weights of the network came from elsewhere: its training is not known."""
+    return "given" in part["names"][:2] or bool(part["params"].get("base.weights")) or ":" in part["params"]["model"]
 
 
 def _points(part: Mapping[str, Any]) -> tuple[str, str]:

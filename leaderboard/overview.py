@@ -10,7 +10,7 @@ from typing import Any
 from leaderboard.charts import LEADERBOARD_CHARTS, LeaderboardChart, spec_of
 from leaderboard.charts.chart import Records, on_base, parts_of
 from leaderboard.columns import columns_of
-from leaderboard.content import LEVELS, TIERS, Board, Leaderboard, RunSummary, Standing
+from leaderboard.content import LEVELS, TIERS, AttackStanding, Board, Leaderboard, RunSummary, Standing
 from leaderboard.page import Site, render
 from leaderboard.ranking import rank_order
 from leaderboard.tables import table_data
@@ -27,6 +27,7 @@ def render_overview(whole: Leaderboard, site: Site) -> str:
         levels=LEVELS,
         empty=not whole.runs,
         audited=bool(whole.audits),
+        attacked=bool(whole.attacks),
         charts=charts,
         data={
             "root": "",
@@ -103,6 +104,10 @@ def _tables(whole: Leaderboard, boards: list[Board]) -> dict[str, Any]:
         shown = [numbers[run.board]] if run.attacked else of_dataset[run.entry.dataset]
         return {"boards": shown, "tier": None, "base": run.entry.base, "muted": not run.ranked}
 
+    def where_attack(attack: AttackStanding) -> dict[str, Any]:
+        """Over all bases: the menu of bases does not change it."""
+        return {"boards": [numbers[attack.board]], "tier": None, "base": None, "muted": False}
+
     standings = sorted(whole.standings, key=rank_order)
     compared, others = [one for one in standings if not one.why], [one for one in standings if one.why]
     tables = {
@@ -110,6 +115,8 @@ def _tables(whole: Leaderboard, boards: list[Board]) -> dict[str, Any]:
         "unranked": table_data(columns_of("unranked"), others, None, where_standing),
         "runs": table_data(columns_of("runs"), whole.runs, ("robust", "desc"), where_run),
     }
+    if whole.attacks:
+        tables["attacks"] = table_data(columns_of("attacks"), whole.attacks, ("rank", "asc"), where_attack)
     if whole.audits:
         tables["audits"] = table_data(columns_of("audits"), whole.audits)
     return tables

@@ -83,9 +83,23 @@ def _standing(entry: Entry, board: Board, tier: str, runs: Sequence[AnsweredRun]
         answer_s=_median([one.answer_s for one in summaries if one.answer_s is not None]),
         times_base=_median([one.times_base for one in summaries if one.times_base is not None]),
         flags=tuple(sorted({flag for run in done for flag in run.summary.flags if flag[0] != "survivors"})),
+        spent=_spent(counted),
+        published=_published([run.summary for run in fair]),
         missing=missing,
         why=_why_unranked(tier, done, fair, runs, missing) or ("" if n else "its attacks have no example in common"),
     )
+
+
+def _published(runs: Sequence[RunSummary]) -> RunSummary | None:
+    """Of the runs for which a paper has a figure, the one with the lowest, which claims least."""
+    known = [(run.published[0], run.run, run) for run in runs if run.published is not None and run.robust is not None]
+    return min(known, key=lambda one: one[:2])[2] if known else None
+
+
+def _spent(runs: Sequence[AnsweredRun]) -> dict[str, float]:
+    """What these runs spent on one example together."""
+    names = ("forwards", "backwards", "queries")
+    return {name: sum(run.summary.spent.get(name, 0.0) for run in runs) for name in names} if runs else {}
 
 
 def _plain(attack: str) -> str:

@@ -21,7 +21,7 @@ RowT = TypeVar("RowT")
 #: trust                 [words, state (doubt, checked or unchecked), reasons, [[id, message], ...]]
 #: code                  a command, which can be copied
 #: list                  texts; a long list is folded
-#: folded                [a text, what unfolds below it]
+#: folded                [a text, what unfolds below it], or null
 #: name                  [name, address of its page, variant]
 #: link                  [text, address elsewhere]; run: [key, address of its page]
 Format = Literal[

@@ -148,6 +148,27 @@ def lay_out(
     return Report(suite, table.source, conditions(shown), [column.title for column in table.columns], rows)
 
 
+def published_figure(spec: Mapping[str, Any], suites: Mapping[str, Suite]) -> tuple[float, str] | None:
+    """The figure that a suite's own table publishes for a run, in percent, and its source; None if none does.
+
+    Suites may set published figures beside runs on other data or at another radius. Such a figure is not one of this
+    run, so the source must name its dataset, and the table its radius.
+    """
+    for suite in suites.values():
+        table = suite.table
+        if table is None or not matches(suite.where, spec):
+            continue
+        if spec["dataset"]["name"] not in table.source.lower().replace("-", ""):
+            continue
+        for row in (row for row in table.rows if row.paper and matches(row.where, spec)):
+            for column, paper in zip(table.columns, row.paper, strict=True):
+                if "eps" not in {**suite.where, **row.where, **column.where}:
+                    continue
+                if column.kind == "run" and not isinstance(paper, str) and matches(column.where, spec):
+                    return float(paper), table.source
+    return None
+
+
 def _comparable(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Attacked runs whose figures may be compared."""
     return [

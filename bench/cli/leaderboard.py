@@ -101,7 +101,7 @@ def _rules(session: Session, data_dir: str | None = None, given: Sequence[str] =
     def command(record: RunRecord, attacks: Sequence[str]) -> str:
         return command_against(RunSpec.from_dict(record.spec), attacks, session.config, facts, given)
 
-    return Rules(battery, command)
+    return Rules(battery, session.config.suite, command)
 
 
 def _details_reader(

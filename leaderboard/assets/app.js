@@ -55,13 +55,17 @@ const FORMATS = {
     html: (values) => (values.length < 5 ? text.html(values.join(", ")) : unfolds(`${values.length} attacks`, values.join(", "))),
     plain: (values) => values.join(", "),
   },
-  folded: { html: ([summary, more]) => unfolds(summary, more), plain: ([summary]) => summary, search: (value) => value.join(" ") },
+  folded: {
+    html: (value) => (value ? unfolds(value[0], value[1]) : "–"),
+    plain: (value) => (value ? value[0] : null),
+    search: (value) => (value ? value.join(" ") : ""),
+  },
   name: {
     html: ([name, address, words]) => link(address, esc(name)) + variant(words),
     plain: ([name, , words]) => (words ? `${name} (${words})` : name),
   },
   link: { html: (value) => (value ? `<a href="${esc(value[1])}" rel="noreferrer">${esc(value[0])}</a>` : "–"), plain: (value) => (value ? value[1] : "") },
-  run: { html: ([key, address]) => link(address, `<code>${esc(key.slice(0, 10))}</code>`), plain: ([key]) => key },
+  run: { html: ([key, address]) => link(address, `<code class="key">${esc(key.slice(0, 10))}</code>`), plain: ([key]) => key },
   outcome: { html: (value) => `<span class="${esc(value)}">${esc(value)}</span>`, plain: (value) => value },
 };
 const valueOf = (column, cell) => (column.has_sort ? cell[0] : cell);
@@ -111,6 +115,10 @@ function sortable(element, { columns, order, rows }) {
       bottomEnd: "paging",
     },
     language: { search: "Search", emptyTable: "Nothing here.", lengthMenu: "_MENU_ a page" },
+    drawCallback: function () {
+      const api = this.api();
+      api.table().container().querySelector(".dt-paging").hidden = api.page.info().pages < 2;
+    },
     createdRow: (drawn, row) => drawn.classList.toggle("muted", Boolean(row.muted)),
   });
   columns.forEach((column, at) => (table.column(at).header().dataset.tip = column.tooltip));
@@ -196,7 +204,7 @@ function overview(boards, tables, charts) {
   const show = () => {
     const here = (one) => one.boards.includes(board()) && (one.tier === null || one.tier === menu("tier"));
     for (const [id, table] of Object.entries(tables)) {
-      const rows = page.tables[id].rows.filter((row) => here(row) && [ALL, row.base].includes(menu("base")));
+      const rows = page.tables[id].rows.filter((row) => here(row) && (row.base === null || [ALL, row.base].includes(menu("base"))));
       table.clear().rows.add(rows).draw();
       const section = table.table().node().closest("section");
       section.hidden = section.matches(".optional") && !rows.length;

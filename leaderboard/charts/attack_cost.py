@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import altair as alt
 
-from leaderboard.charts.chart import PERCENT, ROWS, LeaderboardChart, Records, comparable, run_record
+from leaderboard.charts.chart import PERCENT, ROWS, LeaderboardChart, Records, comparable, run_record, series
 from leaderboard.content import Leaderboard
+
+#: powers of ten and their triples, for the logarithmic axis
+TICKS = [0, *(step * 10**power for power in range(7) for step in (1, 3))]
 
 
 def _spec() -> alt.TopLevelMixin:
     point = alt.Chart(ROWS).mark_point(size=60, filled=True, opacity=0.8)
     return point.encode(
-        x=alt.X("work:Q", scale=alt.Scale(type="symlog"), title="passes and queries per example (logarithmic)"),
+        x=alt.X(
+            "work:Q",
+            scale=alt.Scale(type="symlog"),
+            title="passes and queries per example (logarithmic)",
+            axis=alt.Axis(values=TICKS, labelOverlap=True, format=","),
+        ),
         y=alt.Y("robust:Q", scale=PERCENT, title="robust %"),
-        color=alt.Color("attack:N", legend=alt.Legend(title=None)),
+        **series("attack"),
         tooltip=[
             alt.Tooltip("attack:N"),
             alt.Tooltip("defense:N"),
@@ -32,13 +40,13 @@ def _records(part: Leaderboard) -> Records:
         spent = {name: float(f"{run.spent[name]:.4g}") for name in ("forwards", "backwards", "queries", "seconds")}
         work = spent["forwards"] + spent["backwards"] + spent["queries"]
         records.append({**run_record(run, robust), **spent, "work": work})
-    return records
+    return records if len(records) > 1 else []
 
 
 ATTACK_COST = LeaderboardChart(
     name="attack-cost",
     title="What attacks spend",
-    empty="It needs one attacked run whose figure may be compared.",
+    empty="It needs two attacked runs whose figures may be compared.",
     spec=_spec,
     records=_records,
     pages=("overview", "defense"),

@@ -26,6 +26,17 @@ SHADE = alt.Color("robust:Q", scale=alt.Scale(scheme="viridis", domain=[0, 100])
 #: text on that shade
 TEXT_COLOR = alt.condition("datum.robust > 60", alt.value("black"), alt.value("white"))
 PERCENT = alt.Scale(domain=[0, 100])
+#: symbols beside the twenty colours, so that more series than colours differ, and colours are not needed to tell them
+SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left", "triangle-right")
+
+
+def series(field: str, limit: int = 260) -> dict[str, Any]:
+    """Colour and symbol of a series, with one legend for both."""
+    legend = alt.Legend(title=None, labelLimit=limit, columns=1, symbolLimit=60)
+    color = alt.Color(f"{field}:N", scale=alt.Scale(scheme="tableau20"), legend=legend)
+    return {"color": color, "shape": alt.Shape(f"{field}:N", scale=alt.Scale(range=list(SYMBOLS)), legend=legend)}
+
+
 #: the tooltip rows of every chart that shows a robust accuracy
 ROBUST_TOOLTIP = (
     alt.Tooltip("robust:Q", format=".1f", title="robust %"),
@@ -43,7 +54,7 @@ class LeaderboardChart:
     spec      makes the Vega-Lite chart without data
     records   makes the records, from the part of the leaderboard that the chart is of
     scope     which part that is. board: one dataset, norm and radius; tier: also one tier; norm: all radii of a norm
-    pages     the pages that show it
+    pages     the pages that show it; wide: its card has a row of the page to itself
     """
 
     name: str
@@ -54,6 +65,7 @@ class LeaderboardChart:
     note: str = ""
     scope: Literal["board", "tier", "norm"] = "board"
     pages: tuple[Literal["overview", "defense"], ...] = ("overview",)
+    wide: bool = False
 
 
 @dataclass(frozen=True)

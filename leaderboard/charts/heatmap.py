@@ -45,4 +45,5 @@ HEATMAP = LeaderboardChart(
     empty="It needs one attacked run whose figure may be compared.",
     spec=_spec,
     records=_records,
+    wide=True,
 )

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import altair as alt
 
-from leaderboard.charts.chart import PERCENT, ROBUST_TOOLTIP, ROWS, LeaderboardChart, Records, standing_record
+from leaderboard.charts.chart import PERCENT, ROBUST_TOOLTIP, ROWS, LeaderboardChart, Records, series, standing_record
 from leaderboard.content import Leaderboard
 
 
 def _spec() -> alt.TopLevelMixin:
-    x = alt.X("times:Q", scale=alt.Scale(type="log"), title="time of an answer, times that of the base alone")
+    axis = alt.Axis(labelOverlap=True, format="~s", tickCount=6)
+    x = alt.X(
+        "times:Q", scale=alt.Scale(type="log"), axis=axis, title="time of an answer, in answers of the base alone"
+    )
     y = alt.Y("robust:Q", scale=PERCENT, title="robust %, worst case")
     base = alt.Chart(ROWS).encode(x=x)
     line = base.transform_filter("datum.front").mark_line(strokeDash=[4, 3], color="#888", interpolate="step-after")
-    interval = base.mark_rule(opacity=0.5).encode(
-        y=alt.Y("low:Q", title="robust %, worst case"), y2="high:Q", color="defense:N"
+    interval = base.mark_rule(opacity=0.5, color="#888").encode(
+        y=alt.Y("low:Q", title="robust %, worst case"), y2="high:Q"
     )
     point = base.mark_point(size=70, filled=True).encode(
         y=y,
-        color=alt.Color("defense:N", legend=alt.Legend(title=None, labelLimit=260)),
+        **series("defense"),
         tooltip=[
             alt.Tooltip("defense:N"),
             *ROBUST_TOOLTIP,
@@ -33,7 +36,7 @@ def _spec() -> alt.TopLevelMixin:
 
 
 def _records(part: Leaderboard) -> Records:
-    return [
+    records = [
         {
             **standing_record(standing, standing.robust),
             "times": standing.times_base,
@@ -43,13 +46,14 @@ def _records(part: Leaderboard) -> Records:
         for standing in part.standings
         if standing.rank is not None and standing.robust is not None and standing.times_base
     ]
+    return records if len(records) > 1 else []
 
 
 PARETO = LeaderboardChart(
     name="pareto",
     title="Robust accuracy against the time of an answer",
     note="worst case in this tier; dashed: the Pareto front",
-    empty="It needs a ranked defense and a run of its base on the same machine.",
+    empty="It needs two ranked defenses and runs of their bases on the same machine.",
     spec=_spec,
     records=_records,
     scope="tier",

@@ -11,7 +11,18 @@ import pytest
 
 from bench import config
 from bench.analysis.answered import Answered
-from bench.analysis.report import MARGIN, Cell, agreement, lay_out, matches, short, table_of, to_markdown, verdict
+from bench.analysis.report import (
+    MARGIN,
+    Cell,
+    agreement,
+    lay_out,
+    matches,
+    published_figure,
+    short,
+    table_of,
+    to_markdown,
+    verdict,
+)
 from bench.config import SuiteTable
 from bench.errors import BadValue, UnknownName
 from leaderboard.report import render
@@ -317,6 +328,21 @@ def attacked(
     ledger = {"forwards": cost, "backwards": cost, "queries": 0}
     described = result(run, 10, 0.5, attack=attack, flags=[{"id": flag} for flag in flags], ledger=ledger)
     return described, made
+
+
+def test_the_published_figure_of_a_run_is_that_of_its_suite() -> None:
+    suites = config.load(None).suite
+
+    def known(attack: str, defense: str = "rmc", dataset: str = "mnist", eps: float = 0.3) -> tuple[float, str] | None:
+        run = spec(threat__eps=eps)
+        run |= {name: {**run[name], "name": value} for name, value in
+                (("attack", attack), ("defense", defense), ("dataset", dataset))}  # fmt: skip
+        return published_figure(run, suites)
+
+    source = "Wu, Yuan, Wu 2020, table 1 (MNIST, eps 0.3)"
+    assert known("fgsm") == (99.3, source) and known("fgsm", "webnn") == (70.4, source)
+    assert known("jsma") is None, "the table names no radius for it"
+    assert known("fgsm", eps=0.2) is None and known("fgsm", dataset="digits") is None and known("fgsm", "mine") is None
 
 
 def test_a_worst_case_is_per_example_and_says_what_broke_it_and_what_it_gains() -> None:

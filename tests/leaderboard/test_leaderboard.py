@@ -23,12 +23,14 @@ from bench.planning.spec import RunSpec
 from bench.store import Store
 from leaderboard import charts, columns, ranking
 from leaderboard.addresses import slug
+from leaderboard.attack_ranking import Key, Tally, attacks_of, count
 from leaderboard.charts.chart import LeaderboardChart, Scope, on_base, parts_of
 from leaderboard.charts.neighbours import label_records
 from leaderboard.charts.running import accuracy_records
 from leaderboard.collect import Rules, collect, collect_audits
 from leaderboard.content import (
     LEVELS,
+    AttackStanding,
     AuditSummary,
     Board,
     Entry,
@@ -226,6 +228,35 @@ def test_games_that_share_a_state_widen_the_interval() -> None:
     assert "6 games" in clustered.method and clustered.high - clustered.low > alone.high - alone.low
 
 
+def test_attacks_are_ranked_by_what_they_break_of_what_falls() -> None:
+    """pgd breaks 0 and 1, fgsm 1 and 2 of RMC's four; of the base's, pgd breaks the only one that falls."""
+    tallies: dict[Key, Tally] = {}
+    count([
+        outcome("0011", line(run="1")), outcome("1001", line(run="2", attack="fgsm")),
+        outcome("1000", line(run="3", attack="autoattack", flags=(("survivors", "left"),), ranked=False)),
+        outcome("11", line(run="4", attack="clean")),
+    ], tallies)  # fmt: skip
+    count([outcome("01", line(BASE, run="5")), outcome("11", line(BASE, run="6", attack="square"))], tallies)
+    count([outcome("11", line(BASE, run="7", eps=0.1, attack="square"))], tallies)
+    found = {(one.board.eps, one.attack): one for one in attacks_of(tallies)}
+    pgd, fgsm, square = (found[0.2, name] for name in ("pgd", "fgsm", "square"))
+    assert len(found) == 4 and found[0.1, "square"].rank is None and found[0.1, "square"].alone is None
+    assert (pgd.defenses, pgd.breakable, pgd.alone, pgd.beyond) == (2, 4, 75.0, 50.0)
+    assert (fgsm.defenses, fgsm.breakable) == (1, 3)
+    assert (fgsm.alone, fgsm.beyond) == (pytest.approx(200 / 3), pytest.approx(100 / 3))
+    assert (square.breakable, square.alone, square.beyond) == (1, 0.0, 0.0)
+    assert [one.rank for one in (pgd, fgsm, square)] == [1, 2, 3] and pgd.spent["forwards"] == 1.0
+    dear = {"forwards": 99.0}
+    lone: dict[Key, Tally] = {}
+    count([outcome("00", line(run="1")), outcome("1", line(run="2", attack="fgsm"))], lone)
+    assert [(one.attack, one.breakable) for one in attacks_of(lone)] == [("fgsm", 1), ("pgd", 1)][::-1], (
+        "an example that one attack alone met says nothing about attacks"
+    )
+    equal: dict[Key, Tally] = {}
+    count([outcome("01", line(run="1", attack="dear", spent=dear)), outcome("01", line(run="2"))], equal)
+    assert [(one.attack, one.rank) for one in attacks_of(equal)] == [("pgd", 1), ("dear", 1)], "the cheaper one first"
+
+
 def test_only_those_who_met_the_whole_battery_are_ranked_and_by_it_alone() -> None:
     both = {"train_time": ("pgd", "fgsm")}
     pgd, fgsm = line(run="1"), line(run="2", attack="bpda:fgsm")  # inside a wrapper it is the same attack
@@ -274,6 +305,18 @@ def test_reasons_not_to_believe_a_figure() -> None:
     assert seen(replace(fair, robust=None, n=0), verdict)[1] == [], "where there is no figure nothing is doubted"
 
 
+def test_what_a_paper_publishes_stands_beside_ours() -> None:
+    known = line(run="1", published=(80.0, "a paper"), robust=Share(75.5, 70, 80, "Wilson"))
+    other = line(run="2", published=(90.0, "a paper"), attack="fgsm")
+    (one,) = [s for s in standings_of(RMC, [outcome("1", known), outcome("1", other)]) if s.tier == "train-time"]
+    assert one.published == known, "the lowest figure claims least"
+    cells = {column.name: column.value(one) for column in columns.RANKING}
+    assert cells["published"] == ["80", "ours 75.5 under pgd; a paper"] and cells["difference"] == -4.5
+    (none,) = [s for s in standings_of(RMC, [outcome("1", line())]) if s.tier == "train-time"]
+    assert none.published is None
+    assert {column.value(none) for column in columns.RANKING if column.name in ("published", "difference")} == {None}
+
+
 # -- from the store ---------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +356,10 @@ def test_the_leaderboard_of_a_store(store: Store) -> None:
         if one.entry.variant == "k 128" and one.attack != "clean":
             by_hand -= {row.index for row in rows[one.run] if row.answer != row.label}
     assert full.worst is not None and full.worst.value == pytest.approx(100 * len(by_hand) / 6)
+    assert {one.attack for one in whole.attacks} == {"pgd", "fgsm", "pgd-skip", "pgd-skip-delayed"}
+    assert {one.rank for one in whole.attacks} <= {1, 2, 3, 4, 5}
+    assert {(s.entry.network, s.entry.extra_data) for s in whole.standings} == {("digits-cnn", "none")}
+    assert full.spent["backwards"] > 0 and full.spent["queries"] == 0
     assert full.rank is None, "there is nothing to compare it with"
 
 
@@ -511,9 +558,10 @@ def hostile_pages(folder: Path) -> dict[str, str]:
     said = ((HOSTILE, HOSTILE),)
     standings = [replace(one, command=HOSTILE, why=HOSTILE, doubts=said, flags=said)
                  for one in standings_of(entry, [AnsweredRun(bad, {}, {})])]  # fmt: skip
+    attack = AttackStanding(HOSTILE, HOSTILE, bad.board, 1, 1, 50.0, 0.0, {}, 1)
     return made(
-        Leaderboard([bad], standings, [audit], {tier: [HOSTILE] for tier in BATTERY}), folder, command=HOSTILE,
-        command_note=HOSTILE, gallery_note=HOSTILE, examples=[example], facts=[(HOSTILE, HOSTILE)],
+        Leaderboard([bad], standings, [audit], {tier: [HOSTILE] for tier in BATTERY}, [attack]), folder,
+        command=HOSTILE, command_note=HOSTILE, gallery_note=HOSTILE, examples=[example], facts=[(HOSTILE, HOSTILE)],
         gallery=[{"index": 1, "kind": "broken", "words": HOSTILE, "images": [image]}],
         drawings=[{"chart": "running", "title": HOSTILE, "rows": [{"game": HOSTILE, "position": 1, "accuracy": 50.0}]}],
     )  # fmt: skip
@@ -705,6 +753,22 @@ def test_radii_that_differ_are_told_apart() -> None:
     ]  # fmt: skip
 
 
+def test_a_single_point_is_no_chart_and_many_series_differ() -> None:
+    one, two = (line(run=name, attack=name) for name in ("pgd", "fgsm"))
+    cost = charts.LEADERBOARD_CHARTS["attack-cost"]
+    assert cost.records(Leaderboard([one])) == [] and len(cost.records(Leaderboard([one, two]))) == 2
+    standings = [
+        replace(s, times_base=1.0, rank=1)
+        for entry in (RMC, BASE) for s in standings_of(entry, [outcome("11", line(entry))]) if s.tier == "train-time"
+    ]  # fmt: skip
+    pareto = charts.LEADERBOARD_CHARTS["pareto"]
+    assert pareto.records(Leaderboard([], standings[:1])) == [] and len(pareto.records(Leaderboard([], standings))) == 2
+    encoding = charts.spec_of(cost)["encoding"]
+    assert encoding["color"]["scale"]["scheme"] == "tableau20", "twenty colours"
+    symbols = encoding["shape"]["scale"]["range"]
+    assert len(set(symbols)) == len(symbols) == 8 and encoding["shape"]["legend"] == encoding["color"]["legend"]
+
+
 def test_charts_take_the_run_of_most_examples_and_the_lowest_of_a_cell() -> None:
     at = {"eps": 0.2, "p": 4.0, "delay": 5.0}
     common: dict[str, Any] = {"attack": "pgd-skip-delayed", "family": "f"}
@@ -756,7 +820,7 @@ def test_the_command_writes_the_site_of_a_store(bench: Bench, store: Store, tmp_
     html = (tmp_path / "site" / "runs" / f"{shown.run[:16]}.html").read_text()
     page = Page(html)
     assert page.tags.count("img") >= 6 * 3 and "neighbour 1 in D&#39;, label" in html
-    assert "the trained weights, not the adapted ones" in page.text
+    assert "the trained weights, not the adapted ones" in page.text and "D': the" in page.text
     assert len(table_of(page.blocks["data"], "examples")) == 6
     assert page.blocks["charts"]["drawings"][0]["rows"][-1]["position"] == 6
     assert "bench run --defense rmc --base regular --attack pgd --dataset digits -n 6 --seed 0" in page.text
@@ -767,38 +831,35 @@ def test_the_command_writes_the_site_of_a_store(bench: Bench, store: Store, tmp_
     assert bench("leaderboard", "--db", "none.db", "--out", "empty").code == 0 and not Path("none.db").exists()
 
 
-@pytest.mark.parametrize("form", ["png", "svg", "html"])
-def test_charts_as_files_without_a_browser(bench: Bench, store: Store, form: str) -> None:
-    heads = {"png": b"\x89PNG", "svg": b"<svg", "html": b"<!DOCTYPE html>"}
-    for kind in ("heatmap", "curve-delay", "pareto"):
-        done = bench("plot", kind, "--out", f"{kind}.{form}", "--tier", "train-time")
-        assert done.code == 0, done.err
-        assert Path(f"{kind}.{form}").read_bytes().lstrip()[:15].lower().startswith(heads[form].lower())
+def test_charts_as_files_without_a_browser(bench: Bench, store: Store) -> None:
     run = next(one.run for one in collect(store, RULES).runs if one.entry.defense == "rmc" and one.attack == "pgd")
-    for kind in ("running", "neighbours"):
-        assert bench("plot", kind, "--run", run[:12], "--out", f"{kind}.{form}").code == 0
+    for form, head in (("png", b"\x89PNG"), ("svg", b"<svg"), ("html", b"<!DOCTYPE html>")):
+        for kind in ("heatmap", "curve-delay", "pareto"):
+            done = bench("plot", kind, "--out", f"{kind}.{form}", "--tier", "train-time")
+            assert done.code == 0, done.err
+            assert Path(f"{kind}.{form}").read_bytes().lstrip()[:15].lower().startswith(head.lower())
+        for kind in ("running", "neighbours"):
+            assert bench("plot", kind, "--run", run[:12], "--out", f"{kind}.{form}").code == 0
 
 
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (("heatmp", "--out", "x.png"), "Did you mean 'heatmap'"),
-        (("heatmap", "--out", "x.gif"), "ends in .png, .svg or .html"),
-        (("heatmap", "--out", "x.png", "--dataset", "mnist"), "no runs here of which heatmap"),
-        (("heatmap", "--out", "no/x.png"), "cannot be written"),
-        (("curve-known", "--out", "x.png"), "no runs here of which curve-known"),
-        (("running", "--out", "x.png"), "name it with --run"),
-        (("pareto", "--out", "x.png", "--tier", "all"), "No tier is called 'all'"),
-        (("pareto", "--out", "x.png", "--scale", "0"), "--scale is 0"),
-        (("pareto", "--out", "x.png", "--scale", "nan"), "--scale is nan"),
-        (("heatmap", "--out", "x.png", "--eps", "big"), "--eps is 'big'"),
-    ],
+WRONG_CHARTS = (
+    (("heatmp", "--out", "x.png"), "Did you mean 'heatmap'"),
+    (("heatmap", "--out", "x.gif"), "ends in .png, .svg or .html"),
+    (("heatmap", "--out", "x.png", "--dataset", "mnist"), "no runs here of which heatmap"),
+    (("heatmap", "--out", "no/x.png"), "cannot be written"),
+    (("curve-known", "--out", "x.png"), "no runs here of which curve-known"),
+    (("running", "--out", "x.png"), "name it with --run"),
+    (("pareto", "--out", "x.png", "--tier", "all"), "No tier is called 'all'"),
+    (("pareto", "--out", "x.png", "--scale", "0"), "--scale is 0"),
+    (("pareto", "--out", "x.png", "--scale", "nan"), "--scale is nan"),
+    (("heatmap", "--out", "x.png", "--eps", "big"), "--eps is 'big'"),
 )
-def test_a_wrong_request_for_a_chart_is_one_line(
-    bench: Bench, store: Store, args: tuple[str, ...], message: str
-) -> None:
-    done = bench("plot", *args)
-    assert done.code == 2 and message in done.err and done.err.count("\n") == 1
+
+
+def test_a_wrong_request_for_a_chart_is_one_line(bench: Bench, store: Store) -> None:
+    for args, message in WRONG_CHARTS:
+        done = bench("plot", *args)
+        assert done.code == 2 and message in done.err and done.err.count("\n") == 1, args
 
 
 def test_neighbours_of_an_example_that_has_none(bench: Bench, store: Store) -> None:

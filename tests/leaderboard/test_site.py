@@ -13,7 +13,8 @@ import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from bench import plugins
-from leaderboard import charts, columns
+from leaderboard import attack_ranking, charts, columns
+from leaderboard.attack_ranking import Key, Tally, attacks_of
 from leaderboard.charts.chart import LeaderboardChart, Scope, on_base, parts_of
 from leaderboard.content import LEVELS, AuditSummary, Board, Entry, Example, Leaderboard, RunSummary, Share, Standing
 from leaderboard.doubts import judged
@@ -53,6 +54,7 @@ def runs_of(entry: Entry, number: int, accuracies: dict[str, float]) -> list[Run
 
 def leaderboard_of(entries: dict[Entry, dict[str, float]]) -> Leaderboard:
     lines, standings = [], []
+    tallies: dict[Key, Tally] = {}
     for number, (entry, accuracies) in enumerate(entries.items()):
         own = runs_of(entry, number, accuracies)
         lines += own
@@ -62,9 +64,10 @@ def leaderboard_of(entries: dict[Entry, dict[str, float]]) -> Leaderboard:
             right = {i: i < one.robust.value / 5 for i in range(20)}
             outcomes.append(AnsweredRun(one, right, dict.fromkeys(right, 0)))
         standings += standings_of(entry, outcomes)
+        attack_ranking.count(outcomes, tallies)
     audit = AuditSummary("rmc", "", "regular", "digits", "linf", 0.2, "quick", 30, 95.0, ((share(10), "pgd 100%"),) * 4,
                       share(1), 1200.0, FLAGS, "3")  # fmt: skip
-    return Leaderboard(lines, judged(ranked(standings), [audit]), [audit], BATTERY)
+    return Leaderboard(lines, judged(ranked(standings), [audit]), [audit], BATTERY, attacks_of(tallies))
 
 
 FLAGS = (("M3", "it optimises while it answers"), ("S5", "more steps break more"))
@@ -297,7 +300,8 @@ def test_a_new_column_and_a_new_chart_are_on_the_page(
     page.click("#ranking_wrapper button:has-text('Columns')")
     page.click(".dt-button-collection button:has-text('Rare')")
     page.keyboard.press("Escape")
-    assert "ranking.hidden=base%2Cn%2Cms&" in page.evaluate("location.hash") + "&"
+    hidden = [one.name for one in columns.RANKING if not one.shown]  # and Rare no longer
+    assert f"ranking.hidden={'%2C'.join(hidden)}&" in page.evaluate("location.hash") + "&"
     again = visit(site=tmp_path, fragment=page.evaluate("location.hash.slice(1)"))
     assert column(again, "ranking", "Rare") == [HOSTILE] * 4
     defense = visit("defenses/pgd-at.html", site=tmp_path)
@@ -345,7 +349,7 @@ def test_hostile_names_stay_text(visit: Open) -> None:
 def test_hostile_text_in_every_cell_stays_text(visit: Open, tmp_path: Path) -> None:
     #: by page and table: in how many cells of the first row the text stands
     tables = {
-        "index.html": {"unranked": 4, "audits": 9, "runs": 5}, "defenses": {"standings": 5, "runs": 5},
+        "index.html": {"unranked": 4, "attacks": 2, "audits": 9, "runs": 5}, "defenses": {"standings": 5, "runs": 5},
         "runs": {"examples": 2},
     }  # fmt: skip
     for name in (name for name in hostile_pages(tmp_path) if name not in OWN):
@@ -384,6 +388,13 @@ def test_a_run_page_filters_its_examples(visit: Open) -> None:
         assert not kind or set(column(page, "examples", "Outcome")) == {kind}
     assert page.locator("img[alt='clean point 3']").evaluate("image => image.naturalWidth") == 1
     assert page.locator(".chart canvas").count() == 1
+
+
+def test_attacks_of_the_board_are_ranked(visit: Open) -> None:
+    page = visit()
+    assert column(page, "attacks", "Attack")[0] == "pgd-skip" and column(page, "attacks", "Rank")[0] == "1"
+    page.select_option("select[name=base]", "pgd-at")  # the ranking of attacks is over all bases
+    assert column(page, "attacks", "Attack")[0] == "pgd-skip"
 
 
 def test_a_flag_explains_itself_to_mouse_and_keyboard(visit: Open) -> None:
