@@ -83,7 +83,7 @@ def register() -> None:
             "tent", "tent:Tent", "adapts batch norm to each batch by its entropy (Wang et al. 2021)",
             f"{ARXIV}2006.10726",
         ),
-        ("hedge", "hedge:Hedge", "moves inputs to where no class is likely (Wu et al. 2021)", f"{ARXIV}2106.04169"),
+        ("hedge", "hedge:Hedge", "moves inputs to where no class is likely (Wu et al. 2021)", f"{ARXIV}2106.04938"),
         (
             "purify", "purify:Purify", "noise and a denoiser in several rounds (after Lee and Kim 2023)",
             f"{ARXIV}2303.09051",
