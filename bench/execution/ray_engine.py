@@ -27,6 +27,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bench import plugins
 from bench.cache import Cache
 from bench.deadline import NEVER, Deadline, in_units
@@ -52,6 +54,10 @@ GROW_S = 5.0
 PATIENCE_S = 30.0
 #: how often a worker cannot be started, one after the other and none ever, before the command gives up
 STARTS = 3
+#: the folder of a worker's plug-in files: this, its pid, and letters
+HOME = "bench-worker-"
+#: seconds that idle workers have to tidy up
+LEAVE_S = 2.0
 #: the name by which a machine says where its artefacts are to lie
 NODE_FOLDER = "BENCH_CACHE"
 
@@ -246,7 +252,8 @@ class Worker:
         self._depot = depot
         self._ray = import_ray()
         self._said = 0.0
-        self._home = Path(tempfile.mkdtemp(prefix="bench-worker-"))
+        _sweep()
+        self._home = Path(tempfile.mkdtemp(prefix=f"{HOME}{os.getpid()}-"))
         for name, content in parcel.files:
             self._keep(name, content)
         os.chdir(self._home)
@@ -310,10 +317,23 @@ class Worker:
         """The job's next event; None after its end."""
         return next(self._events, None)
 
+    def leave(self) -> None:
+        """The command has no more work: leave nothing behind but what the next one may need."""
+        os.chdir(tempfile.gettempdir())
+        shutil.rmtree(self._home, ignore_errors=True)
+
     def _report(self, line: str) -> None:
         if time.monotonic() - self._said > 0.5:
             self._said = time.monotonic()
             self._depot.say.remote(self._number, line)
+
+
+def _sweep() -> None:
+    """Remove the folders of workers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{HOME}*"):
+        pid = folder.name.removeprefix(HOME).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)) and not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)  # of another user: it stays
 
 
 def _settings_here(parcel: Parcel) -> Settings:
@@ -627,6 +647,9 @@ class RayEngine:
         return int(there), int(back)
 
     def stop(self) -> None:
+        idle = [actor.handle.leave.remote() for actor in self._actors if actor.hello is not None and actor.job is None]
+        if idle:
+            self._ray.wait(idle, num_returns=len(idle), timeout=LEAVE_S)
         for actor in self._actors:
             self._kill(actor)
         if self._depot is not None:

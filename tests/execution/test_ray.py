@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,7 @@ def test_three_nodes_that_share_nothing_give_the_rows_of_one_process(
         place.run(*command, "--engine", "ray", "--address", nodes.address)
     assert place.rows() == reference
     assert gone(nodes.workers(), 60)
+    assert not list(Path(tempfile.gettempdir()).glob("bench-worker-*")), "a worker leaves its folder"
     # each artefact was made once, and came back to the folder of the database; the nodes keep bases and banks alone
     for kind in ("bases", "banks"):
         assert [path.name for path in (place.cache / kind).iterdir() if path.is_dir()]
