@@ -11,6 +11,7 @@ A worker does a job only where its environment and its sources are the run's.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -62,16 +63,27 @@ LEAVE_S = 2.0
 NODE_FOLDER = "BENCH_CACHE"
 
 
+def check_ray(address: str) -> None:
+    """`BadValue` where Ray is not installed, or cannot be reached in this way."""
+    try:
+        known = importlib.util.find_spec("ray") is not None
+    except ValueError:  # a stand-in without a specification
+        known = False
+    if not known:
+        raise BadValue("--engine ray needs Ray, which is not installed: pip install 'adversarial-game-bench[ray]'.")
+    if address.startswith("ray://"):
+        raise BadValue(
+            f"--address {address} is of Ray's client, whose program runs outside the cluster; give --address auto on a "
+            f"machine of the cluster, such as: ray job submit -- bench run ..."
+        )
+
+
 def import_ray() -> Any:
-    """The package; `BadValue` says what to install."""
+    """The package."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError:
-        raise BadValue(
-            "--engine ray needs Ray, which is not installed; pip install 'adversarial-game-bench[ray]'."
-        ) from None
+    import ray
+
     return ray
 
 
@@ -422,11 +434,6 @@ class RayEngine:
 
     def _connect(self) -> None:
         address = self._settings.address
-        if address.startswith("ray://"):
-            raise BadValue(
-                "--address ray://... is Ray's client, whose program runs outside the cluster; give --address auto on a "
-                "machine of the cluster, such as: ray job submit -- bench run ..."
-            )
         if not self._own_cluster:  # the program that uses the library has connected
             return
         quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
@@ -648,7 +655,7 @@ class RayEngine:
 
     def stop(self) -> None:
         idle = [actor.handle.leave.remote() for actor in self._actors if actor.hello is not None and actor.job is None]
-        if idle:
+        with suppress(Exception):  # the cluster is gone
             self._ray.wait(idle, num_returns=len(idle), timeout=LEAVE_S)
         for actor in self._actors:
             self._kill(actor)

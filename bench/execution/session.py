@@ -174,6 +174,10 @@ class Session:
         place = pick_device(device, here=not on_ray)
         url = self.db(db)
         settings = self.settings(url, folder, place, workers, how, deadline, shared)
+        if settings.engine == "ray":
+            from bench.execution.ray_engine import check_ray
+
+            check_ray(settings.address)
         settings = _placed(planned, settings, workers is not None or "workers" in how, in_process)
         known = Store.open(url, create=False)  # an unusable database is reported before anything is written
         return Prepared(planned, settings, url, known, suite, rerun)

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from bench.errors import BadValue
-from bench.execution.ray_engine import Depot, DepotTier, import_ray, travelling
+from bench.execution.ray_engine import Depot, DepotTier, check_ray, travelling
 from bench.planning.spec import RunSpec
 from tests.conftest import ROOT, spec_of
 from tests.execution.test_determinism import PROBE, STREAM, Place
@@ -254,4 +254,4 @@ def test_files_of_networks_travel_by_name_and_the_key_stays(tmp_path: Path) -> N
 def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BadValue, match=r"adversarial-game-bench\[ray\]"):
-        import_ray()
+        check_ray("")

@@ -218,7 +218,11 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     (("cache", "nosuch"), "No action of bench cache is called 'nosuch'"),
     (("cache", "prune", "--older", "x"), "No such option '--older'. Did you mean '--ol"),
     (("completion", "tcsh"), "No shell is called 'tcsh'. Did you mean 'zsh"),
-    (("init", "--db", "nosuch://x"), "No such option '--db'."),
+    (("init", "--db", "nosuch://x"), "No driver for nosuch://x is installed"),
+    ((*RUN, "--engine", "rey"), "engine in [runner] is 'rey'"),
+    ((*RUN, "--engine", "ray", "--in-process"), "leave --engine ray out"),
+    ((*RUN, "--engine", "ray", "--address", "ray://h:1"), "is of Ray's client"),
+    ((*RUN, "--store", "nosuch://x"), "is no folder and no URL of a store"),
 ]
 
 
