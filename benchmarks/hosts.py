@@ -63,6 +63,7 @@ def within(host: int, folder: Path, *words: str, **options: Any) -> subprocess.P
     own = folder / f"host{host}"
     own.mkdir(exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment["RAY_AUTH_MODE"] = "disabled"  # nobody else is in this network
     environment |= {"BENCH_CACHE": str(own / "files")}
     return subprocess.Popen(
         ["ip", "netns", "exec", f"bench{host}", *words], cwd=own, env=environment, text=True, **options
