@@ -89,6 +89,9 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # the reader of our output has gone away: `bench list | head`; click would exit with 1
+            _let_go_of_output()
+            return 0
         except SystemExit as stop:  # no command of ours raises it
             asked = f"a plug-in asked Python to exit (code {stop.code!r})"
             click.echo(f"bench: {asked}; the command did not finish", err=True)
@@ -168,9 +171,6 @@ def _called(args: Sequence[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("bench: interrupted; what was done is kept, the same command goes on from there", err=True)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone away: `bench list | head`
-        _let_go_of_output()
-        return 0
     except OSError as error:  # of a disk that is full, or a folder that cannot be written
         goes_on = isinstance(error, DiskError)
         if not goes_on:  # of standard output, it may be

@@ -17,6 +17,13 @@ from rich.markup import escape
 from rich.table import Table
 
 
+class Output(Console):
+    """A console that leaves a closed pipe to the command line, as `click.echo` does: rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], names: Sequence[str] = ()) -> None:
     """A table on standard output: see `table_text`."""
     click.echo(table_text(title, columns, rows, names), nl=False)
@@ -28,7 +35,7 @@ def table_text(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     names: columns that hold names. If the table is too wide, these are broken after a hyphen or a colon, and the
     others, with numbers, stay whole; without any, cells are broken between words, the longest column first.
     """
-    console = Console(soft_wrap=False)
+    console = Output(soft_wrap=False)
     if names:
         rows = _narrowed(columns, rows, [columns.index(name) for name in names], console.width)
         lines = [_line_breaks(row) for row in (columns, *rows)]
@@ -147,7 +154,7 @@ def print_results(results: Sequence[dict[str, Any]]) -> None:
         clean = short_share(r["clean_accuracy"])
         rows.append([r["run"][:6], name, r["attack"], task, str(r["n"]), clean, robust, answer])
     print_table("", columns, rows, names=("defense", "attack", "task, eps"))
-    console = Console()
+    console = Output()
     for r in results:
         if r["reason"]:
             console.print(f"{r['run'][:6]} {r['status']}: {escape(r['reason'])}", style="yellow")
