@@ -12,7 +12,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from bench.errors import BenchError, StoreError, one_line
-from bench.planning.rules import rows_of
 from bench.planning.spec import RunSpec
 from bench.store import runs
 from bench.store.schema import connect, engine_of, file_of, newest, parse_url, revision, shown
@@ -136,6 +135,8 @@ def _check_whole(record: runs.RunRecord, held: Mapping[str, Sequence[Any]]) -> N
     """`StoreError` where a finished run lacks rows or images."""
     if record.status != "DONE":
         return
+    from bench.planning.rules import rows_of  # imports torch, which a command that only reads rows does without
+
     due = rows_of(RunSpec.from_dict(record.spec))
     images = sum(row.count for row in held["images"])
     if len(held["examples"]) != due or images != due:
