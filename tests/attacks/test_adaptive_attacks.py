@@ -16,6 +16,7 @@ from bench import registry
 from bench.contracts import DefenseInfo
 from bench.draws import Draws
 from bench.errors import AccessDenied, UnknownName
+from bench.execution.progress import PlainListener
 from bench.game.crafting import Crafted, craft
 from bench.game.judge import rule
 from bench.game.oracle import GameOracle
@@ -155,7 +156,9 @@ def test_a_copy_moves_on_with_what_it_was_served(resources: Resources) -> None:
     assert not torch.equal(first.images[0], made.images[1])
 
 
-def test_an_attack_that_takes_long_says_where_it_is(bench: Bench) -> None:
+def test_an_attack_that_takes_long_says_where_it_is(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each line written, also those that follow one another within a second."""
+    monkeypatch.setattr(PlainListener, "_seldom", lambda self, spec, text, kind="": self._line(spec, text))
     done = bench("run", "--defense", "regular", "--attack", "fpa", "-n", 4, "--workers", 1)
     assert "crafting example 4 of 4" in done.err
 
