@@ -59,14 +59,20 @@ def hosts() -> Iterator[bool]:
 
 
 def within(host: int, folder: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
-    """A command on a host, with a folder of artefacts of the host's own."""
+    """A command on a host, with a folder of artefacts, and of Ray's own files, of the host's own."""
     own = folder / f"host{host}"
-    own.mkdir(exist_ok=True)
+    (own / "ray").mkdir(parents=True, exist_ok=True)
+    Path("/tmp/ray").mkdir(exist_ok=True)  # noqa: S108  # where Ray has its sockets, whose paths must be short
+    private = f'mount --bind {own / "ray"} /tmp/ray && exec "$@"'  # `ip netns exec` gives a mount namespace
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "RAY_USAGE_STATS_ENABLED": "0"}
     environment["RAY_AUTH_MODE"] = "disabled"  # nobody else is in this network
     environment |= {"BENCH_CACHE": str(own / "files")}
     return subprocess.Popen(
-        ["ip", "netns", "exec", f"bench{host}", *words], cwd=own, env=environment, text=True, **options
+        ["ip", "netns", "exec", f"bench{host}", "sh", "-c", private, "sh", *words],
+        cwd=own,
+        env=environment,
+        text=True,
+        **options,
     )
 
 
