@@ -62,7 +62,7 @@ def within(host: int, folder: Path, *words: str, **options: Any) -> subprocess.P
     """A command on a host, with a folder of artefacts, and of Ray's own files, of the host's own."""
     own = folder / f"host{host}"
     (own / "ray").mkdir(parents=True, exist_ok=True)
-    Path("/tmp/ray").mkdir(exist_ok=True)  # noqa: S108  # where Ray has its sockets, whose paths must be short
+    Path("/tmp/ray").mkdir(exist_ok=True)  # where Ray has its sockets, whose paths must be short
     private = f'mount --bind {own / "ray"} /tmp/ray && exec "$@"'  # `ip netns exec` gives a mount namespace
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "RAY_USAGE_STATS_ENABLED": "0"}
     environment["RAY_AUTH_MODE"] = "disabled"  # nobody else is in this network
