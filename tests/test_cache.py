@@ -194,6 +194,6 @@ def test_a_manifest_says_what_an_artefact_was_made_from_and_with(tmp_path: Path,
     folder = cache.get_or_build("banks", KEY, build, {"seed": 3})
     known = json.loads((folder / MANIFEST).read_bytes())
     assert known["made_with"] == {"torch": "2"} and known["inputs"] == {"seed": 3}
-    assert set(known["files"]) == {"images.npy", "index/rows.npy"}
+    assert set(known["files"]) == {"images.npy", "index/none", "index/rows.npy"}
     (folder / MANIFEST).write_text(json.dumps(known["files"]))  # as an older version wrote it
     assert damage(folder) == "" and not told
