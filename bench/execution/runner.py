@@ -43,7 +43,7 @@ class Listener:
         """One line of progress of a run."""
 
     def note(self, spec: RunSpec, text: str) -> None:
-        """What a reader of the run's number must know, found before its first row."""
+        """What must not be missed: of the run's number, found before its first row, or that a worker was lost."""
 
     def chunk(self, spec: RunSpec, rows: int, right: int | None) -> None:
         """`rows` more rows of a run are committed; `right` of them count as robust (None: not known yet)."""
@@ -327,7 +327,7 @@ class Runner:
             job = replace(job, resume=known.get(job.argument, Resume()))
         self._in_flight[job.key] = job
         self._ready.append(job)
-        self._listener.progress(waiting[0].spec, f"{reason}; its work goes on in another one")
+        self._listener.note(waiting[0].spec, f"{reason}; its work goes on in another one")
 
     def _commit(self, run: _Active, job: Job, chunk: ChunkDone) -> None:
         key = run.spec.key

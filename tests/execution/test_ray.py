@@ -54,12 +54,20 @@ class Nodes:
         self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=OBJECTS, env_vars=variables))
         return self.nodes[-1]
 
+    @staticmethod
+    def _ours(process: psutil.Process) -> bool:
+        """Whether it was started by this process of pytest, directly or not."""
+        try:
+            return "PYTEST_CURRENT_TEST" in process.environ()
+        except psutil.Error:
+            return False
+
     def workers(self) -> list[psutil.Process]:
         """The processes of actors of this project."""
         found = []
         for process in psutil.process_iter(["cmdline"]):
             line = " ".join(process.info["cmdline"] or [])
-            if line.startswith("ray::") and ("Worker" in line or "Depot" in line):
+            if line.startswith("ray::") and ("Worker" in line or "Depot" in line) and self._ours(process):
                 found.append(process)
         return found
 
