@@ -28,7 +28,8 @@ fuzz: setup          ## every parser of foreign bytes on many random inputs, in 
 soak: setup          ## kills at random moments for an hour: no row may differ. MINUTES=5 for less
 	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),60)
 
-cluster: setup       ## as root: three hosts in network namespaces on Ray, one is killed; then what Ray costs
+cluster: setup       ## as root: two commands on Ray and one server; three hosts as network namespaces, one is killed; what Ray costs
+	$(BIN)/python -m pytest -m slow tests/execution/test_ray.py
 	$(BIN)/python -m benchmarks.hosts
 	$(BIN)/python -m benchmarks.cluster
 

@@ -275,12 +275,16 @@ def _die_with(parent: int) -> None:
     os._exit(1)
 
 
-def make_engine(settings: Settings, watch: Watch) -> Engine:
-    """The engine for this number of workers. `watch` is called with each line of progress at once."""
+def make_engine(settings: Settings, watch: Watch, announce: Callable[[str], None]) -> Engine:
+    """The engine for these settings.
+
+    watch     is called with each line of progress at once
+    announce  is called with what concerns all runs, such as the number of workers where that changes
+    """
     if settings.engine == "ray":
         from bench.execution.ray_engine import RayEngine
 
-        return RayEngine(settings, watch)
+        return RayEngine(settings, watch, announce)
     if settings.workers == 1 and not settings.apart:
         return InlineEngine(settings, watch)
     return PoolEngine(settings, settings.workers, watch)

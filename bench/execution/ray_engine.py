@@ -22,7 +22,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -388,10 +388,13 @@ class _Actor:
 class RayEngine:
     """Jobs on the workers of a Ray cluster. An `Engine`."""
 
-    def __init__(self, settings: Settings, watch: Watch) -> None:
+    def __init__(self, settings: Settings, watch: Watch, announce: Callable[[str], None] = lambda text: None) -> None:
         self._ray = import_ray()
         self._settings = settings
         self._watch = watch
+        self._announce = announce
+        #: what was announced last, and when
+        self._announced, self._announced_at = "", -GROW_S
         self._own_cluster = not self._ray.is_initialized()
         #: Ray's background threads print what they hear of the cluster; standard output is the command's
         self._stdout, sys.stdout = sys.stdout, sys.stderr
@@ -579,6 +582,7 @@ class RayEngine:
                 yield from self._heard(waiting[ref], ref)
         yield from self._silent()
         self._dispatch()
+        self._say_who_is_there()
         self._say_who_waits()
 
     def _listen(self) -> None:
@@ -638,6 +642,15 @@ class RayEngine:
                 self._drop(actor)
                 limit = in_units(self._settings.silent_s)
                 yield job, Failed(f"No row and no line of progress came for {limit} (runner.limit).", "")
+
+    def _say_who_is_there(self) -> None:
+        """The number of workers and of their machines, where it has changed."""
+        there = [actor.hello.node for actor in self._actors if actor.hello is not None]
+        count, machines = len(there), len(set(there))
+        text = f"{count} worker{'s' * (count != 1)} on {machines} machine{'s' * (machines != 1)}"
+        if self._ever and text != self._announced and time.monotonic() - self._announced_at >= GROW_S:
+            self._announced, self._announced_at = text, time.monotonic()
+            self._announce(text)
 
     def _say_who_waits(self) -> None:
         """Once, where no worker has come for a while: the cluster may be full."""

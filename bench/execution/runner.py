@@ -191,7 +191,7 @@ class Runner:
 
     def _submit(self, job: Job) -> None:
         if self._engine is None:  # no process starts before there is work
-            self._engine = make_engine(self._settings, self._progress)
+            self._engine = make_engine(self._settings, self._progress, self._listener.whole)
         self._engine.submit(job)
 
     def _next(self, pending: deque[tuple[RunSpec, str | None]], held: deque[tuple[RunSpec, str | None]]) -> Job | None:

@@ -21,7 +21,8 @@ import pytest
 from bench.errors import BadValue
 from bench.execution.ray_engine import Depot, DepotTier, check_ray, travelling
 from bench.planning.spec import RunSpec
-from tests.conftest import ROOT, spec_of
+from tests.conftest import ROOT, needed, spec_of
+from tests.databases import postgres_server
 from tests.execution.test_determinism import PROBE, STREAM, Place
 
 ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
@@ -122,7 +123,8 @@ def test_three_nodes_that_share_nothing_give_the_rows_of_one_process(
 def test_a_killed_node_and_a_killed_driver_change_nothing(nodes: Nodes, tmp_path: Path, reference: dict) -> None:
     first, _ = nodes.add(), nodes.add()
     place = own_place(tmp_path)
-    often = ["--engine", "ray", "--address", nodes.address, "--set", "runner.chunk=3"]
+    store = tmp_path / "store"
+    often = ["--engine", "ray", "--address", nodes.address, "--set", "runner.chunk=3", "--store", str(store)]
     process = place.start(*STREAM, *often)
     until_rows(place, process, 10)
     nodes.cluster.remove_node(first, allow_graceful=False)
@@ -133,6 +135,35 @@ def test_a_killed_node_and_a_killed_driver_change_nothing(nodes: Nodes, tmp_path
     place.run(*STREAM, *often)
     rows = place.rows()
     assert rows == {run: reference[run] for run in rows} and len(rows) == 2
+    assert {"bases", "banks", "images"} <= {path.name for path in store.iterdir()}
+
+
+@pytest.mark.slow
+def test_two_commands_on_one_server_that_is_started_again_give_the_rows(
+    nodes: Nodes, tmp_path: Path, reference: dict
+) -> None:
+    """Each has workers of its own on the cluster; the database is away for some seconds while both play."""
+    nodes.add(), nodes.add()
+    with postgres_server(needed("pg_ctl", folders="/usr/lib/postgresql/*/bin", package="postgresql")) as server:
+        url = server.url.format("postgres")
+        places = [Place(tmp_path / name, tmp_path) for name in ("first", "second")]
+        for place in places:
+            for kind in ("bases", "banks"):
+                (place.cache / kind).unlink()
+        how = ["--engine", "ray", "--address", nodes.address, "--workers", "1", "--set", "runner.chunk=3",
+               "--db", url, "--store", str(tmp_path / "store")]  # fmt: skip
+        started = [place.start(*command, *how) for place, command in zip(places, (PROBE, STREAM), strict=True)]
+        until = time.monotonic() + 240
+        while sum(len(rows) for rows in places[0].rows(url).values()) < 10:
+            assert time.monotonic() < until and all(process.poll() is None for process in started)
+            time.sleep(0.5)
+        server.stop()
+        time.sleep(3)
+        server.start()
+        for process in started:
+            err = process.communicate(timeout=300)[1]
+            assert process.returncode == 0, err
+        assert places[0].rows(url) == reference
 
 
 def until_rows(place: Place, process: subprocess.Popen[str], count: int) -> None:
@@ -172,13 +203,15 @@ def test_other_sources_are_refused_and_a_plugin_that_leaves_fails_alone(nodes: N
     assert refused.returncode == 2 and "Traceback" not in err, err
     assert "No machine of the cluster may play these runs" in err and "its package defenses has source" in err
     nodes.add()
-    process = place.start(*command, "--attack", "fgsm", "--attack", "leaves", "--plugin", str(tmp_path / "leaves.py"))
+    process = place.start(*command, "--attack", "fgsm", "--attack", "leaves", "--plugin", str(tmp_path / "leaves.py"),
+                          "--set", "runner.retries=1")  # fmt: skip
     out, err = process.communicate(timeout=240)
+    assert "1 worker on 1 machine" in err
     assert process.returncode == 1 and "is left out: its package defenses has source" in err, err
     runs = {run["attack"]: run for run in map(json.loads, out.splitlines())}
     assert runs["fgsm"]["status"] == "DONE" and runs["leaves"]["status"] == "FAILED"
     reason = runs["leaves"]["reason"]
-    assert reason.startswith("The worker on ") and reason.endswith("; so were the 3 before it."), reason
+    assert reason.startswith("The worker on ") and reason.endswith("; so was the one before it."), reason
 
 
 # -- the parts, without a cluster --------------------------------------------------------------------------------------
