@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -170,6 +171,7 @@ def audit(
     how = take_runner(values)
     url = session.db(_path(db))
     settings = session.settings(url, data_folder(_path(data_dir)), pick_device(device), 1, how)
+    settings = replace(settings, engine="local")  # what this program holds in memory is in no other process
     planned = prepare(subject, base, dataset, budget, session.config, settings, seed=seed, n=n, sets=values)
     store = Store.open(url)
     assert store is not None
