@@ -369,7 +369,7 @@ def damage(folder: Path) -> str:
 def _files_of(folder: Path) -> dict[str, Any]:
     """Size and sha256 of each file, as the manifest of a folder says; an older manifest says nothing else."""
     known = json.loads((folder / MANIFEST).read_bytes())
-    files = known["files"] if "made_with" in known else known
+    files = known.get("files") if isinstance(known, dict) and "made_with" in known else known
     if not isinstance(files, dict):
         raise ValueError("its manifest names no files")
     return files

@@ -197,3 +197,6 @@ def test_a_manifest_says_what_an_artefact_was_made_from_and_with(tmp_path: Path,
     assert set(known["files"]) == {"images.npy", "index/none", "index/rows.npy"}
     (folder / MANIFEST).write_text(json.dumps(known["files"]))  # as an older version wrote it
     assert damage(folder) == "" and not told
+    for broken in ({"made_with": {}}, [], 3, None):
+        (folder / MANIFEST).write_text(json.dumps(broken))
+        assert damage(folder) == "it has no manifest"

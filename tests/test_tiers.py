@@ -76,6 +76,8 @@ def test_files_are_shared_shed_and_dropped(store: SharedStore, tmp_path: Path) -
         (lambda folder: (folder / "images.npy").write_bytes(b"short"), "other sizes"),
         (lambda folder: (folder / "images.npy").unlink(), "a file is missing"),
         (lambda folder: (folder / MANIFEST).write_text("[1"), "delimiter"),
+        (lambda folder: (folder / MANIFEST).write_text('{"made_with": {}}'), "names no files"),
+        (lambda folder: (folder / MANIFEST).write_text("3"), "names no files"),
         (lambda folder: (folder / MANIFEST).write_text(json.dumps({"../../out.npy": [1, ""]})), "it names|names the"),
         (lambda folder: (folder / MANIFEST).write_text(json.dumps({"/etc/passwd": [1, ""]})), "names the file"),
     ],
