@@ -49,7 +49,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     `DiskError` where that cannot be; nothing is left behind then.
     """
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    with _on_disk(path):
+    with on_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("wb") as file:
@@ -63,7 +63,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _on_disk(path: Path, damage: str = "") -> Iterator[None]:
+def on_disk(path: Path, damage: str = "") -> Iterator[None]:
     """Within, `path` is written, since it is missing or damaged: what the system says against it is a `DiskError`."""
     try:
         yield
@@ -145,7 +145,7 @@ class Cache:
             self._share_folder(kind, key)
             return target
         lock = FileLock(f"{target}.lock")
-        with _on_disk(target, what):
+        with on_disk(target, what):
             target.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         try:
@@ -163,7 +163,7 @@ class Cache:
         target = self.path(kind, key)
         part = target.with_name(f"{key}.part")
         shutil.rmtree(part, ignore_errors=True)  # what a killed builder left
-        with _on_disk(part):
+        with on_disk(part):
             part.mkdir()
         try:
             if not self._arrived(kind, key, part):
@@ -175,7 +175,7 @@ class Cache:
                 shutil.rmtree(part, ignore_errors=True)
                 raise error if isinstance(error, DiskError) else full_disk(part) from error
             raise
-        with _on_disk(target):
+        with on_disk(target):
             part.replace(target)
         _compared[target] = _stamps(target)
 
@@ -249,7 +249,7 @@ class Cache:
 
     def _set_aside(self, target: Path, what: str) -> None:
         aside = target.with_name(f"{target.name}{DAMAGED}")
-        with _on_disk(target, what), suppress(FileNotFoundError):  # another process was faster
+        with on_disk(target, what), suppress(FileNotFoundError):  # another process was faster
             self._remove(aside)
             target.replace(aside)
         self._report(f"{target} is damaged ({what}): it is set aside as {aside.name} and made again")

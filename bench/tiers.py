@@ -6,19 +6,22 @@ from a tier compares it with its manifest or its own sha256, so a tier is never 
 
 from __future__ import annotations
 
+import errno
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from bench.errors import BadValue, BenchError, one_line
+from bench.errors import BadValue, BenchError, DiskError, one_line
 
 #: how often an operation on a store is tried, and seconds before the second try; each pause is twice the one before
 ATTEMPTS = 4
 PAUSE_S = 0.5
+#: what the system says of a disk that takes no more: trying again does not help, and no run is to blame
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 Anything = TypeVar("Anything")
 
@@ -69,13 +72,21 @@ class SharedStore:
                 return operation()
             except FileNotFoundError:
                 raise
+            except OSError as error:
+                if error.errno in DISK:
+                    raise DiskError.of(error, self.url) from error
+                self._given_up(what, attempt, error)
             except Exception as error:  # fsspec lets through whatever the library of a store raises
-                if attempt == ATTEMPTS - 1:
-                    raise Unreachable(
-                        f"The store {self.url} cannot be used ({what}: {type(error).__name__}: {one_line(error)})"
-                    ) from None
-                time.sleep(PAUSE_S * 2**attempt)
-        raise AssertionError("unreachable")
+                self._given_up(what, attempt, error)
+            time.sleep(PAUSE_S * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _given_up(self, what: str, attempt: int, error: Exception) -> None:
+        """Raise `Unreachable` after the last attempt."""
+        if attempt == ATTEMPTS - 1:
+            raise Unreachable(
+                f"The store {self.url} cannot be used ({what}: {type(error).__name__}: {one_line(error)})"
+            ) from None
 
     def has(self, name: str) -> bool:
         return self._tried(f"looking for {name}", lambda: bool(self._fs.isfile(self._path(name))))
@@ -108,6 +119,6 @@ class SharedStore:
 
 
 @lru_cache(maxsize=8)
-def shared_store(url: str) -> Any:
+def shared_store(url: str) -> SharedStore | None:
     """The store behind a URL, one object in a process; None for ""."""
     return SharedStore(url) if url else None

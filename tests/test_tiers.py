@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import uuid
@@ -14,6 +15,7 @@ import torch
 
 from bench import tiers
 from bench.cache import MANIFEST, Cache, dump_tensors
+from bench.errors import DiskError
 from bench.tiers import SharedStore, Unreachable
 from bench.values import State
 from tests.conftest import Bench
@@ -127,6 +129,23 @@ def test_a_store_that_does_not_answer_is_tried_again_and_then_told(
     with pytest.raises(Unreachable, match="writing images/cd: OSError: the network is down"):
         store.put("images/cd", tmp_path / "source")
     assert [path.name for path in (tmp_path / "shared" / "images").iterdir()] == ["ab"]
+
+
+def test_a_full_disk_of_the_store_is_not_tried_again_and_is_no_fault_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SharedStore(str(tmp_path / "shared"))
+    (tmp_path / "source").write_bytes(b"x")
+    calls = []
+
+    def full(*args: Any) -> None:
+        calls.append(args)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store._fs, "put_file", full)
+    with pytest.raises(DiskError, match="No space left on device"):
+        store.put("images/ab", tmp_path / "source")
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(("url", "what"), [("nosuch://x/y", "no folder and no URL"), ("s3://b/x", "not installed")])

@@ -87,6 +87,8 @@ class Archive:
             self._zip = zipfile.ZipFile(self._file)
             self._members = self._listed()
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            # what zipfile raises for a damaged directory; for a newer version of the format; for an offset before the
+            # file's begin. The file is a stranger's: its user gets one line
             self._file.close()
             raise self.wrong(f"it is no zip file ({one_line(error)}); give a file that bench bundle wrote") from None
         except BaseException:
@@ -132,6 +134,8 @@ class Archive:
             with self._zip.open(entry) as member:
                 data = member.read(entry.file_size + 1)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+            # what zipfile raises for a wrong checksum or local header; a broken stream; one that ends too early; an
+            # offset that cannot be sought; a way to pack or a version that it does not know; a password
             raise self.wrong(f"its member {name!r} is damaged ({one_line(error)})") from None
         if len(data) != entry.file_size:
             raise self.wrong(f"its member {name!r} has {len(data)} bytes; the zip says {entry.file_size}")

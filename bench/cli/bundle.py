@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import device_option, plugin_option, reading_options, using_options
+from bench.cli.options import all_of, device_option, plugin_option, reading_options, using_options
 from bench.errors import BadValue, BenchError, one_line
 from bench.execution.session import open_session
 
@@ -25,6 +25,8 @@ seed_option = click.option(
     "--seed", type=click.IntRange(min=0), metavar="N", help="Of the draw; default: a secret one."
 )
 trust_option = click.option("--trust", is_flag=True, help="Run plug-in code of the bundle. Read it first.")
+#: for commands that take bundles in: replay, seed, trust, device, as_json, db, data_dir, plugins, config
+merging_options = all_of(replay_option, seed_option, trust_option, device_option, using_options)
 
 
 @click.command()
@@ -74,11 +76,7 @@ def bundle(
 
 @click.command()
 @click.argument("file")
-@replay_option
-@seed_option
-@trust_option
-@device_option
-@using_options
+@merging_options
 def merge(
     file: str,
     replay: str,
@@ -112,11 +110,7 @@ def merge(
 @click.command()
 @click.argument("folder", metavar="DIR")
 @click.option("--out", metavar="DIR", default="results/board", show_default=True, help="Folder of the site.")
-@replay_option
-@seed_option
-@trust_option
-@device_option
-@using_options
+@merging_options
 def board(
     folder: str,
     out: str,

@@ -65,7 +65,7 @@ device_option = click.option(
 )
 
 
-def _all(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+def all_of(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
     """These options as one decorator; they stand in the help in this order."""
 
     def decorate(function: Function) -> Function:
@@ -77,12 +77,12 @@ def _all(*options: Callable[[Function], Function]) -> Callable[[Function], Funct
 
 
 #: for commands that play runs: sets, device, as_json, db, data_dir, plugins, config
-playing_options = _all(set_option, device_option, json_option, db_option, data_option, plugin_option, config_option)
+playing_options = all_of(set_option, device_option, json_option, db_option, data_option, plugin_option, config_option)
 #: for commands that use what is installed and stored, and play nothing: as_json, db, data_dir, plugins, config
-using_options = _all(json_option, db_option, data_option, plugin_option, config_option)
+using_options = all_of(json_option, db_option, data_option, plugin_option, config_option)
 #: for commands that only read the database: as_json, db, config. They take --data-dir, so that one set of options fits
 #: all commands.
-reading_options = _all(json_option, db_option, unused_data_option, config_option)
+reading_options = all_of(json_option, db_option, unused_data_option, config_option)
 
 
 def write_out(out: str, data: bytes) -> None:

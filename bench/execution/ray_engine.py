@@ -31,18 +31,18 @@ from typing import Any
 import psutil
 
 from bench import plugins
-from bench.cache import Cache
+from bench.cache import Cache, on_disk
 from bench.deadline import NEVER, Deadline, in_units
 from bench.environment import environment, one_thread
 from bench.errors import BadValue, BenchError, EngineError, one_line
 from bench.execution.engine import WORKER_ENVIRONMENT, Watch
 from bench.execution.jobs import ChunkDone, End, Event, Failed, Job, Lost, perform
-from bench.execution.sources import other_parts
+from bench.execution.sources import other_dataset, other_parts
 from bench.game.resources import Resources
 from bench.planning.spec import Part, RunSpec
 from bench.settings import Settings
 from bench.source import tree_hash
-from bench.store import user_files
+from bench.store import named_files, user_files
 from bench.tiers import Tier, Unreachable, shared_store
 
 #: bytes of a file that travel together
@@ -59,8 +59,6 @@ STARTS = 3
 HOME = "bench-worker-"
 #: seconds that idle workers have to tidy up
 LEAVE_S = 2.0
-#: the name by which a machine says where its artefacts are to lie
-NODE_FOLDER = "BENCH_CACHE"
 
 
 def check_ray(address: str) -> None:
@@ -79,7 +77,7 @@ def check_ray(address: str) -> None:
 
 
 def import_ray() -> Any:
-    """The package."""
+    """The package. It reports nothing to its makers, and a worker without a GPU keeps what it sees of them."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -162,10 +160,11 @@ class Depot:
         """One more piece of a new file. last: the sha256 of the whole one, with its last piece; else ""."""
         path = self._path(name)
         part = path.with_name(f"{path.name}.part-{token}")
-        part.parent.mkdir(parents=True, exist_ok=True)
         self._moved[1] += len(piece)
-        with part.open("ab") as file:
-            file.write(piece)
+        with on_disk(part):
+            part.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("ab") as file:
+                file.write(piece)
         if last:
             with part.open("rb") as file:
                 whole = hashlib.file_digest(file, "sha256").hexdigest()
@@ -210,7 +209,9 @@ class DepotTier:
     def _ask(self, method: str, *arguments: Any) -> Any:
         try:
             return self._ray.get(getattr(self._depot, method).remote(*arguments))
-        except self._ray.exceptions.RayActorError as error:
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None  # such as a disk of the command's machine that is full
+        except self._ray.exceptions.RayError as error:
             raise Unreachable(f"The command's machine cannot be reached ({one_line(error)})") from None
 
     def has(self, name: str) -> bool:
@@ -267,22 +268,23 @@ class Worker:
         _sweep()
         self._home = Path(tempfile.mkdtemp(prefix=f"{HOME}{os.getpid()}-"))
         for name, content in parcel.files:
-            self._keep(name, content)
+            self.keep(name, content)
         os.chdir(self._home)
         one_thread()
         plugins.load_all(None, parcel.named)
         settings = _settings_here(parcel)
         tier: Tier | None = shared_store(settings.store)
-        if settings.cache_root != parcel.settings.cache_root and tier is None:
-            tier = DepotTier(depot)
-        self._cache = Cache(settings.cache_root, self._report, tier, environment(settings.device))
         #: the folder is this machine's own: what only the command's machine needs is not kept here
         self._own = settings.cache_root != parcel.settings.cache_root
+        if self._own and tier is None:
+            tier = DepotTier(depot)
+        self._cache = Cache(settings.cache_root, self._report, tier, environment(settings.device))
         self._resources = Resources(settings, self._report, self._cache)
         self._events: Iterator[Event] = iter(())
         self._checked: set[str] = set()
 
-    def _keep(self, name: str, content: bytes) -> None:
+    def keep(self, name: str, content: bytes) -> None:
+        """Write a file of a plug-in or of a network, which a job names by this path below the worker's folder."""
         path = self._home / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -297,10 +299,6 @@ class Worker:
                 raise BadValue(f"--device cuda was given, but torch finds no CUDA device on {socket.gethostname()}.")
         return Hello(socket.gethostname(), node, os.getpid(), environment(device), sources())
 
-    def keep(self, name: str, content: bytes) -> None:
-        """A file that a job names by this path."""
-        self._keep(name, content)
-
     def begin(self, job: Job, left_s: float | None) -> None:
         """Begin a job. left_s: seconds until the command has to end; None: no limit."""
         deadline = NEVER if left_s is None else Deadline.after(left_s)
@@ -310,7 +308,7 @@ class Worker:
     def _job(self, job: Job) -> Iterator[Any]:
         if job.spec.key not in self._checked:
             try:
-                other = next(other_parts(job.spec, self._resources.settings.data_dir), None)
+                other = other_dataset(job.spec, self._resources.facts) or next(other_parts(job.spec), None)
             except BenchError as error:  # a name or a dataset that this machine lacks
                 yield Refused(one_line(error))
                 return
@@ -351,10 +349,10 @@ def _sweep() -> None:
 def _settings_here(parcel: Parcel) -> Settings:
     """The settings of a worker: with the folders of its own machine."""
     settings, root = parcel.settings, parcel.settings.cache_root
-    own = os.environ.get(NODE_FOLDER)
+    own = named_files()
     seen = (root / parcel.mark).is_file() and os.access(root, os.W_OK)
-    if own and Path(own) != root:
-        root = Path(own)
+    if own is not None and own != root:
+        root = own
     elif not seen:
         root = user_files()
     data_dir = settings.data_dir if settings.data_dir is not None and settings.data_dir.is_dir() else None
@@ -507,7 +505,6 @@ class RayEngine:
         self._reason = reason
         if self._failed_starts >= STARTS and not self._ever:
             raise EngineError(f"No worker can be started on Ray: {reason}")
-        self._grown = -GROW_S
 
     def _refuse(self, actor: _Actor, hello: Hello, what: str) -> None:
         """No worker on this machine does anything for this command."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench import registry
 from bench.models.sources import network_source
-from bench.planning.facts import content_of, facts_of
+from bench.planning.facts import content_of
+from bench.planning.plan import FactsOf
 from bench.planning.spec import RunSpec
 
 
@@ -22,15 +22,19 @@ class Other:
     here: str
 
 
-def other_parts(spec: RunSpec, data_dir: Path | None, attack: bool = True) -> Iterator[Other]:
-    """The parts whose source or content is another one in this process, the dataset first.
+def other_dataset(spec: RunSpec, facts: FactsOf) -> Other | None:
+    """The dataset, where its content is another one here. facts: gives the facts of a dataset by its parameters."""
+    name = spec.dataset.name
+    here = content_of(name, facts(name, registry.datasets.load(name).Params(**spec.dataset.params)))
+    return None if here == spec.dataset.source else Other("dataset", name, spec.dataset.source, here)
+
+
+def other_parts(spec: RunSpec, attack: bool = True) -> Iterator[Other]:
+    """The parts whose source is another one in this process.
 
     attack: its source counts; else its images are there already, and it does not play again.
     """
-    facts = facts_of(data_dir)(
-        spec.dataset.name, registry.datasets.load(spec.dataset.name).Params(**spec.dataset.params)
-    )
-    now = [("dataset", spec.dataset.name, spec.dataset.source, content_of(spec.dataset.name, facts))]
+    now = []
     if spec.game.source:
         source = registry.protocols[spec.game.protocol].source_hash()
         now.append(("protocol", spec.game.protocol, spec.game.source, source))

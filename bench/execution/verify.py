@@ -21,10 +21,9 @@ from torch import Tensor
 from bench import registry
 from bench.cache import Cache
 from bench.environment import environment
-from bench.execution.sources import other_parts
+from bench.execution.sources import other_dataset, other_parts
 from bench.game.crafting import Crafted
 from bench.game.resources import Resources
-from bench.planning.facts import content_of, facts_of
 from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
 from bench.rows import Resume, Row, image_hash
@@ -152,7 +151,7 @@ def _changed(spec: RunSpec, record: RunRecord, resources: Resources, crafts: boo
         return "the run was made by another version of the harness"
     if told := other_data(spec, record, resources) or _unknown(spec, crafts):
         return told
-    other = next(other_parts(spec, resources.settings.data_dir, attack=spec.threat.queries_served or crafts), None)
+    other = next(other_parts(spec, attack=spec.threat.queries_served or crafts), None)
     if other is not None:
         return _since(other.what, other.name, record)
     here = environment(resources.settings.device)
@@ -165,10 +164,8 @@ def _changed(spec: RunSpec, record: RunRecord, resources: Resources, crafts: boo
 
 def other_data(spec: RunSpec, record: RunRecord, resources: Resources) -> str:
     """That the dataset has another content than it had for the run; "" if it has the same."""
-    params = registry.datasets.load(spec.dataset.name).Params(**spec.dataset.params)
-    facts = facts_of(resources.settings.data_dir)(spec.dataset.name, params)
-    same = content_of(spec.dataset.name, facts) == spec.dataset.source
-    return "" if same else _since("dataset", spec.dataset.name, record)
+    other = other_dataset(spec, resources.facts)
+    return "" if other is None else _since(other.what, other.name, record)
 
 
 def _since(what: str, name: str, record: RunRecord) -> str:

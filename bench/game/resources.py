@@ -27,6 +27,7 @@ from bench.game.match import Match
 from bench.game.oracle import Around, GameOracle
 from bench.game.serving import Serving
 from bench.game.start import is_foreign, look
+from bench.planning.facts import facts_of
 from bench.planning.plan import info_of
 from bench.planning.preflight import no_company, no_poisoning, no_surrogate
 from bench.planning.spec import Part, RunSpec
@@ -51,6 +52,8 @@ class Resources:
             settings.cache_root, report, shared_store(settings.store), environment(settings.device)
         )
         self.device = torch.device(settings.device)
+        #: the facts of a dataset, found once for all that ask
+        self.facts = facts_of(settings.data_dir)
         self._report = report
         self._environment = digest(environment(settings.device))
         self._kept: OrderedDict[tuple[str, str], Any] = OrderedDict()

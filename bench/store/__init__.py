@@ -1,6 +1,6 @@
 """Results in a database: a SQLite file by default, or a PostgreSQL server. Only this package imports SQLAlchemy."""
 
-from bench.store.folder import Needs, files_of, is_sqlite, shares_files, sqlite_file, user_files
+from bench.store.folder import Needs, files_of, is_sqlite, named_files, shares_files, sqlite_file, user_files
 from bench.store.games import GameRecord
 from bench.store.glance import Glance, glance_at
 from bench.store.leases import Claim, LeaseLost
@@ -25,6 +25,7 @@ __all__ = [
     "glance_at",
     "in_parts",
     "is_sqlite",
+    "named_files",
     "prepare",
     "rescue",
     "shares_files",

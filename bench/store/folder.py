@@ -44,13 +44,18 @@ def needs(session: Session) -> Needs:
 
 def files_of(url: str) -> Path:
     """The folder of images, states and bases: BENCH_CACHE, else beside a SQLite file, else in the user's cache."""
-    given = os.environ.get("BENCH_CACHE")
-    if given:
-        return Path(given)
+    if (named := named_files()) is not None:
+        return named
     file = file_of(parse_url(url))
     if file is not None:
         return file.with_name(f"{file.stem}-files")
     return user_files()
+
+
+def named_files() -> Path | None:
+    """The folder that BENCH_CACHE names; None where it names none."""
+    given = os.environ.get("BENCH_CACHE")
+    return Path(given) if given else None
 
 
 def user_files() -> Path:
@@ -62,7 +67,7 @@ def user_files() -> Path:
 
 def shares_files(url: str) -> str:
     """Why other databases may have files in the folder of this one; "" where no other can."""
-    if os.environ.get("BENCH_CACHE"):
+    if named_files() is not None:
         return "BENCH_CACHE names the folder"
     file = file_of(parse_url(url))
     if file is None:

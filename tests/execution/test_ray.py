@@ -20,13 +20,15 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import ProgrammingError
 
-from bench.errors import BadValue
+from bench.errors import BadValue, DiskError
 from bench.execution.ray_engine import Depot, DepotTier, check_ray, travelling
 from bench.planning.spec import RunSpec
+from bench.tiers import Unreachable
 from tests.conftest import ROOT, needed, spec_of
 from tests.databases import postgres_server
 from tests.execution.test_determinism import PROBE, STREAM, Place
 
+# an extra: it has no wheels for each Python and system that the rest runs on. With `make setup` it is there
 ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 #: bytes of the object store of a node: the least that Ray takes
@@ -157,7 +159,8 @@ def test_two_commands_on_one_server_that_is_started_again_give_the_rows(
     nodes: Nodes, tmp_path: Path, reference: dict
 ) -> None:
     """Each has workers of its own on the cluster; the database is away for some seconds while both play."""
-    nodes.add(), nodes.add()
+    for _ in range(2):
+        nodes.add()
     with postgres_server(needed("pg_ctl", folders="/usr/lib/postgresql/*/bin", package="postgresql")) as server:
         url = server.url.format("postgres")
         places = [Place(tmp_path / name, tmp_path) for name in ("first", "second")]
@@ -283,6 +286,28 @@ def test_a_piece_that_was_changed_on_its_way_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="other bytes"):
         depot.take("images/ab", "t", b"abc", "0" * 64)
     assert not list((tmp_path / "images").iterdir())
+
+
+def test_a_disk_of_the_command_that_takes_no_more_is_told_to_the_worker_as_what_it_is(
+    tier: DepotTier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "images").touch()  # a file where the folder has to be
+    with pytest.raises(DiskError) as caught:
+        Depot(str(tmp_path)).take("images/ab", "t", b"abc", "")
+
+    def get(value: object) -> None:
+        raise ray.exceptions.RayTaskError("take", "traceback", caught.value)
+
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(DiskError):
+        tier.put("images/ab", tmp_path / "images")
+
+    def lost(value: object) -> None:
+        raise ray.exceptions.ActorUnavailableError("away", None)
+
+    monkeypatch.setattr(ray, "get", lost)
+    with pytest.raises(Unreachable, match="cannot be reached"):
+        tier.has("images/ab")
 
 
 def test_the_depot_keeps_the_last_line_of_each_worker(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def ordinary_user() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    if platform.system() != "Linux":
+    if platform.system() != "Linux":  # elsewhere root writes whatever the rights say, so nothing can be shown
         pytest.skip("only on Linux can root be held to the rights of files")
     libc = ctypes.CDLL(None, use_errno=True)
     held = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then their upper halves
@@ -62,7 +62,7 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
         mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
     except OSError:
         mounted = False
-    if not mounted:
+    if not mounted:  # it takes rights that a user, and root in many containers, has not; no disk is filled instead
         pytest.skip("this user may not mount a file system of a chosen size")
     try:
         yield folder
