@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from math import isclose
 from pathlib import Path
@@ -85,11 +85,12 @@ def merge(
             merged.notes += _other_versions(runs, environment(settings.device))
             check_pairs(archive, runs)
             chosen = drawn(runs, games, seed)
+            resources = Resources(settings)
             for run in runs:
                 own = chosen.get(run.form.key, [])
                 if own:
                     trusted(archive, run.form.key, run.spec, trust)
-                _check(archive, run, staged, Resources(settings), own, merged.notes, paths)
+                _check(archive, run, staged, resources, own, merged.notes, paths)
             _store(archive, runs, staged, session.db(db), chosen, merged)
         finally:
             staged.close()
@@ -181,7 +182,7 @@ def _check(
     if found is not None:
         raise_difference(archive, run, found)
     if games:
-        replay(archive, run, staged, _located(record, paths), games, resources)
+        replay(archive, run, staged, _located(record, run, paths), games, resources)
 
 
 def _strange(run: CheckedRun) -> list[str]:
@@ -209,17 +210,9 @@ def _differing(said: dict[str, Any], found: dict[str, Any], prefix: str = "") ->
     return differing
 
 
-def _located(record: RunRecord, paths: dict[str, str]) -> RunRecord:
+def _located(record: RunRecord, run: CheckedRun, paths: dict[str, str]) -> RunRecord:
     """The run with the places of the network files of the bundle in place of their names; its key is the same."""
-    spec = dict(record.spec)
-    for part, name in (("base", "model"), ("surrogate_base", "model")):
-        if spec.get(part) and str(spec[part]["params"].get(name, "")) in paths:
-            params = {**spec[part]["params"], name: paths[spec[part]["params"][name]]}
-            spec[part] = {**spec[part], "params": params}
-    for part in ("network", "surrogate"):
-        if spec.get(part) and spec[part]["name"] in paths:
-            spec[part] = {**spec[part], "name": paths[spec[part]["name"]]}
-    return RunRecord(**{**asdict(record), "spec": spec})
+    return replace(record, spec=run.spec.with_files(lambda text: paths.get(text, text)).to_dict())
 
 
 # -- into the database ----------------------------------------------------------------------------------------------
@@ -271,8 +264,8 @@ def _copies(
         images = staged.image_files(key)
         for *_, file in images:
             cache.put_file("images", files.path("images", file).read_bytes())
-        whole = {**asdict(record), "origin": {**origin, "replayed": chosen.get(key, [])}}
-        yield WholeRun(RunRecord(**whole), staged.all_rows(key), staged.games(key), images)
+        whole = replace(record, origin={**origin, "replayed": chosen.get(key, [])})
+        yield WholeRun(whole, staged.all_rows(key), staged.games(key), images)
 
 
 def _is_known(archive: Archive, run: CheckedRun, target: Store) -> bool:

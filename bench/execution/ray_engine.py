@@ -39,7 +39,7 @@ from bench.execution.engine import WORKER_ENVIRONMENT, Watch
 from bench.execution.jobs import ChunkDone, End, Event, Failed, Job, Lost, perform
 from bench.execution.sources import other_dataset, other_parts
 from bench.game.resources import Resources
-from bench.planning.spec import Part, RunSpec
+from bench.planning.spec import RunSpec
 from bench.settings import Settings
 from bench.source import tree_hash
 from bench.store import named_files, user_files
@@ -724,24 +724,10 @@ def travelling(spec: RunSpec) -> tuple[RunSpec, dict[str, Path]]:
     files: dict[str, Path] = {}
 
     def moved(text: str) -> str:
-        path = Path(text).expanduser()
+        file, colon, function = text.rpartition(":") if ".py:" in text else (text, "", "")
+        path = Path(file).expanduser()
         name = f"files/{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}/{path.name}"
         files[name] = path
-        return name
+        return f"{name}{colon}{function}"
 
-    def network(name: str) -> str:
-        file, colon, function = name.rpartition(":")
-        return f"{moved(file)}{colon}{function}" if ".py:" in name else name
-
-    def part(given: Part | None) -> Any:
-        if given is None:
-            return None
-        params = dict(given.params)
-        if params.get("weights"):
-            params["weights"] = moved(str(params["weights"]))
-        if ".py:" in str(params.get("model", "")):
-            params["model"] = network(params["model"])
-        return replace(given, name=network(given.name), params=params)
-
-    names = ("defense", "base", "network", "surrogate", "surrogate_base")
-    return replace(spec, **{name: part(getattr(spec, name)) for name in names}), files
+    return spec.with_files(moved), files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import PurePath
@@ -34,12 +35,17 @@ def placeless(value: Any) -> Any:
     """A part of a run as it enters a key: files by their name alone, since their content is in the source hash."""
     if not isinstance(value, dict) or not {"name", "params"} <= set(value):
         return value
-    name, params = value["name"], dict(value["params"])
+    return _with_files(value, lambda text: PurePath(text).name)
+
+
+def _with_files(part: dict[str, Any], place: Callable[[str], str]) -> dict[str, Any]:
+    """A part with another text for each file that it names: a weights file, or a network as `FILE.py:FUNCTION`."""
+    name, params = part["name"], dict(part["params"])
     if params.get("weights"):
-        params["weights"] = PurePath(str(params["weights"])).name
+        params["weights"] = place(str(params["weights"]))
     if ".py:" in str(params.get("model", "")):
-        params["model"] = PurePath(params["model"]).name
-    return {**value, "name": PurePath(name).name if ".py:" in name else name, "params": params}
+        params["model"] = place(params["model"])
+    return {**part, "name": place(name) if ".py:" in name else name, "params": params}
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,14 @@ class RunSpec:
         return RunSpec(
             **{**known, **made, "threat": ThreatModel(**values["threat"]), "game": GameSpec.from_dict(values["game"])}
         )
+
+    def with_files(self, place: Callable[[str], str]) -> RunSpec:
+        """The run with `place(text)` for each file that it names. Its key stays where the names of the files stay."""
+        parts: dict[str, Any] = {}
+        for name in ("defense", "base", "network", "surrogate", "surrogate_base"):
+            if (part := getattr(self, name)) is not None:
+                parts[name] = Part(**_with_files(asdict(part), place))
+        return replace(self, **parts)
 
     @cached_property
     def key(self) -> str:
