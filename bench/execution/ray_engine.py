@@ -176,7 +176,7 @@ class Depot:
     def drop(self, name: str) -> None:
         path = self._path(name)
         if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)  # another worker may be removing it too
         else:
             path.unlink(missing_ok=True)
 
@@ -330,7 +330,7 @@ class Worker:
     def leave(self) -> None:
         """The command has no more work: leave nothing behind but what the next one may need."""
         os.chdir(tempfile.gettempdir())
-        shutil.rmtree(self._home, ignore_errors=True)
+        shutil.rmtree(self._home, ignore_errors=True)  # what stays, the next worker here sweeps
 
     def _report(self, line: str) -> None:
         if time.monotonic() - self._said > 0.5:

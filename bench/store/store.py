@@ -34,13 +34,17 @@ WRITE_ATTEMPTS = 10
 #: seconds for which a server that does not answer is tried again, and the longest pause between two tries
 RECONNECT_S = 60.0
 PAUSE_S = 5.0
+#: classes of PostgreSQL's error codes that say so: a broken connection; a shutdown, a start that goes on
+GONE = ("08", "57")
 
 
 def _is_gone(error: DBAPIError) -> bool:
     """Whether a server was lost, or cannot be reached now: the same statement may succeed later."""
-    return error.connection_invalidated or (
-        isinstance(error, OperationalError) and error.orig is not None and "sqlite3" not in type(error.orig).__module__
-    )
+    if error.connection_invalidated:
+        return True
+    server = isinstance(error, OperationalError) and "sqlite3" not in type(error.orig).__module__
+    state = getattr(error.orig, "sqlstate", None) or ""  # none where no server has answered
+    return server and (state[:2] in GONE or state == "")
 
 
 def _say(line: str) -> None:

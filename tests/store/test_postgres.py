@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import threading
 import time
 import warnings
@@ -10,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import OperationalError
 
 import bench as lib
 from bench.errors import StoreError
@@ -135,6 +138,22 @@ def test_a_server_that_stays_away_is_told_after_a_while_and_waited_for_once(
     finally:
         server.start()
     assert [row.position for row in kept.rows(key())] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("raised", "gone"),
+    [
+        (psycopg.OperationalError("connection refused"), True),
+        (psycopg.errors.AdminShutdown(), True),
+        (psycopg.errors.CannotConnectNow(), True),
+        (psycopg.errors.ConnectionFailure(), True),
+        (psycopg.errors.DiskFull(), False),
+        (psycopg.errors.DeadlockDetected(), False),
+        (sqlite3.OperationalError("database is locked"), False),
+    ],
+)
+def test_what_is_waited_for_is_a_server_that_is_away_and_nothing_else(raised: Exception, gone: bool) -> None:
+    assert store_module._is_gone(OperationalError("select 1", {}, raised)) is gone
 
 
 @pytest.mark.parametrize("write", ["claim", "commit", "end_game"])
