@@ -18,24 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.models.frozen import frozen_copy
+from defenses.lanes import Lanes
 from defenses.recording import Recorder, copy_all, recorder_for
 from defenses.workspace import Recipe, Workspace
 
-__all__ = ["Learner", "Recipe", "TuningSet", "lanes_on", "side_by_side"]
-
-#: victims that a GPU adapts at the same time: on an H200 and ResNet-18 with generated code, 2 are 1.24 times as fast as
-#: one by one, 4 are 1.31, 8 are 1.29; without, on an H100, 1.35, 1.55 and 1.64 (`benchmarks/gpu.py`)
-LANES = 4
-#: room that each of them is given
-LANE_BYTES = 2 << 30
-
-
-def lanes_on(device: torch.device) -> int:
-    """How many victims are adapted at the same time on a device: 1 on a CPU."""
-    if device.type != "cuda":
-        return 1
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(min(LANES, free // LANE_BYTES), 1)
+__all__ = ["Learner", "Recipe", "TuningSet", "side_by_side"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +67,8 @@ class Learner:
         self.recipe = recipe
         self._shared = self._make()
         self._lanes = [self._shared]
+        #: how many of them are used at once
+        self.pace = Lanes(device)
         self._state: list[Tensor] | None = None  # None: the workspace holds it
         self._shared.holder = weakref.ref(self)
 

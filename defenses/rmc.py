@@ -37,7 +37,7 @@ from bench.models.frozen import frozen_copy
 from bench.values import Params, State
 from defenses.bank import Bank
 from defenses.bank_builder import BankBuilder, BankParams, BankRecipe, check_bank
-from defenses.finetune import Learner, Recipe, TuningSet, lanes_on, side_by_side
+from defenses.finetune import Learner, Recipe, TuningSet, side_by_side
 from defenses.precision import Precision, computing
 
 
@@ -126,22 +126,22 @@ class RMC(OnlineDefense):
         All points start from one state, so several are adapted at the same time if the device gains by it.
         """
         noise_key = self.noise_of(draw)
-        lanes = self._lanes(len(x))
-        answers = []
-        for first in range(0, len(x), len(lanes)):
-            points = x[first : first + len(lanes)].split(1)
-            sets = [self._neighbourhood(point, noise_key)[1] for point in points]
-            learners = lanes[: len(points)]
-            for learner in learners:
-                learner.become(self._learner)
-                self._start(learner)
-            self._fine_tune(learners, sets)
-            answers += [learner.logits(point) for learner, point in zip(learners, points, strict=True)]
+        answers: list[Tensor] = []
+        while len(answers) < len(x):
+            learners = self._lanes(len(x) - len(answers))
+            points = x[len(answers) : len(answers) + len(learners)].split(1)
+            with self._learner.pace.measured(len(learners)):
+                sets = [self._neighbourhood(point, noise_key)[1] for point in points]
+                for learner in learners:
+                    learner.become(self._learner)
+                    self._start(learner)
+                self._fine_tune(learners, sets)
+                answers += [learner.logits(point) for learner, point in zip(learners, points, strict=True)]
         return torch.cat(answers)
 
     def _lanes(self, points: int) -> list[Learner]:
-        """Learners to adapt this many points with: one on a CPU, several on a GPU that has room for them."""
-        return self._learner.lanes(min(points, lanes_on(self._device)))
+        """Learners to adapt the next of this many points with: one on a CPU, several on a GPU that gains by it."""
+        return self._learner.lanes(self._learner.pace.count(points))
 
     def _start(self, learner: Learner) -> None:
         if not self.params.carry:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from bench.draws import generator
 from bench.models.resnet import ResNet
-from defenses.finetune import Learner, Recipe, TuningSet, lanes_on, side_by_side
+from defenses.finetune import Learner, Recipe, TuningSet, side_by_side
 from defenses.frozen_norm import _FoldedConv2d, _FoldedLinear, _FrozenNorm, _Shifted, channel_sums, freeze_norms
+from defenses.lanes import Lanes
 from defenses.precision import InPrecision, computing, lowered
 from defenses.recording import Recorder, Rehearsal, copy_all, recorder_for
 
@@ -300,5 +301,30 @@ def test_a_shift_is_added_and_its_gradient_summed() -> None:
     assert torch.autograd.gradcheck(_Shifted.apply, (maps, shift))
 
 
-def test_a_cpu_adapts_one_victim_at_a_time() -> None:
-    assert lanes_on(torch.device("cpu")) == 1
+def test_a_cpu_adapts_one_victim_at_a_time_and_times_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("defenses.lanes.timed")
+    pace = Lanes(torch.device("cpu"))
+    assert pace.count(100) == 1
+    with pace.measured(1):
+        pass
+
+
+@pytest.mark.parametrize("fastest", (1, 2, 4, 8))
+def test_as_many_victims_are_adapted_at_once_as_was_fastest_on_the_first_of_them(
+    fastest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("bench.clock.time.perf_counter", lambda: now)
+    pace, used = Lanes(torch.device("cpu"), room=9), []
+    while len(used) < 12:
+        count = pace.count(40)
+        with pace.measured(count):
+            recording = 100 if count not in used else 0
+            now += count * (1 if count == fastest else 2) + recording
+        used.append(count)
+    assert used == [1, 1, 2, 2, 4, 4, 8, 8, *[fastest] * 4]
+    assert pace.count(3) == (2 if fastest == 2 else 1)  # there are no four
+
+
+def test_victims_are_adapted_at_once_only_where_there_is_room() -> None:
+    assert [list(Lanes(torch.device("cpu"), room=room)._taken) for room in (1, 3, 100)] == [[1], [1, 2], [1, 2, 4, 8]]
