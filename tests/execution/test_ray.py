@@ -6,6 +6,7 @@ Nodes, workers and drivers are killed while games are played; afterwards the row
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -23,6 +25,7 @@ from sqlalchemy.exc import ProgrammingError
 from bench.errors import BadValue, DiskError
 from bench.execution.ray_engine import Depot, DepotTier, check_ray, travelling
 from bench.planning.spec import RunSpec
+from bench.store.prune import TEMPORARY, artefacts, prune
 from bench.tiers import Unreachable
 from tests.conftest import ROOT, needed, spec_of
 from tests.databases import postgres_server
@@ -124,17 +127,21 @@ def test_three_nodes_that_share_nothing_give_the_rows_of_one_process(
     assert place.verify(next(iter(place.rows()))) == 0
 
 
-def test_a_killed_node_and_a_killed_driver_change_nothing(nodes: Nodes, tmp_path: Path, reference: dict) -> None:
+def test_a_killed_node_a_killed_depot_and_a_killed_driver_change_nothing(
+    nodes: Nodes, tmp_path: Path, reference: dict
+) -> None:
     first, _ = nodes.add(), nodes.add()
     place = own_place(tmp_path)
     store = tmp_path / "store"
     often = ["--engine", "ray", "--address", nodes.address, "--set", "runner.chunk=3", "--store", str(store)]
     process = place.start(*STREAM, *often)
     until_rows(place, process, 10)
+    (depot,) = [worker for worker in nodes.workers() if "Depot" in " ".join(worker.cmdline())]
+    depot.kill()
     nodes.cluster.remove_node(first, allow_graceful=False)
     until_rows(place, process, place.count() + 10)
     process.kill()
-    process.communicate()
+    assert "own actor on Ray was lost" in process.communicate()[1]
     assert gone(nodes.workers(), 60), "an actor outlives its driver"
     place.run(*STREAM, *often)
     rows = place.rows()
@@ -231,6 +238,48 @@ def test_other_sources_are_refused_and_a_plugin_that_leaves_fails_alone(nodes: N
     assert reason.startswith("The worker on ") and reason.endswith("; so was the one before it."), reason
 
 
+GREEDY = """
+import time
+from bench import Attack, register_attack
+
+class Greedy(Attack):
+    block = 1
+    def perturb(self, oracle, x, y, draws):
+        held = []
+        for _ in range(28):
+            held.append(b"1" * (128 << 20))
+            time.sleep(0.05)
+        time.sleep(30)  # as long as memory stays full, Ray looks for somebody to end
+        raise RuntimeError(f"Ray let it have {len(held)} parts.")
+
+register_attack("greedy", Greedy, preset={"weights": "adapted"})
+"""
+
+
+@pytest.mark.slow
+def test_a_plugin_that_fills_the_memory_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's memory monitor ends the worker, and may end the depot beside it; the other run is played to its end."""
+    memory = psutil.virtual_memory()
+    if memory.available < 5e9:
+        pytest.skip("less than 5 GB of memory are free")
+    limit = (memory.total - memory.available + 1.5e9) / memory.total
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{limit:.4f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    place = own_place(tmp_path)
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    process = place.start("--defense", "regular", "--attack", "greedy", "--attack", "fgsm", "-n", "4", "--set",
+                          "base.epochs=1", "--engine", "ray", "--workers", "1", "--set", "runner.retries=1",
+                          "--plugin", str(tmp_path / "greedy.py"))  # fmt: skip
+    out, err = process.communicate(timeout=400)
+    runs = {run["attack"]: run for run in map(json.loads, out.splitlines())}
+    assert process.returncode == 1 and runs["fgsm"]["status"] == "DONE", err
+    assert runs["greedy"]["status"] == "FAILED", err
+    assert re.fullmatch(
+        r"The worker on \S+ was lost \(its machine ran out of memory\); so was the one before it\.",
+        runs["greedy"]["reason"],
+    )
+
+
 # -- the parts, without a cluster --------------------------------------------------------------------------------------
 
 
@@ -268,7 +317,27 @@ def test_a_file_travels_in_pieces(tier: DepotTier, tmp_path: Path, size: int) ->
     assert not tier.has("images/ab") and not list((tmp_path / "depot" / "images").iterdir())
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "images/../../x", ""])
+def test_what_has_come_in_part_lies_beside_the_folder_and_can_be_pruned(tier: DepotTier, tmp_path: Path) -> None:
+    key, depot = "a" * 64, tmp_path / "depot"
+    (tmp_path / "source").write_bytes(b"1" * 15)
+    sent: list[bytes] = []
+
+    def some(name: str, token: str, piece: bytes, last: str) -> None:
+        if sent:
+            raise Unreachable("the worker has ended")
+        sent.append(piece)
+        Depot(str(depot)).take(name, token, piece, last)
+
+    tier.turn_to(_Here(SimpleNamespace(take=some)))
+    with pytest.raises(Unreachable):
+        tier.put(f"bases/{key}/weights", tmp_path / "source")
+    assert not list((depot / "bases" / key).iterdir())
+    (part,) = (one for one in artefacts(depot) if one.kind == TEMPORARY)
+    prune(depot, None, "")
+    assert not part.path.exists()
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "images/../../x", "", "images"])
 def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
     depot = Depot(str(tmp_path / "depot"))
     for use in (
