@@ -323,6 +323,9 @@ class Worker:
             except BenchError as error:  # a name or a dataset that this machine lacks
                 yield Refused(one_line(error))
                 return
+            if other is not None and not other.here:
+                yield Refused(f"it has no {other.what} {other.name!r}")
+                return
             if other is not None:
                 yield Refused(
                     f"its {other.what} {other.name} has source {other.here[:12]}, and the run's {other.asked[:12]}"
