@@ -15,6 +15,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -408,6 +409,8 @@ class RayEngine:
         #: what was announced last, and when
         self._announced, self._announced_at = "", -GROW_S
         self._own_cluster = not self._ray.is_initialized()
+        #: what the program did about SIGTERM before Ray was asked
+        self._on_sigterm: Any = None
         #: Ray's background threads print what they hear of the cluster; standard output is the command's
         self._stdout, sys.stdout = sys.stdout, sys.stderr
         try:
@@ -455,6 +458,7 @@ class RayEngine:
         address = self._settings.address
         if not self._own_cluster:  # the program that uses the library has connected
             return
+        self._on_sigterm = signal.getsignal(signal.SIGTERM)
         quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
         try:
             if address:
@@ -465,6 +469,8 @@ class RayEngine:
         except Exception as error:  # Ray lets through what its parts raise
             where = f"at {address}" if address else "on this machine"
             raise EngineError(f"Ray {where} cannot be reached or started: {one_line(error)}; see: ray status") from None
+        if signal.getsignal(signal.SIGTERM) != self._on_sigterm:  # Ray's leaves as `exit` does, with no word
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     # -- how many workers -------------------------------------------------------------------------------------------
 
@@ -706,6 +712,8 @@ class RayEngine:
             self._mark.unlink(missing_ok=True)
         if self._own_cluster:
             self._ray.shutdown()
+        if self._on_sigterm is not None and signal.getsignal(signal.SIGTERM) == signal.default_int_handler:
+            signal.signal(signal.SIGTERM, self._on_sigterm)
         sys.stdout = self._stdout
 
 
