@@ -87,6 +87,8 @@ def full_disk(folder: Path) -> DiskError:
 MANIFEST = "manifest.json"
 #: free bytes below which what failed while it wrote a folder has failed for want of space
 FULL = 1 << 20
+#: what the ending of a half-written file begins with, where it comes from another machine; letters follow
+COMING = "from-"
 #: the ending of what was set aside
 DAMAGED = ".damaged"
 #: folders whose contents were compared by this process, with the sizes and times of their files at that moment

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from bench.data.task import to_pixels
 from bench.environment import one_thread, pick_device, threads_kept
 from bench.errors import BadValue, UnknownName
 from bench.execution.progress import PlainListener
-from bench.execution.session import open_session, reading_session, take_runner
+from bench.execution.session import in_this_process, open_session, reading_session, take_runner
 from bench.execution.verify import Verification
 from bench.execution.verify import verify as verify_run
 from bench.game.resources import Resources
@@ -170,8 +169,8 @@ def audit(
         raise UnknownName("defense", subject, [entry.name for entry in registry.defenses], "bench list defenses")
     how = take_runner(values)
     url = session.db(_path(db))
+    how = in_this_process(how, "bench.audit plays in this process alone", "leave runner.engine out of sets")
     settings = session.settings(url, data_folder(_path(data_dir)), pick_device(device), 1, how)
-    settings = replace(settings, engine="local")  # what this program holds in memory is in no other process
     planned = prepare(subject, base, dataset, budget, session.config, settings, seed=seed, n=n, sets=values)
     store = Store.open(url)
     assert store is not None

@@ -7,13 +7,15 @@ from a tier compares it with its manifest or its own sha256, so a tier is never 
 from __future__ import annotations
 
 import errno
+import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from bench.errors import BadValue, BenchError, DiskError, one_line
 
@@ -22,6 +24,9 @@ ATTEMPTS = 4
 PAUSE_S = 0.5
 #: what the system says of a disk that takes no more: trying again does not help, and no run is to blame
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+#: the name of a file on its way into a folder that is a store
+UPLOAD = re.compile(r".+/.+\.part-[0-9a-f]{8}")
 
 Anything = TypeVar("Anything")
 
@@ -116,6 +121,22 @@ class SharedStore:
     def drop(self, name: str) -> None:
         with suppress(FileNotFoundError):
             self._tried(f"removing {name}", lambda: self._fs.rm(self._path(name), recursive=True))
+
+    def files(self) -> Iterator[tuple[str, int, float]]:
+        """Name, bytes and time of the last write of each file, in seconds as of `time.time`."""
+        found = self._tried("listing it", lambda: self._fs.find(self._root, detail=True))
+        root = f"{self._fs._strip_protocol(self._root)}/"
+        for path, about in sorted(found.items()):
+            if path.startswith(root):
+                yield path.removeprefix(root), int(about.get("size") or 0), self._written(path, about)
+
+    def _written(self, path: str, about: dict[str, Any]) -> float:
+        """When a file was written last; now where the store does not say so, since it counts as in use then."""
+        try:
+            told = about.get("mtime") or about.get("LastModified") or self._fs.modified(path)
+        except (NotImplementedError, FileNotFoundError):
+            return time.time()
+        return float(told.timestamp() if isinstance(told, datetime) else told)
 
 
 @lru_cache(maxsize=8)

@@ -346,6 +346,13 @@ def test_runs_are_verified_and_compared(net: nn.Module, points: Any) -> None:
         lib.verify(3)  # type: ignore[arg-type]
 
 
+def test_what_is_in_memory_is_played_here_whatever_engine_is_configured(net: nn.Module, points: Any) -> None:
+    Path("bench.toml").write_text('[runner]\nengine = "ray"\nworkers = 40\n')
+    assert evaluated(net, points[0][:10], points[1][:10], attack="fgsm").status == "DONE"
+    with pytest.raises(BadValue, match=r"so no worker process knows it .*; leave runner\.engine out"):
+        evaluated(net, points[0][:10], points[1][:10], attack="fgsm", sets={"runner.engine": "ray"})
+
+
 def test_a_network_and_a_name_are_audited(net: nn.Module, points: Any) -> None:
     """Here, also where runs play on a cluster: no other process has the network."""
     Path("bench.toml").write_text('[runner]\nengine = "ray"\n')
@@ -354,6 +361,8 @@ def test_a_network_and_a_name_are_audited(net: nn.Module, points: Any) -> None:
     assert "worst case" in repr(audited) and "<table" in audited._repr_html_()
     assert audited.to_dict()["defense"] == "given" and set(audited.runs) and isinstance(audited.flags, list)
     assert {check["id"] for check in audited.checks} >= {"V1", "M9"} and isinstance(audited.left_out, dict)
+    with pytest.raises(BadValue, match=r"leave runner\.engine out of sets"):
+        lib.audit("regular", budget="quick", sets={"runner.engine": "ray"})
     with pytest.raises(BadValue, match=r"bench\.audit\(model, x, y, eps=\.\.\.\)"):
         lib.audit(net)
     with pytest.raises(BadValue, match="budget is 'much'"):

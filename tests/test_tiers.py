@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import torch
 from bench import tiers
 from bench.cache import MANIFEST, Cache, dump_tensors
 from bench.errors import DiskError
-from bench.tiers import SharedStore, Unreachable
+from bench.store.prune import prune_store
+from bench.tiers import SharedStore, Unreachable, shared_store
 from bench.values import State
 from tests.conftest import Bench
 from tests.test_cache import build, flip
@@ -153,3 +155,92 @@ def test_a_wrong_store_is_told_before_anything_is_written(bench: Bench, tmp_path
     done = bench("run", "--defense", "regular", "--attack", "clean", "-n", 2, "--store", url)
     assert done.code == 2 and what in done.err.splitlines()[-1] and "Traceback" not in done.err, done.err
     assert not list(tmp_path.iterdir())
+
+
+# -- what nothing needs any more ---------------------------------------------------------------------------------------
+
+
+def in_store(store: SharedStore, tmp_path: Path, *names: str) -> None:
+    (tmp_path / "content").write_bytes(bytes(100))
+    for name in names:
+        store.put(name, tmp_path / "content")
+
+
+def names_in(store: SharedStore) -> set[str]:
+    return {name for name, _, _ in store.files()}
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is written now was written two hours ago."""
+    now = time.time() + 7200
+    monkeypatch.setattr("bench.store.prune.time.time", lambda: now)
+
+
+A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+UPLOAD = f"images/{C}.part-0123abcd"
+WHOLE = {f"bases/{A}/weights", f"bases/{A}/{MANIFEST}", f"states/{A}", f"images/{A}"}
+PARTS = {f"banks/{B}/images.npy", f"banks/{B}/rows.npy", UPLOAD, f"bases/{A}/weights.part-0123abcd"}
+FOREIGN = {"README.md", f"notes/{'x' * 64}", "states/readme.txt"}
+
+
+def test_what_came_in_part_goes_after_an_hour_and_all_else_stays(
+    store: SharedStore, tmp_path: Path, bench: Bench, later: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_store(store, tmp_path, *WHOLE, *PARTS, *FOREIGN)
+    monkeypatch.setattr("bench.tiers.SharedStore", lambda url: store)
+    shared_store.cache_clear()
+    listed = json.loads(bench("cache", "--store", store.url, "--json").out)
+    assert listed["kinds"]["temporary"] == {"count": 3, "bytes": 400} and listed["free"] is None
+    assert listed["kinds"]["bases"] == {"count": 1, "bytes": 200} and listed["bytes"] == 800
+    prune = ("cache", "prune", "--store", store.url)
+    assert "3 would be removed" in bench(*prune, "--dry-run").out
+    assert names_in(store) == WHOLE | PARTS | FOREIGN
+    done = bench(*prune)
+    assert done.code == 0 and "3 removed" in done.out and "images stay" in done.out
+    assert names_in(store) == WHOLE | FOREIGN
+    refused = bench(*prune, "--kind", "images")
+    assert refused.code == 2 and "Images cannot be pruned" in refused.err
+    assert bench(*prune, "--kind", "states", "--older-than", 1).code == 0 and names_in(store) == WHOLE | FOREIGN
+    assert bench(*prune, "--kind", "bases").code == 0
+    assert names_in(store) == {f"states/{A}", f"images/{A}"} | FOREIGN
+    assert bench(*prune, "--kind", "basses").code == 2
+    shared_store.cache_clear()
+
+
+def test_what_was_just_written_is_not_pruned(store: SharedStore, tmp_path: Path) -> None:
+    in_store(store, tmp_path, *WHOLE, *PARTS)
+    for kind in ("", "states", "bases", "temporary"):
+        assert prune_store(store, kind).removed == []
+    assert names_in(store) == WHOLE | PARTS
+
+
+def test_a_store_that_is_not_there_has_nothing_and_one_that_fails_is_told(
+    store: SharedStore, tmp_path: Path, later: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(store.files()) == [] and prune_store(store).removed == []
+    in_store(store, tmp_path, UPLOAD)
+
+    def drop(name: str) -> None:
+        raise Unreachable("it is away")
+
+    monkeypatch.setattr(store, "drop", drop)
+    done = prune_store(store)
+    assert done.removed == [] and done.failed == [(Path(UPLOAD), "it is away")]
+
+
+def test_a_file_whose_time_is_not_known_counts_as_in_use(
+    store: SharedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_store(store, tmp_path, UPLOAD)
+    find = store._fs.find
+
+    def timeless(*args: object, **kwargs: object) -> dict[str, dict[str, Any]]:
+        return {path: {"size": about["size"]} for path, about in find(*args, **kwargs).items()}
+
+    def unknown(path: str) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(store._fs, "find", timeless)
+    monkeypatch.setattr(store._fs, "modified", unknown)
+    assert [when > time.time() - 60 for _, _, when in store.files()] == [True]

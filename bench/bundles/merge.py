@@ -15,7 +15,6 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from bench import registry
 from bench.bundles.archive import Archive
 from bench.bundles.check import CheckedRun, check_pairs, checked_run, images_of, read_manifest
 from bench.bundles.manifest import Manifest, RunForm
@@ -28,6 +27,7 @@ from bench.data.files import data_dir as data_folder
 from bench.environment import environment, pick_device
 from bench.errors import BenchError, one_line
 from bench.execution.session import Session
+from bench.execution.sources import other_plugins
 from bench.execution.verify import other_data, verify
 from bench.game.resources import Resources
 from bench.store import GameRecord, RunRecord, Store, WholeRun
@@ -167,7 +167,8 @@ def _check(
         raise archive.wrong(f"{what}: its rows give {name} {found!r:.80}, in the manifest {said!r:.80}")
     check_weights(archive, run, resources)
     notes += [
-        f"the {part} is not here as it was then, so what the bundle says of it is not checked" for part in _strange(run)
+        f"the {other.what} {other.name!r} is not here as it was then, so what the bundle says of it is not checked"
+        for other in other_plugins(run.spec)
     ]
     try:
         told = other_data(run.spec, record, resources)
@@ -183,17 +184,6 @@ def _check(
         raise_difference(archive, run, found)
     if games:
         replay(archive, run, staged, _located(record, run, paths), games, resources)
-
-
-def _strange(run: CheckedRun) -> list[str]:
-    """The plug-ins of a run that are not here with the same source."""
-    named = (("defense", registry.defenses, run.spec.defense), ("base", registry.defenses, run.spec.base),
-             ("attack", registry.attacks, run.spec.attack))  # fmt: skip
-    return [
-        f"{what} {part.name!r}"
-        for what, names, part in named
-        if part.name not in names or names[part.name].source_hash() != part.source
-    ]
 
 
 def _differing(said: dict[str, Any], found: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

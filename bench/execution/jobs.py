@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from bench.deadline import OutOfTime
@@ -63,13 +64,19 @@ class Job:
         doing = text or _DOING[self.kind]
         return f"{name}: {doing}" if name else doing
 
-    @property
+    @cached_property  # a command asks for it several times with each event
     def key(self) -> str:
         """Equal for two jobs that make the same thing; it is then made once, for both."""
-        owner = {"base": self.spec.base_key, "craft": f"{self.spec.craft_key}{self.spec.indices}"}
-        if self.kind in ("pieces", "piece", "fit"):
-            return f"{self.kind} {self.spec.fit_key} {self.argument}"
-        return f"{self.kind} {owner.get(self.kind, self.spec.key)} {self.argument}"
+        match self.kind:
+            case "base":
+                owner = self.spec.base_key
+            case "pieces" | "piece" | "fit":
+                owner = self.spec.fit_key
+            case "craft":
+                owner = f"{self.spec.craft_key}{self.spec.indices}"
+            case _:
+                owner = self.spec.key
+        return f"{self.kind} {owner} {self.argument}"
 
 
 # The events of a job: on the way, and at its end.

@@ -15,6 +15,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from typing import Any
 import psutil
 
 from bench import plugins
-from bench.cache import Cache, on_disk
+from bench.cache import COMING, Cache, on_disk
 from bench.deadline import NEVER, Deadline, in_units
 from bench.environment import environment, one_thread
 from bench.errors import BadValue, BenchError, EngineError, one_line
@@ -139,7 +140,7 @@ class Depot:
 
     def _path(self, name: str) -> Path:
         path = Path(os.path.normpath(self._root / name))
-        if not path.is_relative_to(self._root) or path == self._root:
+        if not path.is_relative_to(self._root) or len(path.relative_to(self._root).parts) < 2:
             raise ValueError(f"{name!r} is no name of an artefact.")
         return path
 
@@ -159,10 +160,11 @@ class Depot:
     def take(self, name: str, token: str, piece: bytes, last: str) -> None:
         """One more piece of a new file. last: the sha256 of the whole one, with its last piece; else ""."""
         path = self._path(name)
-        part = path.with_name(f"{path.name}.part-{token}")
+        kind, key, *_ = path.relative_to(self._root).parts
+        part = self._root / kind / f"{key}.part-{token}"  # not within a folder, whose manifest does not name it
         self._moved[1] += len(piece)
         with on_disk(part):
-            part.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with part.open("ab") as file:
                 file.write(piece)
         if last:
@@ -206,6 +208,9 @@ class DepotTier:
         self._depot = depot
         self._ray = import_ray()
 
+    def turn_to(self, depot: Any) -> None:
+        self._depot = depot
+
     def _ask(self, method: str, *arguments: Any) -> Any:
         try:
             return self._ray.get(getattr(self._depot, method).remote(*arguments))
@@ -240,7 +245,7 @@ class DepotTier:
     def put(self, name: str, source: Path) -> None:
         with source.open("rb") as file:
             whole = hashlib.file_digest(file, "sha256").hexdigest()
-            token = f"{os.getpid()}{os.urandom(4).hex()}"
+            token = f"{COMING}{os.urandom(8).hex()}"
             file.seek(0)
             left = source.stat().st_size
             while True:
@@ -265,6 +270,7 @@ class Worker:
         self._depot = depot
         self._ray = import_ray()
         self._said = 0.0
+        self._depot_tier: DepotTier | None = None
         _sweep()
         self._home = Path(tempfile.mkdtemp(prefix=f"{HOME}{os.getpid()}-"))
         for name, content in parcel.files:
@@ -277,7 +283,7 @@ class Worker:
         #: the folder is this machine's own: what only the command's machine needs is not kept here
         self._own = settings.cache_root != parcel.settings.cache_root
         if self._own and tier is None:
-            tier = DepotTier(depot)
+            tier = self._depot_tier = DepotTier(depot)
         self._cache = Cache(settings.cache_root, self._report, tier, environment(settings.device))
         self._resources = Resources(settings, self._report, self._cache)
         self._events: Iterator[Event] = iter(())
@@ -288,6 +294,12 @@ class Worker:
         path = self._home / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+    def turn_to(self, depot: Any) -> None:
+        """From now on, this depot takes the place of the one before, which was lost."""
+        self._depot = depot
+        if self._depot_tier is not None:
+            self._depot_tier.turn_to(depot)
 
     def hello(self) -> Hello:
         node = self._ray.get_runtime_context().get_node_id()
@@ -311,6 +323,9 @@ class Worker:
                 other = other_dataset(job.spec, self._resources.facts) or next(other_parts(job.spec), None)
             except BenchError as error:  # a name or a dataset that this machine lacks
                 yield Refused(one_line(error))
+                return
+            if other is not None and not other.here:
+                yield Refused(f"it has no {other.what} {other.name!r}")
                 return
             if other is not None:
                 yield Refused(
@@ -394,6 +409,8 @@ class RayEngine:
         #: what was announced last, and when
         self._announced, self._announced_at = "", -GROW_S
         self._own_cluster = not self._ray.is_initialized()
+        #: what the program did about SIGTERM before Ray was asked
+        self._on_sigterm: Any = None
         #: Ray's background threads print what they hear of the cluster; standard output is the command's
         self._stdout, sys.stdout = sys.stdout, sys.stderr
         try:
@@ -413,14 +430,8 @@ class RayEngine:
         self._parcel = _parcel(settings, self._mark.name)
         self._cache = Cache(settings.cache_root, tier=shared_store(settings.store))
         self._expected = (environment(settings.device), sources())
-        here = self._ray.get_runtime_context().get_node_id()
-        beside = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
-        self._depot = (
-            self._ray.remote(Depot)
-            .options(num_cpus=0, max_concurrency=16, scheduling_strategy=beside)
-            .remote(str(settings.cache_root))
-        )
-        self._hearing = self._depot.heard.remote(1.0)
+        self._depots_lost = 0
+        self._start_depot()
         self._backlog: deque[Job] = deque()
         self._number = 0
         self._files: dict[str, Any] = {}
@@ -433,10 +444,21 @@ class RayEngine:
         self._begun, self._told = time.monotonic(), False
         self._grow()
 
+    def _start_depot(self) -> None:
+        here = self._ray.get_runtime_context().get_node_id()
+        beside = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
+        self._depot = (
+            self._ray.remote(Depot)
+            .options(num_cpus=0, max_concurrency=16, scheduling_strategy=beside)
+            .remote(str(self._settings.cache_root))
+        )
+        self._hearing = self._depot.heard.remote(1.0)
+
     def _connect(self) -> None:
         address = self._settings.address
         if not self._own_cluster:  # the program that uses the library has connected
             return
+        self._on_sigterm = signal.getsignal(signal.SIGTERM)
         quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
         try:
             if address:
@@ -447,6 +469,8 @@ class RayEngine:
         except Exception as error:  # Ray lets through what its parts raise
             where = f"at {address}" if address else "on this machine"
             raise EngineError(f"Ray {where} cannot be reached or started: {one_line(error)}; see: ray status") from None
+        if signal.getsignal(signal.SIGTERM) != self._on_sigterm:  # Ray's leaves as `exit` does, with no word
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     # -- how many workers -------------------------------------------------------------------------------------------
 
@@ -586,9 +610,9 @@ class RayEngine:
         try:
             said: dict[int, str] = self._ray.get(self._hearing)
         except self._ray.exceptions.RayError as error:
-            raise EngineError(
-                f"Ray has lost this command's own actor ({_why(error)}); give the command again."
-            ) from None
+            self._replace_depot(_why(error))
+            return
+        self._depots_lost = 0
         by_number = {actor.number: actor for actor in self._actors}
         for number, line in said.items():
             actor = by_number.get(number)
@@ -596,6 +620,18 @@ class RayEngine:
                 actor.heard = time.monotonic()
                 self._watch(actor.job, line)
         self._hearing = self._depot.heard.remote(1.0)
+
+    def _replace_depot(self, why: str) -> None:
+        """The depot was lost: what it keeps is in files, so another goes on. Ray ends it where memory runs out here."""
+        self._depots_lost += 1
+        if self._depots_lost >= STARTS:
+            raise EngineError(
+                f"Ray has lost this command's own actor {STARTS} times in succession ({why}); give the command again."
+            )
+        warnings.warn(f"This command's own actor on Ray was lost ({why}); another takes its place", stacklevel=2)
+        self._start_depot()
+        for actor in self._actors:
+            actor.handle.turn_to.remote(self._depot)
 
     def _heard(self, actor: _Actor, ref: Any) -> Iterator[tuple[Job, Event]]:
         """What one call of a worker gave."""
@@ -676,6 +712,8 @@ class RayEngine:
             self._mark.unlink(missing_ok=True)
         if self._own_cluster:
             self._ray.shutdown()
+        if self._on_sigterm is not None and signal.getsignal(signal.SIGTERM) == signal.default_int_handler:
+            signal.signal(signal.SIGTERM, self._on_sigterm)
         sys.stdout = self._stdout
 
 

@@ -170,6 +170,9 @@ class Session:
         requests = [request] if suite is None else suite_requests(suite, self.config.suite, request)
         folder = data_folder(data_dir)
         planned = plan(requests, self.config, facts_of(folder))
+        why = _stays_here(planned, in_process)
+        if why:
+            how = in_this_process(how, why, "leave --engine ray out" if in_process else "leave runner.engine out")
         on_ray = how.get("engine", self.config.runner.engine) == "ray"
         place = pick_device(device, here=not on_ray)
         url = self.db(db)
@@ -178,7 +181,7 @@ class Session:
             from bench.execution.ray_engine import check_ray
 
             check_ray(settings.address)
-        settings = _placed(planned, settings, workers is not None or "workers" in how, in_process)
+        settings = _placed(planned, settings, workers is not None or "workers" in how, why)
         known = Store.open(url, create=False)  # an unusable database is reported before anything is written
         return Prepared(planned, settings, url, known, suite, rerun)
 
@@ -194,24 +197,41 @@ def _workers(engine: str, device: str) -> int:
     return 1 if device == "cuda" else os.cpu_count() or 1
 
 
-def _placed(planned: list[Planned], settings: Settings, asked: bool, in_process: bool) -> Settings:
-    """Which processes play the runs. asked: the user chose the number of workers, so `BadValue` says why not.
+def _stays_here(planned: list[Planned], in_process: bool) -> str:
+    """Why no other process can play the runs; "" where others can.
 
-    Names that this program registered itself are known in no other process. Code of a plug-in file is foreign: it gets
-    a process of its own, where it can neither end nor block this one.
+    Names that this program registered itself are known in no other process.
     """
     own = sorted({name for item in planned for name in _registered_here(item.spec)})
-    if own or in_process:
-        why = f"This program registered {', '.join(own)} itself, so no worker process knows it" if own else ""
-        why = why or "--in-process plays in this process alone"
-        if settings.engine == "ray":
-            raise BadValue(f"{why}; leave --engine ray out.")
+    if own:
+        return (
+            f"This program registered {', '.join(own)} itself, so no worker process knows it (one in a file that is "
+            f"given as a plug-in is known to all)"
+        )
+    return "--in-process plays in this process alone" if in_process else ""
+
+
+def in_this_process(how: dict[str, Any], why: str, todo: str) -> dict[str, Any]:
+    """What `runner.*` says, with the engine that plays here, whatever bench.toml says.
+
+    `BadValue` where this request asks for Ray: why not, and what to do.
+    """
+    if how.get("engine") == "ray":
+        raise BadValue(f"{why}; {todo}.")
+    return {**how, "engine": "local"}
+
+
+def _placed(planned: list[Planned], settings: Settings, asked: bool, why_here: str) -> Settings:
+    """Which processes play the runs. asked: the user chose the number of workers, so `BadValue` says why not.
+
+    why_here: as `_stays_here` says. Code of a plug-in file is foreign: it gets a process of its own, where it can
+    neither end nor block this one.
+    """
+    if why_here:
         if settings.workers > 1 and asked:
-            raise BadValue(
-                f"{why}; give workers=1{', or write it to a file and give that as a plug-in' if own else ''}."
-            )
+            raise BadValue(f"{why_here}; give workers=1.")
         if math.isfinite(settings.silent_s):
-            raise BadValue(f"{why}, and this process cannot end itself for being silent; leave runner.limit out.")
+            raise BadValue(f"{why_here}, and this process cannot end itself for being silent; leave runner.limit out.")
         return replace(settings, workers=1, apart=False)
     return replace(settings, apart=settings.apart or any(_from_files(item.spec) for item in planned))
 

@@ -14,7 +14,11 @@ from bench.planning.spec import RunSpec
 
 @dataclass(frozen=True)
 class Other:
-    """A part of a run that is another one here. what: `defense`, `dataset`, ...; hashes of its source: asked, here."""
+    """A part of a run that is another one here.
+
+    what         `defense`, `dataset`, ...
+    asked, here  hashes of its source; here: "" where nothing is registered under the name
+    """
 
     what: str
     name: str
@@ -30,18 +34,25 @@ def other_dataset(spec: RunSpec, facts: FactsOf) -> Other | None:
 
 
 def other_parts(spec: RunSpec, attack: bool = True) -> Iterator[Other]:
-    """The parts whose source is another one in this process.
+    """The plug-ins and the network whose source is another one in this process.
 
     attack: its source counts; else its images are there already, and it does not play again.
     """
-    now = []
-    if spec.game.source:
-        source = registry.protocols[spec.game.protocol].source_hash()
-        now.append(("protocol", spec.game.protocol, spec.game.source, source))
-    parts = [("defense", spec.defense, registry.defenses), ("base", spec.base, registry.defenses)]
-    parts += [("attack", spec.attack, registry.attacks)] if attack else []
-    now += [(what, part.name, part.source, names[part.name].source_hash()) for what, part, names in parts]
+    yield from other_plugins(spec, attack)
     if not spec.brings_network:
         name, _, source = network_source(spec.network.name, str(spec.base.params.get("weights", "")))
-        now.append(("network", name, spec.network.source, source))
-    return (Other(what, name, asked, here) for what, name, asked, here in now if asked != here)
+        if source != spec.network.source:
+            yield Other("network", name, spec.network.source, source)
+
+
+def other_plugins(spec: RunSpec, attack: bool = True) -> Iterator[Other]:
+    """The plug-ins that are not here, or with another source. No file is read that only the run names."""
+    parts = [("defense", spec.defense, registry.defenses), ("base", spec.base, registry.defenses)]
+    parts += [("attack", spec.attack, registry.attacks)] if attack else []
+    named = [(what, part.name, part.source, names) for what, part, names in parts]
+    if spec.game.source:
+        named.insert(0, ("protocol", spec.game.protocol, spec.game.source, registry.protocols))
+    for what, name, asked, names in named:
+        here = names[name].source_hash() if name in names else ""
+        if here != asked:
+            yield Other(what, name, asked, here)

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import registry
 from bench.cache import Cache
 from bench.environment import environment
 from bench.execution.sources import other_dataset, other_parts
@@ -149,9 +148,11 @@ def _changed(spec: RunSpec, record: RunRecord, resources: Resources, crafts: boo
     """
     if spec.key != record.key:
         return "the run was made by another version of the harness"
-    if told := other_data(spec, record, resources) or _unknown(spec, crafts):
+    if told := other_data(spec, record, resources):
         return told
     other = next(other_parts(spec, attack=spec.threat.queries_served or crafts), None)
+    if other is not None and not other.here:
+        return f"the {other.what} {other.name!r} is not registered here; give its file with --plugin"
     if other is not None:
         return _since(other.what, other.name, record)
     here = environment(resources.settings.device)
@@ -171,15 +172,6 @@ def other_data(spec: RunSpec, record: RunRecord, resources: Resources) -> str:
 def _since(what: str, name: str, record: RunRecord) -> str:
     commit = str(record.provenance.get("commit", ""))[:12]
     return f"the {what} {name} has changed since{f'; the run was made at commit {commit}' if commit else ''}"
-
-
-def _unknown(spec: RunSpec, crafts: bool) -> str:
-    """Which name of a run is registered by nobody here; "" for none."""
-    names = {"defense": (registry.defenses, spec.defense.name), "base": (registry.defenses, spec.base.name)}
-    names |= {"protocol": (registry.protocols, spec.game.protocol)}
-    names |= {"attack": (registry.attacks, spec.attack.name)} if spec.threat.queries_served or crafts else {}
-    missing = next((f"the {what} {name!r}" for what, (known, name) in names.items() if name not in known), "")
-    return f"{missing} is not registered here; give its file with --plugin" if missing else ""
 
 
 class _Stored:

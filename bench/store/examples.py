@@ -7,22 +7,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from bench.errors import DamagedRun, one_line
 from bench.rows import Row
 from bench.store.schema import Unreadable
-from bench.store.tables import ExampleRow, ImageRow
+from bench.store.tables import EXAMPLES, IMAGES, ExampleRow, ImageRow
 
 #: the columns of a row; `to_columns` and `rows_of` convert the values of some
 COLUMNS = tuple(field.name for field in fields(Row))
+#: of both tables: the lines of a game from a position on, and a new line
+_CLEAR = [
+    delete(table).where(
+        table.c.run == bindparam("of"), table.c.game == bindparam("number"), table.c[start] >= bindparam("first")
+    )
+    for table, start in ((EXAMPLES, "position"), (IMAGES, "start"))
+]
+_ADD, _ADD_FILE = insert(EXAMPLES), insert(IMAGES)
 
 
 def to_columns(row: Row) -> dict[str, Any]:
     """The columns of a row. A distance that is not finite becomes null: JSON has no NaN."""
     distances = {norm: value if math.isfinite(value) else None for norm, value in row.distances.items()}
-    return {name: getattr(row, name) for name in COLUMNS} | {"distances": distances}
+    return {**vars(row), "distances": distances}
 
 
 def rows_of(names: Sequence[str], lines: Iterable[Sequence[Any]]) -> list[Row]:
@@ -47,15 +55,13 @@ def rows_of(names: Sequence[str], lines: Iterable[Sequence[Any]]) -> list[Row]:
     return rows
 
 
-def put_chunk(session: Session, run: str, rows: Sequence[Row], image_file: str) -> None:
+def put_chunk(connection: Connection, run: str, rows: Sequence[Row], image_file: str) -> None:
     """Insert consecutive rows of one game and the file of their images, in place of all from the first one on."""
     game, start = rows[0].game, rows[0].position
-    for table, column in ((ExampleRow, ExampleRow.position), (ImageRow, ImageRow.start)):
-        session.execute(delete(table).where(table.run == run, table.game == game, column >= start))
-    session.execute(insert(ExampleRow), [{"run": run, **to_columns(row)} for row in rows])
-    session.execute(
-        insert(ImageRow), [{"run": run, "game": game, "start": start, "count": len(rows), "file": image_file}]
-    )
+    for clear in _CLEAR:
+        connection.execute(clear, {"of": run, "number": game, "first": start})
+    connection.execute(_ADD, [{"run": run, **to_columns(row)} for row in rows])
+    connection.execute(_ADD_FILE, {"run": run, "game": game, "start": start, "count": len(rows), "file": image_file})
 
 
 def delete_rows(session: Session, run: str) -> None:

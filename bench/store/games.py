@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from bench.rows import Meter, Resume
-from bench.store.tables import GameRow
+from bench.store.tables import GAMES, GameRow
+
+#: a game that has no row yet
+_NEW: dict[str, Any] = {
+    "rows": 0, "served": 0, "digest": "", "done": False, "attack_s": 0.0, "defense_s": 0.0, "wall_s": 0.0,
+    "background_answers": 0, "background_steps": 0, "background_s": 0.0, "background_delays": None, "flags": {},
+}  # fmt: skip
+_THIS = (GAMES.c.run == bindparam("of"), GAMES.c.game == bindparam("number"))
+_LINE, _MOVE = select(GAMES).where(*_THIS), update(GAMES).where(*_THIS)
 
 
 @dataclass(frozen=True)
@@ -35,22 +44,21 @@ class GameRecord:
         return Resume(self.rows, self.served, self.digest)
 
 
-def advance(session: Session, run: str, game: int, resume: Resume, meter: Meter, wall_s: float) -> None:
+def advance(connection: Connection, run: str, game: int, resume: Resume, meter: Meter, wall_s: float) -> None:
     """Note where a game resumes after a chunk, and add the seconds of the chunk: once, if it is noted twice."""
-    row = _game(session, run, game)
-    if row.rows and (row.rows, row.served, row.digest) == (resume.rows, resume.served, resume.digest):
+    known = _known(connection, run, game)
+    if known is not None and known.rows and (known.rows, known.served, known.digest) == _place(resume):
         return
-    row.rows, row.served, row.digest = resume.rows, resume.served, resume.digest
-    _add_seconds(row, meter, wall_s)
+    rows, served, digest = _place(resume)
+    _put(connection, run, game, known, meter, wall_s, {"rows": rows, "served": served, "digest": digest})
 
 
-def end(session: Session, run: str, game: int, meter: Meter, wall_s: float) -> None:
+def end(connection: Connection, run: str, game: int, meter: Meter, wall_s: float) -> None:
     """Mark a game as done, and add the seconds since its last chunk: once, if it is marked twice."""
-    row = _game(session, run, game)
-    if row.done:
+    known = _known(connection, run, game)
+    if known is not None and known.done:
         return
-    row.done = True
-    _add_seconds(row, meter, wall_s)
+    _put(connection, run, game, known, meter, wall_s, {"done": True})
 
 
 def delete_games(session: Session, run: str) -> None:
@@ -68,25 +76,36 @@ def games_by_run(session: Session, keys: Sequence[str]) -> dict[str, list[GameRe
     return found
 
 
-def _game(session: Session, run: str, game: int) -> GameRow:
-    """The line of a game in its table, added where it is missing."""
-    row = session.get(GameRow, (run, game))
-    if row is None:
-        row = GameRow(
-            run=run, game=game, rows=0, served=0, digest="", done=False, attack_s=0.0, defense_s=0.0, wall_s=0.0,
-            background_answers=0, background_steps=0, background_s=0.0, flags={},
-        )  # fmt: skip
-        session.add(row)
-    return row
+def _place(resume: Resume) -> tuple[int, int, str]:
+    return resume.rows, resume.served, resume.digest
 
 
-def _add_seconds(row: GameRow, meter: Meter, wall_s: float) -> None:
-    row.attack_s += meter.attack_s
-    row.defense_s += meter.defense_s
-    row.wall_s += wall_s
+def _known(connection: Connection, run: str, game: int) -> Any:
+    """The line of a game in its table; None where it is missing."""
+    return connection.execute(_LINE, {"of": run, "number": game}).first()
+
+
+def _put(
+    connection: Connection, run: str, game: int, known: Any, meter: Meter, wall_s: float, values: dict[str, Any]
+) -> None:
+    """Write these columns of a game and add its seconds. known: its line, None: it is added."""
+    old = _NEW if known is None else known._mapping
+    values = {
+        **values,
+        "attack_s": old["attack_s"] + meter.attack_s,
+        "defense_s": old["defense_s"] + meter.defense_s,
+        "wall_s": old["wall_s"] + wall_s,
+    }
     if meter.background.answers:
-        row.background_answers = meter.background.answers
-        row.background_steps = meter.background.steps
-        row.background_s = meter.background.seconds
-        row.background_delays = list(meter.background.delays)
-    row.flags = {**row.flags, **meter.flags}
+        values |= {
+            "background_answers": meter.background.answers,
+            "background_steps": meter.background.steps,
+            "background_s": meter.background.seconds,
+            "background_delays": list(meter.background.delays),
+        }
+    if meter.flags:
+        values["flags"] = {**old["flags"], **meter.flags}
+    if known is None:
+        connection.execute(insert(GAMES), {"run": run, "game": game, **_NEW, **values})
+    else:
+        connection.execute(_MOVE, {"of": run, "number": game, **values})

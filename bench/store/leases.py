@@ -16,18 +16,25 @@ from enum import Enum
 from typing import Any
 
 import psutil
-from sqlalchemy import CursorResult, update
+from sqlalchemy import Connection, CursorResult, bindparam, update
 from sqlalchemy.orm import Session
 
 from bench.errors import RunError, StoreError
 from bench.planning.spec import RunSpec
 from bench.store.runs import RunRecord
-from bench.store.tables import RunRow
+from bench.store.tables import RUNS, RunRow
 
 #: seconds without a heartbeat after which a holder on another host counts as dead
 LEASE_S = 60.0
 #: the start of a process is computed from the boot time, which moves a little when the clock is set
 START_SLACK_S = 5.0
+
+#: columns of a run, which are among the parameters, written by its holder
+_HOLD = (
+    update(RUNS)
+    .where(RUNS.c["key"] == bindparam("of"), RUNS.c.host == bindparam("at"), RUNS.c.pid == bindparam("by"))
+    .where(RUNS.c.process_start == bindparam("since"), RUNS.c.status == "RUNNING")
+)
 
 
 class LeaseLost(RunError):
@@ -134,14 +141,10 @@ def take_over(session: Session, holder: Holder, run: RunRecord, clean_key: str |
     return _count(taken) > 0
 
 
-def hold(session: Session, holder: Holder, key: str, **values: Any) -> None:
+def hold(session: Session | Connection, holder: Holder, key: str, **values: Any) -> None:
     """Write columns of a run as its holder, else raise `LeaseLost`. It locks the run, so it comes first."""
-    written = session.execute(
-        update(RunRow)
-        .where(RunRow.key == key, RunRow.host == holder.host, RunRow.pid == holder.pid)
-        .where(RunRow.process_start == holder.process_start, RunRow.status == "RUNNING")
-        .values(heartbeat=time.time(), **values)
-    )
+    who = {"of": key, "at": holder.host, "by": holder.pid, "since": holder.process_start}
+    written = session.execute(_HOLD, {**who, **values, "heartbeat": time.time()})
     if not _count(written):
         raise LeaseLost(f"The run {key[:12]} was taken over by another process.")
 

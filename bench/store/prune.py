@@ -4,6 +4,9 @@ Images are removed if no row refers to them, and if no other database can. Every
 take little time: they are removed unless an interrupted run goes on from them, or other databases use the folder.
 Bases, banks and crafted images take long: they are removed only if their kind is named. While a run of the database is
 being played, only half-written files of dead processes are removed.
+
+A store that several machines share (`bench.tiers.SharedStore`) is treated as the folder of several databases is: nobody
+knows them all, so images are never removed, other kinds if they are named, and only what was quiet for an hour.
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from bench.cache import DAMAGED
-from bench.errors import BadValue
+from bench.cache import COMING, DAMAGED, MANIFEST
+from bench.errors import BadValue, DiskError
 from bench.store import Needs, Store
+from bench.tiers import UPLOAD, SharedStore, Unreachable
 
 #: the kinds of artefacts
 KINDS = {
@@ -42,7 +46,7 @@ TEMPORARY = "temporary"
 QUIET_S = 3600.0
 
 _ARTEFACT = re.compile(r"[0-9a-f]{64}(-[0-9a-z]+)?")
-_PART = re.compile(r"[0-9a-f]{64}(-[0-9a-z]+)?\.(part(-(?P<pid>\d+))?|damaged)")
+_PART = re.compile(r"[0-9a-f]{64}(-[0-9a-z]+)?\.(part(-(?P<pid>\d+)|-" + COMING + "[0-9a-f]+)?|damaged)")
 
 
 @dataclass(frozen=True)
@@ -235,6 +239,55 @@ def _delete(path: Path) -> bool:
     except Timeout:
         return False
     return True
+
+
+# -- a store that several machines share ----------------------------------------------------------------------------
+
+
+def artefacts_of(store: SharedStore) -> Iterator[Artefact]:
+    """All artefacts in a store, with their names in place of paths: as `TEMPORARY` what came only in part."""
+    whole: dict[str, list[tuple[str, int, float]]] = {}
+    for name, size, modified in store.files():
+        kind, _, rest = name.partition("/")
+        key = rest.partition("/")[0]
+        if UPLOAD.fullmatch(name):
+            yield Artefact(TEMPORARY, Path(name), size, modified)
+        elif kind.isidentifier() and _ARTEFACT.fullmatch(key):
+            whole.setdefault(f"{kind}/{key}", []).append((name, size, modified))
+    for artefact, files in whole.items():
+        names = {name for name, _, _ in files}
+        complete = artefact in names or f"{artefact}/{MANIFEST}" in names  # a manifest comes last
+        kind = artefact.partition("/")[0] if complete else TEMPORARY
+        yield Artefact(kind, Path(artefact), sum(size for _, size, _ in files), max(when for _, _, when in files))
+
+
+def prune_store(store: SharedStore, kind: str = "", older_than_s: float = 0.0, dry_run: bool = False) -> Pruned:
+    """Remove what nothing needs from a store; the head of this module says what that is. `kind`: as for `prune`.
+
+    `BadValue` where `kind` is images.
+    """
+    if kind == "images":
+        raise BadValue(
+            f"Images cannot be pruned: other databases may refer to those in {store.url} (a store serves all who name "
+            f"it); give a database a store of its own, and remove that with it."
+        )
+    pruned, now = Pruned(), time.time()
+    for artefact in list(artefacts_of(store)):
+        if artefact.kind == (kind or TEMPORARY) and artefact.modified <= now - max(older_than_s, QUIET_S):
+            name = artefact.path.as_posix()
+            try:
+                if not dry_run:
+                    if store.has(f"{name}/{MANIFEST}"):
+                        store.drop(f"{name}/{MANIFEST}")  # first: without it the rest is not taken for whole
+                    store.drop(name)
+            except (Unreachable, DiskError) as error:
+                pruned.failed.append((artefact.path, str(error)))
+                continue
+            pruned.removed.append(artefact)
+    if not kind:
+        pruned.notes.append("images stay: databases that nobody here knows may refer to them")
+        pruned.notes.append("all else that is whole stays: others may be using it; see --kind states")
+    return pruned
 
 
 def nearest_folder(path: Path) -> Path:

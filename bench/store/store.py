@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -121,6 +121,15 @@ class Store:
 
         return self._answered(once, patient)
 
+    def _write_bare(self, write: Callable[[Connection], None]) -> None:
+        """As `_write`, for what is written again and again: statements alone, without a session and its objects."""
+
+        def once(again: bool) -> None:
+            with self._engine.begin() as connection:
+                write(connection)
+
+        self._answered(once)
+
     def _answered(self, once: Callable[[bool], Anything], patient: bool = True) -> Anything:
         """The result of `once`, which is told whether it was tried before. A server that does not answer is tried
         again for RECONNECT_S; what else the database driver raises becomes a `StoreError`."""
@@ -225,21 +234,21 @@ class Store:
     ) -> None:
         """Commit a chunk: rows of one game in order, the file with their images, the state after them, the seconds."""
 
-        def write(session: Session) -> None:
-            leases.hold(session, self._holder, key)
-            examples.put_chunk(session, key, rows, image_file)
-            games.advance(session, key, rows[0].game, resume, meter, wall_s)
+        def write(connection: Connection) -> None:
+            leases.hold(connection, self._holder, key)
+            examples.put_chunk(connection, key, rows, image_file)
+            games.advance(connection, key, rows[0].game, resume, meter, wall_s)
 
-        self._write(write)
+        self._write_bare(write)
 
     def end_game(self, key: str, game: int, meter: Meter, wall_s: float) -> None:
         """Mark a game as done, with the seconds since its last chunk."""
 
-        def write(session: Session) -> None:
-            leases.hold(session, self._holder, key)
-            games.end(session, key, game, meter, wall_s)
+        def write(connection: Connection) -> None:
+            leases.hold(connection, self._holder, key)
+            games.end(connection, key, game, meter, wall_s)
 
-        self._write(write)
+        self._write_bare(write)
 
     def finish(self, key: str, status: str, reason: str = "", detail: str = "") -> None:
         """End a run: DONE, SKIPPED or FAILED with its reason."""

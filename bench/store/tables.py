@@ -127,3 +127,7 @@ class ImageRow(Table):
     start: Mapped[int] = mapped_column(primary_key=True)
     count: Mapped[int]
     file: Mapped[str] = mapped_column(String(64))
+
+
+#: the bare tables, for what is written with every chunk: SQLAlchemy's mapping of objects takes most of the time there
+RUNS, GAMES, EXAMPLES, IMAGES = (Table.metadata.tables[name] for name in ("runs", "games", "examples", "images"))

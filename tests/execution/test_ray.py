@@ -6,13 +6,18 @@ Nodes, workers and drivers are killed while games are played; afterwards the row
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -21,8 +26,9 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import ProgrammingError
 
 from bench.errors import BadValue, DiskError
-from bench.execution.ray_engine import Depot, DepotTier, check_ray, travelling
+from bench.execution.ray_engine import Depot, DepotTier, RayEngine, check_ray, travelling
 from bench.planning.spec import RunSpec
+from bench.store.prune import TEMPORARY, artefacts, prune
 from bench.tiers import Unreachable
 from tests.conftest import ROOT, needed, spec_of
 from tests.databases import postgres_server
@@ -124,17 +130,22 @@ def test_three_nodes_that_share_nothing_give_the_rows_of_one_process(
     assert place.verify(next(iter(place.rows()))) == 0
 
 
-def test_a_killed_node_and_a_killed_driver_change_nothing(nodes: Nodes, tmp_path: Path, reference: dict) -> None:
-    first, _ = nodes.add(), nodes.add()
+def test_a_killed_node_a_killed_depot_and_a_killed_driver_change_nothing(
+    nodes: Nodes, tmp_path: Path, reference: dict
+) -> None:
+    first = nodes.add()
     place = own_place(tmp_path)
     store = tmp_path / "store"
     often = ["--engine", "ray", "--address", nodes.address, "--set", "runner.chunk=3", "--store", str(store)]
     process = place.start(*STREAM, *often)
     until_rows(place, process, 10)
+    (depot,) = [worker for worker in nodes.workers() if "Depot" in " ".join(worker.cmdline())]
+    depot.kill()
+    nodes.add()  # it joins while the command plays, and has to play the rest
     nodes.cluster.remove_node(first, allow_graceful=False)
     until_rows(place, process, place.count() + 10)
     process.kill()
-    process.communicate()
+    assert "own actor on Ray was lost" in process.communicate()[1]
     assert gone(nodes.workers(), 60), "an actor outlives its driver"
     place.run(*STREAM, *often)
     rows = place.rows()
@@ -231,6 +242,101 @@ def test_other_sources_are_refused_and_a_plugin_that_leaves_fails_alone(nodes: N
     assert reason.startswith("The worker on ") and reason.endswith("; so was the one before it."), reason
 
 
+GREEDY = """
+import time
+from bench import Attack, register_attack
+
+class Greedy(Attack):
+    block = 1
+    def perturb(self, oracle, x, y, draws):
+        held = []
+        for _ in range(48):
+            held.append(b"1" * (128 << 20))
+            time.sleep(0.05)
+        time.sleep(30)  # as long as memory stays full, Ray looks for somebody to end
+        raise RuntimeError(f"Ray let it have {len(held)} parts.")
+
+register_attack("greedy", Greedy, preset={"weights": "adapted"})
+"""
+
+
+@pytest.mark.slow
+def test_a_plugin_that_fills_the_memory_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's memory monitor ends the worker, and may end the depot beside it; the other run is played to its end."""
+    memory = psutil.virtual_memory()
+    if memory.available < 8e9:
+        pytest.skip("less than 8 GB of memory are free")
+    limit = (memory.total - memory.available + 3e9) / memory.total
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{limit:.4f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    place = own_place(tmp_path)
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    process = place.start("--defense", "regular", "--attack", "greedy", "--attack", "fgsm", "-n", "4", "--set",
+                          "base.epochs=1", "--engine", "ray", "--workers", "1", "--set", "runner.retries=1",
+                          "--plugin", str(tmp_path / "greedy.py"))  # fmt: skip
+    out, err = process.communicate(timeout=400)
+    runs = {run["attack"]: run for run in map(json.loads, out.splitlines())}
+    assert process.returncode == 1 and runs["fgsm"]["status"] == "DONE", err
+    assert runs["greedy"]["status"] == "FAILED", err
+    assert re.fullmatch(
+        r"The worker on \S+ was lost \(its machine ran out of memory\); so was the one before it\.",
+        runs["greedy"]["reason"],
+    )
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.fixture
+def growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a head that computes nothing, with an autoscaler that starts nodes of one CPU on this machine.
+
+    Ray's own `AutoscalingCluster` ends every Ray process of the machine before it starts.
+    """
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    port = next(port for port in range(6400, 8200) if is_free(port))  # below those of Ray's workers
+    kinds = {"one": {"resources": {"CPU": 1, "object_store_memory": OBJECTS}, "min_workers": 0, "max_workers": 2},
+             "ray.head.default": {"resources": {"CPU": 0}, "max_workers": 0}}  # fmt: skip
+    steps = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    commands = [f"{step}_commands" for step in steps]
+    config = {"cluster_name": "growing", "max_workers": 2, "head_node_type": "ray.head.default", "auth": {},
+              "upscaling_speed": 1.0, "idle_timeout_minutes": 5, "file_mounts": {}, "cluster_synced_files": [],
+              "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}"},
+              "available_node_types": {name: {**kind, "node_config": {}} for name, kind in kinds.items()},
+              **{name: [] for name in commands}}  # fmt: skip
+    (tmp_path / "growing.json").write_text(json.dumps(config))
+    command = ["start", "--head", "--block", f"--port={port}", "--num-cpus=0", "--include-dashboard=false",
+               f"--object-store-memory={OBJECTS}", f"--autoscaling-config={tmp_path / 'growing.json'}"]  # fmt: skip
+    ours = {**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    with (tmp_path / "head.log").open("w") as log:
+        head = psutil.Popen(
+            [Path(sys.executable).with_name(command[0]), *command[1:]], env=ours, stdout=log, stderr=log
+        )
+    try:
+        until = time.monotonic() + 120
+        while "block forever" not in (tmp_path / "head.log").read_text():
+            assert head.poll() is None and time.monotonic() < until, (tmp_path / "head.log").read_text()
+            time.sleep(0.5)
+        yield f"127.0.0.1:{port}"
+    finally:
+        started = head.children(recursive=True)
+        head.terminate()
+        for process in psutil.wait_procs([head, *started], timeout=30)[1]:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_workers_that_wait_make_an_autoscaler_add_machines(growing: str, tmp_path: Path, reference: dict) -> None:
+    place = own_place(tmp_path)
+    process = place.start(*STREAM, "--engine", "ray", "--address", growing, "--workers", "2")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0 and " on 2 machines" in err, err
+    rows = place.rows()
+    assert rows == {run: reference[run] for run in rows} and len(rows) == 2
+
+
 # -- the parts, without a cluster --------------------------------------------------------------------------------------
 
 
@@ -268,7 +374,27 @@ def test_a_file_travels_in_pieces(tier: DepotTier, tmp_path: Path, size: int) ->
     assert not tier.has("images/ab") and not list((tmp_path / "depot" / "images").iterdir())
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "images/../../x", ""])
+def test_what_has_come_in_part_lies_beside_the_folder_and_can_be_pruned(tier: DepotTier, tmp_path: Path) -> None:
+    key, depot = "a" * 64, tmp_path / "depot"
+    (tmp_path / "source").write_bytes(b"1" * 15)
+    sent: list[bytes] = []
+
+    def some(name: str, token: str, piece: bytes, last: str) -> None:
+        if sent:
+            raise Unreachable("the worker has ended")
+        sent.append(piece)
+        Depot(str(depot)).take(name, token, piece, last)
+
+    tier.turn_to(_Here(SimpleNamespace(take=some)))
+    with pytest.raises(Unreachable):
+        tier.put(f"bases/{key}/weights", tmp_path / "source")
+    assert not list((depot / "bases" / key).iterdir())
+    (part,) = (one for one in artefacts(depot) if one.kind == TEMPORARY)
+    prune(depot, None, "")
+    assert not part.path.exists()
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "images/../../x", "", "images"])
 def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
     depot = Depot(str(tmp_path / "depot"))
     for use in (
@@ -329,6 +455,28 @@ def test_files_of_networks_travel_by_name_and_the_key_stays(tmp_path: Path) -> N
     assert set(files.values()) == {tmp_path / "net.py", tmp_path / "w.safetensors"}
     assert moved.network.name.partition(":")[0] in files and moved.base.params["weights"] in files
     assert str(tmp_path) not in str(moved.to_dict())
+
+
+def test_a_signal_to_end_is_an_interruption_though_ray_would_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def init(**given: object) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+
+    def begin(engine: RayEngine, settings: object) -> None:
+        engine._actors, engine._depot, engine._mark = [], None, None
+        engine._connect()
+
+    fake = SimpleNamespace(init=init, is_initialized=lambda: False, shutdown=lambda: None, wait=lambda *_, **__: None)
+    monkeypatch.setattr("bench.execution.ray_engine.import_ray", lambda: fake)
+    monkeypatch.setattr(RayEngine, "_begin_on", begin)
+    engine = RayEngine(SimpleNamespace(address="auto"), lambda job, line: None)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        engine.stop()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
