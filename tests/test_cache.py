@@ -204,7 +204,7 @@ def test_whose_files_count(
         assert cache.get_or_build("banks", KEY, build).stat().st_uid == (OWNER if taken else 0)
         assert (cache.get_state(KEY) is not None) is taken and len(told) == (0 if taken else 2)
     else:
-        with as_user(reader), pytest.raises(DiskError, match="belongs to the user 60003.* cannot be set aside"):
+        with as_user(reader), pytest.raises(DiskError, match=r"belongs to the user 60003.* cannot be set aside"):
             Cache(shared, told.append).get_or_build("banks", KEY, build)
 
 
