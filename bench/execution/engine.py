@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
@@ -21,7 +20,6 @@ from typing import Protocol
 from bench import plugins
 from bench.deadline import in_units
 from bench.environment import one_thread
-from bench.errors import one_line
 from bench.execution.jobs import End, Event, Failed, Job, Lost, Progress, perform
 from bench.game.resources import Resources
 from bench.settings import Settings
@@ -265,8 +263,6 @@ def _work(connection: Connection, settings: Settings, parent: int) -> None:
                 emit(event)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
-        except KeyboardInterrupt as error:  # Ctrl-C does not reach this process, so a plug-in raised it
-            emit(Failed(f"KeyboardInterrupt: {one_line(error)}", traceback.format_exc()))
 
 
 def _die_with(parent: int) -> None:
