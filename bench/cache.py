@@ -5,7 +5,8 @@ renamed, so that two processes make it only once, and a kill never leaves half a
 
 Nothing damaged is believed. A folder has a manifest with the size and the sha256 of each file: sizes are compared at
 every opening, contents once per process. A file of tensors holds the sha256 of what is in it. What does not hold is set
-aside as `key.damaged`, reported in one line, and made again.
+aside as `key.damaged`, reported in one line, and made again. So is a link, and a file of a user whom the owner of the
+cache's folder has not let write there (see `stranger`): a manifest proves nothing where its author may be anybody.
 
 A cache may have a second tier (see `bench.tiers`): what it lacks is looked for there before it is made, what it makes
 is put there too, and what arrives is compared with its manifest as what lies here is.
@@ -18,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -164,7 +166,7 @@ class Cache:
         """The folder of an artefact whose lock is held: from the tier, or built now."""
         target = self.path(kind, key)
         part = target.with_name(f"{key}.part")
-        shutil.rmtree(part, ignore_errors=True)  # what a killed builder left
+        self._remove(part)  # what a killed builder left
         with on_disk(part):
             part.mkdir()
         try:
@@ -251,8 +253,8 @@ class Cache:
 
     def _set_aside(self, target: Path, what: str) -> None:
         aside = target.with_name(f"{target.name}{DAMAGED}")
+        self._remove(aside)
         with on_disk(target, what), suppress(FileNotFoundError):  # another process was faster
-            self._remove(aside)
             target.replace(aside)
         self._report(f"{target} is damaged ({what}): it is set aside as {aside.name} and made again")
 
@@ -266,10 +268,11 @@ class Cache:
 
     @staticmethod
     def _remove(target: Path) -> None:
-        if target.is_dir():
+        if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target, ignore_errors=True)
         else:
-            target.unlink(missing_ok=True)
+            with on_disk(target):
+                target.unlink(missing_ok=True)
 
     def put_state(self, key: str, state: State, cost: Cost = NO_COST) -> None:
         """Store a defense's state under its digest, with what its answers took."""
@@ -294,7 +297,7 @@ class Cache:
         """Store the bytes of a file of tensors under their sha256; returns that key."""
         key = hashlib.sha256(data).hexdigest()
         path = self.path(kind, key)
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != key:
+        if not is_own_file(path) or _sha256(path) != key:
             write_atomic(path, data)
         self._share_file(kind, key)
         return key
@@ -307,16 +310,20 @@ class Cache:
     def read(self, kind: str, key: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """The tensors and facts of a file; None if it is missing, or damaged and therefore set aside."""
         path = self.path(kind, key)
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            self._set_aside(path, "it is no file")
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # a pipe would be waited for
+            self._set_aside(path, "it is a link" if path.is_symlink() else "it is no file")
         if not self.pull(kind, key):
             return None
         try:
             data = path.read_bytes()
+            strange = stranger(path, self.root)
         except FileNotFoundError:  # another process has just removed it
             return None
         try:  # a file that is named by its content needs no other proof, and older ones have none
-            return parse_tensors(data, proven=hashlib.sha256(data).hexdigest() == key)
+            named = hashlib.sha256(data).hexdigest() == key
+            if strange and not named:
+                raise ValueError(strange)
+            return parse_tensors(data, proven=named)
         except ValueError as error:
             self._set_aside(path, str(error))
             return None
@@ -336,10 +343,14 @@ def damage_of(kind: str, path: Path) -> str:
     if path.is_dir() or path.is_symlink():
         _compared.pop(path, None)
         return damage(path)
+    if not path.is_file():  # a pipe would be waited for
+        return "it is no file"
     data = path.read_bytes()
     named = hashlib.sha256(data).hexdigest() == path.name
     if kind == "images" and not named:
         return "it holds other bytes than its name says"
+    if not named and (strange := stranger(path, path.parents[1])):
+        return strange
     try:
         if kind != "fits":
             parse_tensors(data, proven=named)
@@ -353,6 +364,11 @@ def damage(folder: Path) -> str:
     if folder.is_symlink():
         return "it is a link"
     try:
+        for path in (folder, *folder.rglob("*")):
+            if path.is_symlink():  # where it leads may change, and nothing here would
+                return f"{path.relative_to(folder).as_posix()} is a link"
+            if strange := stranger(path, folder.parents[1]):
+                return strange
         known = _files_of(folder)
         sizes = {name: int(size) for name, (size, _) in known.items()}
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -368,8 +384,32 @@ def damage(folder: Path) -> str:
     return ""
 
 
+def stranger(path: Path, root: Path) -> str:
+    """Whom a file or folder of the cache belongs to, where that is nobody whose files count here; "" otherwise.
+
+    Files count of this user, of root, and of the owner of the cache's folder. Where that folder may be written by its
+    group, files of the group count too: so several users share one cache.
+    """
+    held, top = path.lstat(), root.stat()
+    if held.st_uid in (getattr(os, "geteuid", int)(), 0, top.st_uid):
+        return ""
+    if top.st_mode & stat.S_IWGRP and held.st_gid == top.st_gid:
+        return ""
+    return f"{path.name[:12]} belongs to the user {held.st_uid}, who is neither you nor the owner of {root}"
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether a file of the cache is there that may be read: no link, no pipe, nobody else's."""
+    try:
+        return path.is_file() and not path.is_symlink() and not stranger(path, path.parents[1])
+    except FileNotFoundError:  # another process has just removed it
+        return False
+
+
 def _files_of(folder: Path) -> dict[str, Any]:
     """Size and sha256 of each file, as the manifest of a folder says; an older manifest says nothing else."""
+    if not (folder / MANIFEST).is_file():  # a pipe would be waited for
+        raise ValueError("it has no manifest")
     known = json.loads((folder / MANIFEST).read_bytes())
     files = known.get("files") if isinstance(known, dict) and "made_with" in known else known
     if not isinstance(files, dict):

@@ -24,6 +24,7 @@ from bench.execution.session import in_this_process, open_session, reading_sessi
 from bench.execution.verify import Verification
 from bench.execution.verify import verify as verify_run
 from bench.game.resources import Resources
+from bench.interrupts import interrupts_noted
 from bench.library import Arguments, File, Name, Number, Warner, _each, _names, _path, _play, _several
 from bench.models.given import adapts, given_network, tried
 from bench.norms import NORMS
@@ -111,6 +112,7 @@ def evaluate(
     return results if any(map(_several, (attack, eps, defense))) else results[0]
 
 
+@interrupts_noted()
 def audit(
     model: Any,
     x: Any = None,
@@ -179,6 +181,7 @@ def audit(
         return Audited(play(planned, store, settings, PlainListener(sys.stderr) if _shown(progress) else Warner()))
 
 
+@interrupts_noted()
 def verify(
     run: Result | str,
     *,

@@ -21,6 +21,7 @@ from bench.errors import BadValue, UnknownName
 from bench.execution.progress import PlainListener, title
 from bench.execution.runner import Listener
 from bench.execution.session import open_session, reading_session
+from bench.interrupts import interrupts_noted
 from bench.planning.requests import Request
 from bench.planning.spec import RunSpec
 from bench.store import RunRecord, Store
@@ -194,6 +195,7 @@ def _stored(db: File | None, config: File | None, **among: str | Iterable[str] |
     return store, store.runs(**wanted)
 
 
+@interrupts_noted()
 def _play(suite: str | None, given: Arguments) -> Results:
     """Play the runs of a request to their end; each once."""
     plugins = tuple(str(file) for file in _each(given.get("plugins", ())))

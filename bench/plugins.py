@@ -17,6 +17,7 @@ from types import ModuleType
 
 from bench import registry
 from bench.errors import BrokenPlugin, one_line
+from bench.interrupts import from_outside
 from bench.registry import BUILT_IN, PROGRAM, Entry, Registry, registering_as
 from bench.source import FILE_PREFIX, run_file
 
@@ -154,7 +155,9 @@ def _load_file(path: Path, strict: bool) -> None:
         content = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()
         with registering_as(str(path)):
             run_file(f"{FILE_PREFIX}{path.stem}_{content[:8]}", path)  # an edited file is another module, hashed anew
-    except (Exception, SystemExit) as error:  # a plug-in file may raise anything; the others must still load
+    except BaseException as error:  # a plug-in file may raise anything; the others must still load
+        if from_outside(error):
+            raise
         for names, entries in zip(registry.ALL, before, strict=True):
             names.put_back(entries)
         reason = one_line(error) if isinstance(error, BrokenPlugin) else f"{type(error).__name__}: {one_line(error)}"

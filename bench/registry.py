@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from bench.errors import BadValue, BrokenPlugin, UnknownName, one_line
+from bench.interrupts import from_outside
 from bench.source import foreign_code, module_hash, source_now
 
 #: origin of what is registered outside of `load_all`: by the program that uses this package as a library
@@ -104,7 +105,9 @@ class Entry:
         try:
             with foreign_code():
                 return getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # a plug-in may raise anything while it is imported
+        except BaseException as error:  # a plug-in may raise anything while it is imported
+            if from_outside(error):
+                raise
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise BrokenPlugin(f"{self.name!r} ({self.origin}) does not import: {reason}") from error
 

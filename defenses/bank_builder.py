@@ -27,6 +27,7 @@ from bench.models.layout import channels_last
 from bench.norms import random_offset
 from bench.source import module_hash
 from bench.values import Params
+from defenses.array_file import new_array
 from defenses.bank import Bank, features_of, stored_towards
 from defenses.crafting import Crafting
 from defenses.frozen_norm import freeze_norms
@@ -216,18 +217,16 @@ class BankBuilder:
 
         def assemble(folder: Path) -> None:
             total = count * (1 + self.recipe.copies)
-            images = np.lib.format.open_memmap(
-                folder / "images.npy", mode="w+", dtype=np.uint8, shape=(total, *self.task.facts.image_shape)
-            )
-            for start in starts:
-                rows = self.chosen[start : start + self.piece]
-                images[start : start + len(rows)] = self.task.train_images[rows]
-                if self.recipe.copies:
-                    piece = np.load(self.make_piece(str(start)) / "images.npy")
-                    for copy, part in enumerate(piece):
-                        first = count * (1 + copy) + start
-                        images[first : first + len(part)] = part
-            images.flush()
+            shape = (total, *self.task.facts.image_shape)
+            with new_array(folder / "images.npy", np.uint8, shape) as write:
+                for start in starts:
+                    rows = self.chosen[start : start + self.piece]
+                    write(start, self.task.train_images[rows])
+                    if self.recipe.copies:
+                        piece = np.load(self.make_piece(str(start)) / "images.npy")
+                        for copy, part in enumerate(piece):
+                            write(count * (1 + copy) + start, part)
+            images = np.load(folder / "images.npy", mmap_mode="r")
             write_index(folder, self._features(images), self.recipe.index)
 
         folder = self.cache.get_or_build("banks", self.key, assemble, self.inputs)
@@ -241,5 +240,5 @@ class BankBuilder:
     def _features(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
         """Features of all images of the bank, part by part."""
         for start in range(0, len(images), self.part):
-            part = self.task.pixels(images[start : start + self.part], self.context.device)
+            part = self.task.pixels(np.array(images[start : start + self.part]), self.context.device)
             yield features_of(self.base.network, part)

@@ -30,6 +30,7 @@ from bench.contracts import Context, in_blocks
 from bench.data.task import Task, TaskFacts
 from bench.source import module_hash
 from bench.values import Params
+from defenses.array_file import new_array
 from defenses.bank_builder import BankParams, BankRecipe, check_bank
 from defenses.vote import NearestVote, VoteParams
 
@@ -71,15 +72,12 @@ class WebNN(NearestVote):
         images, device = self._bank.images, context.device
 
         def build(folder: Path) -> None:
-            outputs = np.lib.format.open_memmap(
-                folder / "outputs.npy", mode="w+", dtype=np.float32, shape=(len(images), self._classes)
-            )
-            for start in range(0, len(images), 1000):
-                x = task.pixels(np.array(images[start : start + 1000]), device)
-                with torch.no_grad():
-                    softmax = in_blocks(self._network, x).softmax(dim=1).cpu().numpy()
-                outputs[start : start + len(x)] = softmax * confidence(softmax, weighting)[:, None]
-            outputs.flush()
+            with new_array(folder / "outputs.npy", np.float32, (len(images), self._classes)) as write:
+                for start in range(0, len(images), 1000):
+                    x = task.pixels(np.array(images[start : start + 1000]), device)
+                    with torch.no_grad():
+                        softmax = in_blocks(self._network, x).softmax(dim=1).cpu().numpy()
+                    write(start, softmax * confidence(softmax, weighting)[:, None])
 
         key = digest([context.base_key, context.seed, asdict(self._recipe()), weighting, _SOURCE])
         folder = context.cache.get_or_build("outputs", key, build)

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ import torch
 
 import bench as lib
 from bench import cache as cache_module
-from bench.cache import MANIFEST, Cache, damage, dump_tensors, parse_tensors
+from bench.cache import MANIFEST, Cache, damage, damage_of, dump_tensors, parse_tensors
+from bench.errors import DiskError
+from bench.game.identity import hold_against, kept
 from bench.rows import Cost
 from bench.values import State
 from tests.conftest import Bench
+from tests.hostile.places import as_user
 
 KEY = "a" * 64
 
@@ -52,9 +56,11 @@ def shorten(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
-def link(folder: Path) -> None:
-    folder.rename(folder.with_name("elsewhere"))
-    folder.symlink_to(folder.with_name("elsewhere"))
+def link(path: Path) -> None:
+    """Move a file or a folder out of the cache, and leave a link to it."""
+    elsewhere = path.parents[2 if path.name == KEY else 3] / f"elsewhere-{path.name}"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -74,6 +80,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: ((folder / "index" / "none").unlink(), os.mkfifo(folder / "index" / "none")),
         "index/none holds other bytes",
     ),
+    "a pipe instead of a manifest": (
+        lambda folder: ((folder / MANIFEST).unlink(), os.mkfifo(folder / MANIFEST)),
+        "no manifest",
+    ),
+    "a link to the same bytes": (lambda folder: link(folder / "images.npy"), "images.npy is a link"),
+    "a link instead of a folder in it": (lambda folder: link(folder / "index"), "index is a link"),
+    "a link instead of a manifest": (lambda folder: link(folder / MANIFEST), "manifest.json is a link"),
     "a manifest that is none": (lambda folder: (folder / MANIFEST).write_text("[1]"), "no manifest"),
     "a link": (link, "a link"),
 }
@@ -140,6 +153,112 @@ def test_a_damaged_state_is_not_restored(cache: Cache, told: list[str], change: 
     assert cache.get_state(KEY) is None and len(told) == 1 and not cache.has("states", KEY)
 
 
+READER, OWNER, OTHER, GROUP = 60001, 60002, 60003, 60009
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that every user can read, with a cache of the user OWNER in it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files to other users")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        root = Path(folder) / "cache"
+        cache = Cache(root)
+        cache.get_or_build("banks", KEY, build)
+        cache.put_state(KEY, State({"weights": torch.rand(20)}, {}))
+        hold_against(cache, KEY, "it", torch.ones(3))
+        yield root
+
+
+@pytest.mark.parametrize("reader", [0, READER], ids=["root", "a user"])
+@pytest.mark.parametrize(
+    ("mode", "uid", "gid", "taken"),
+    [
+        (0o755, OWNER, OTHER, True),
+        (0o755, 0, OTHER, True),
+        (0o755, OTHER, OTHER, False),
+        (0o755, OTHER, GROUP, False),
+        (0o2775, OTHER, GROUP, True),
+        (0o2775, OTHER, OTHER, False),
+        (0o777, OTHER, OTHER, False),
+    ],
+)
+def test_whose_files_count(
+    shared: Path, told: list[str], reader: int, mode: int, uid: int, gid: int, taken: bool
+) -> None:
+    """Those of the user, of root, of the owner of the cache, and of its group where that may write there."""
+    for path in (shared, *shared.rglob("*")):
+        os.chown(path, OWNER, GROUP)
+    shared.chmod(mode)
+    strange = [shared / "banks" / KEY / "images.npy", shared / "states" / KEY, shared / "fits" / KEY]
+    for path in strange:
+        os.chown(path, uid, gid)
+    with as_user(reader):
+        assert bool(kept(Cache(shared), KEY)) is taken
+        for path in strange[:2]:
+            found = damage_of(path.relative_to(shared).parts[0], path if path.name == KEY else path.parent)
+            assert (found == "") is taken and (taken or f"belongs to the user {OTHER}, who is neither you" in found)
+    if taken or reader == 0:  # who may write there
+        cache = Cache(shared, told.append)
+        assert cache.get_or_build("banks", KEY, build).stat().st_uid == (OWNER if taken else 0)
+        assert (cache.get_state(KEY) is not None) is taken and len(told) == (0 if taken else 2)
+    else:
+        with as_user(reader), pytest.raises(DiskError, match=r"belongs to the user 60003.* cannot be set aside"):
+            Cache(shared, told.append).get_or_build("banks", KEY, build)
+
+
+def test_a_file_that_is_named_by_its_content_may_be_anybodys(shared: Path) -> None:
+    cache = Cache(shared)
+    key = cache.put_tensors("images", {"images": torch.ones(2)})
+    os.chown(cache.path("images", key), OTHER, OTHER)
+    os.chown(shared, OWNER, OWNER)
+    assert torch.equal(cache.find_tensors("images", key)["images"], torch.ones(2))
+
+
+@pytest.mark.parametrize("kind", ["states", "images", "fits"])
+def test_a_link_or_a_pipe_in_place_of_a_file_is_neither_read_nor_waited_for(
+    cache: Cache, tmp_path: Path, kind: str
+) -> None:
+    tensors = {"images": torch.ones(2)}
+    key = cache.put_tensors(kind, tensors)
+    path, elsewhere = cache.path(kind, key), tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    for number in range(2):
+        os.mkfifo(path) if number else path.symlink_to(elsewhere)
+        assert damage_of(kind, path) in ("it is a link", "it is no file")
+        if kind == "fits":
+            assert kept(cache, key) == ""
+            hold_against(cache, key, "it", torch.ones(3))
+            assert kept(cache, key)
+        else:
+            assert cache.find_tensors(kind, key) == {} and not path.exists()
+            assert cache.put_tensors(kind, tensors) == key
+            assert torch.equal(cache.find_tensors(kind, key)["images"], tensors["images"])
+        path.unlink()
+    for make in (
+        lambda: path.symlink_to(elsewhere),
+        lambda: os.mkfifo(path),
+    ):  # nobody has read it before it is written
+        make()
+        assert cache.put_tensors(kind, tensors) == key and path.is_file() and not path.is_symlink()
+        path.unlink()
+    assert elsewhere.is_file()
+
+
+def test_what_stands_where_an_artefact_is_made_or_set_aside_gives_way(cache: Cache, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").touch()
+    (tmp_path / "banks").mkdir()
+    for name in (f"{KEY}.part", f"{KEY}.damaged"):
+        (tmp_path / "banks" / name).symlink_to(tmp_path / "kept")
+    folder = cache.get_or_build("banks", KEY, build)
+    flip(folder / "images.npy")
+    os.utime(folder / "images.npy", ns=(0, 0))
+    assert damage(cache.get_or_build("banks", KEY, build)) == "" and (tmp_path / "kept" / "file").exists()
+    assert (folder.with_name(f"{KEY}.damaged") / "images.npy").exists()
+
+
 def test_facts_are_part_of_what_is_proven() -> None:
     data = dump_tensors({"x": torch.ones(2)}, {"steps": "1"})
     assert parse_tensors(data)[1] == {"steps": "1"}
@@ -179,7 +298,9 @@ def test_a_damaged_base_bank_or_craft_changes_no_row(
     for path in shaping:
         flip(path, path.stat().st_size // 2)
     monkeypatch.setattr(cache_module, "_compared", {})
+    (tmp_path / "kept" / "banks" / KEY).symlink_to("elsewhere")
     told = " ".join(bench("doctor", "--deep", "--db", "a.db").out.split())
+    assert f"{KEY} is a link, which no run follows" in told
     assert f"bases/{next((tmp_path / 'kept' / 'bases').glob('?' * 64)).name} is damaged" in told
     assert re.search(r"contents: \d+ of \d+ artefacts hold", told)
     second = lib.run("rmc", "pgd", db="b.db", **request)

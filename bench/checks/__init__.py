@@ -14,6 +14,7 @@ from bench.config import Config, load
 from bench.environment import one_thread
 from bench.errors import BenchError, one_line
 from bench.game.resources import Resources
+from bench.interrupts import from_outside, interrupts_noted
 from bench.planning.facts import facts_of
 from bench.planning.plan import plan
 from bench.planning.requests import Request
@@ -28,6 +29,7 @@ FEW_POINTS = 5
 QUERIES = 10
 
 
+@interrupts_noted()
 def check_file(file: Path, name: str, cache: Path, dataset: str = "digits", base: str = "regular") -> list[Result]:
     """What `bench check NAME` does, for a test that lies beside a plug-in: all checks of what `file` registers as
     `name`.
@@ -74,7 +76,7 @@ def _result(check: Check, subject: object) -> Result:
         return Result(name, False, one_line(error))
     except BenchError:
         raise
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # of the plug-in under test: anything it raises is its finding, sys.exit too
+        if from_outside(error):
+            raise
         return Result(name, False, f"raised {type(error).__name__}: {one_line(error)}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from bench.errors import BenchError, DiskError, one_line
+from bench.interrupts import from_outside, interrupts_noted
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -92,10 +93,6 @@ class LazyGroup(click.Group):
         except BrokenPipeError:  # the reader of our output has gone away: `bench list | head`; click would exit with 1
             _let_go_of_output()
             return 0
-        except SystemExit as stop:  # no command of ours raises it
-            asked = f"a plug-in asked Python to exit (code {stop.code!r})"
-            click.echo(f"bench: {asked}; the command did not finish", err=True)
-            ctx.exit(1)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Commands and their texts, without importing any."""
@@ -139,7 +136,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def call(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), interrupts_noted():
         warnings.showwarning = _say_warning
         return _called(args)
 
@@ -168,7 +165,10 @@ def _called(args: Sequence[str] | None) -> int:
         return _wrong(" ".join(error.format_message().split()))
     except BenchError as error:
         return _wrong(one_line(error))
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:  # click makes an Abort of an interrupt
+        cause = error.__cause__ or error
+        if not from_outside(cause):
+            return _ended_by_a_plugin(cause)
         click.echo("bench: interrupted; what was done is kept, the same command goes on from there", err=True)
         return 130
     except OSError as error:  # of a disk that is full, or a folder that cannot be written
@@ -179,6 +179,18 @@ def _called(args: Sequence[str] | None) -> int:
         more = ", and the same command goes on once that is mended" if goes_on else ""
         click.echo(f"bench: {where}{error.strerror or one_line(error)}; what was done is kept{more}", err=True)
         return 1
+    except Exception:  # a fault of this program, which its traceback shows
+        raise
+    except BaseException as error:  # nothing of this program raises one
+        return _ended_by_a_plugin(error)
+
+
+def _ended_by_a_plugin(error: BaseException) -> int:
+    said = f"raised {type(error).__name__}: {one_line(error)}"
+    if isinstance(error, SystemExit):
+        said = f"asked Python to exit (code {error.code!r})"
+    click.echo(f"bench: a plug-in {said}; the command did not finish", err=True)
+    return 1
 
 
 def _let_go_of_output() -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from bench.deadline import OutOfTime
 from bench.errors import DiskError, one_line
 from bench.game.resources import Resources, RunResources
+from bench.interrupts import from_outside
 from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
 from bench.rows import Meter, Resume, Row
@@ -163,9 +164,9 @@ def perform(resources: Resources, job: Job) -> Iterator[Event]:
         yield Lost(one_line(error))
     except DiskError as error:
         yield Unwritten(error)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # a plug-in may raise anything: the reason is stored with the run
+        if from_outside(error):
+            raise
         yield Failed(f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
     else:
         yield Done(value)

@@ -311,7 +311,7 @@ class Runner:
     def _begin_again(self, job: Job, waiting: list[_Active], reason: str) -> None:
         """A job was lost with its worker: it goes on in another from what is stored of it, or has failed in the end."""
         root = self._settings.cache_root
-        if root.exists() and is_full(root):  # a process that writes a mapped file there is ended by a signal
+        if root.exists() and is_full(root):  # a plug-in that writes into a map of a file there is ended by a signal
             raise full_disk(root)
         self._lost[job.key] += 1
         if self._lost[job.key] > self._settings.retries:

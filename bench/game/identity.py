@@ -7,7 +7,7 @@ depend on them.
 
 from __future__ import annotations
 
-from bench.cache import Cache, digest, write_atomic
+from bench.cache import Cache, digest, is_own_file, write_atomic
 from bench.errors import ChangedFit
 from bench.fingerprint import tensors_fingerprint
 
@@ -33,9 +33,11 @@ def hold_against(cache: Cache, key: str, what: str, thing: object) -> None:
 
 
 def kept(cache: Cache, key: str) -> str:
-    """The fingerprint that is kept under a key; "" where there is none, or where its file is damaged."""
+    """The fingerprint that is kept under a key; "" where there is none, or where its file is damaged or refused."""
+    path = cache.path(FITS, key)
     try:
-        known, _, proof = cache.path(FITS, key).read_text(encoding="utf-8", errors="replace").partition(" ")
+        text = path.read_text(encoding="utf-8", errors="replace") if is_own_file(path) else ""
     except OSError:
         return ""
+    known, _, proof = text.partition(" ")
     return known if proof == digest(known) else ""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from bench import registry, source
 from bench.data.files import file_sha256
 from bench.errors import BadValue, one_line
+from bench.interrupts import from_outside
 from bench.models import DEFAULT, OTHER
 from bench.models.zoo import zoo_source
 
@@ -198,7 +199,9 @@ def _function(model: str) -> Callable[..., Any]:
     if name not in sys.modules:
         try:
             source.run_file(name, path)
-        except (Exception, SystemExit) as error:  # a user's file may raise anything while it is imported
+        except BaseException as error:  # a user's file may raise anything while it is imported
+            if from_outside(error):
+                raise
             raise BadValue(
                 f"base.model {model!r} does not import: {type(error).__name__}: {one_line(error)}"
             ) from error

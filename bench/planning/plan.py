@@ -18,6 +18,7 @@ from bench.contracts import Attack, Defense, DefenseInfo, Kind
 from bench.contracts.base import build_network
 from bench.data.task import TaskFacts, TaskParams
 from bench.errors import BadValue, BenchError, BrokenPlugin, UnknownName, one_line
+from bench.interrupts import from_outside
 from bench.models.sources import network_name, network_source
 from bench.planning.config_check import check_sections, game_keys
 from bench.planning.facts import content_of
@@ -68,7 +69,9 @@ def _blamed(request: Request) -> Iterator[None]:
         yield
     except BenchError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if from_outside(error):
+            raise
         named = (
             *((registry.defenses, name) for name in (*request.defenses, *request.bases)),
             *((registry.attacks, name) for name in request.attacks),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import cached_property, lru_cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from bench.cache import digest
 from bench.draws import seed_of
+from bench.errors import BadValue
 from bench.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 #: raised when the meaning of the game, the judge or the oracle changes; part of every key
 HARNESS_VERSION = 1
+#: the fields of a run that are a `Part`
+PARTS = ("defense", "base", "network", "attack", "dataset", "surrogate", "surrogate_base")
 
 
 @dataclass(frozen=True)
@@ -140,9 +144,9 @@ class RunSpec:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> RunSpec:
-        """The run that `to_dict` wrote."""
-        parts = ("defense", "base", "network", "attack", "dataset", "surrogate", "surrogate_base")
-        made = {name: Part(**values[name]) for name in parts if values.get(name) is not None}
+        """The run that `to_dict` wrote; `BadValue` where it cannot have written this."""
+        _check_form(values)
+        made = {name: Part(**values[name]) for name in PARTS if values.get(name) is not None}
         known = {f.name: values[f.name] for f in fields(RunSpec) if f.name in values}
         if known.get("chosen") is not None:
             known["chosen"] = tuple(known["chosen"])
@@ -247,3 +251,72 @@ class RunSpec:
     def minimal(self) -> bool:
         """The attack seeks the smallest perturbation; no radius bounds its images."""
         return self.attack_kind == "minimal"
+
+
+# -- what is stored of a run -------------------------------------------------------------------------------------------
+
+#: the largest number in a run, but for its seeds
+MOST = 2**31
+
+
+def _check_form(values: Any) -> None:
+    """`BadValue` where a stored run lacks something, or holds something of another type or size."""
+    _check_table("it", values, RunSpec)
+    for name, value in values.items():
+        if name in ("surrogate", "surrogate_base") and value is None:
+            continue
+        if name in PARTS:
+            _check_table(name, value, Part)
+        if name not in ("seed", "base_seed"):
+            _check_numbers(name, value)
+    _check_table("threat", values["threat"], ThreatModel)
+    _check_table("game", values["game"], GameSpec)
+    _check_table("game.facts", values["game"]["facts"], GameFacts)
+    key = values["game"]["facts"]["games_key"]
+    n, places = values["n"], values.get("chosen")
+    for what, value, most in (
+        ("n", n, values["test_size"]),
+        (f"game.params.{key}", values["game"]["params"].get(key), MOST),
+        *((f"chosen.{at}", place, n) for at, place in enumerate(places or ())),
+    ):
+        least = 0 if what.startswith("chosen") else 1
+        if type(value) is not int or not least <= value <= most - 1 + least:
+            raise BadValue(f"{what} is {value!r:.60}")
+
+
+def _check_table(where: str, table: Any, cls: type) -> None:
+    """`BadValue` where a table lacks a field of a dataclass that has no default, or holds another type."""
+    if not isinstance(table, dict):
+        raise BadValue(f"{where} is {table!r:.60}")
+    form = _form(cls)
+    if cls is not RunSpec and (unknown := table.keys() - {name for name, _, _ in form}):
+        raise BadValue(f"{where} has the unknown field {min(unknown, key=repr)!r:.60}")
+    for name, types, needed in form:
+        if name not in table and not needed:
+            continue
+        value = table.get(name)
+        if type(value) not in types:
+            raise BadValue(f"{where} has no {name}" if name not in table else f"{where}: {name} is {value!r:.60}")
+
+
+@lru_cache(maxsize=8)
+def _form(cls: type) -> list[tuple[str, tuple[type, ...], bool]]:
+    """Of each field of a dataclass: its name, its types in JSON, and whether it has to be there."""
+    types: dict[str, tuple[type, ...]] = {
+        "int": (int,), "float": (float, int), "bool": (bool,), "dict[str, Any]": (dict,), "ThreatModel": (dict,),
+        "GameFacts": (dict,), "GameSpec": (dict,), "Part": (dict,), "Part | None": (dict, type(None)),
+        "tuple[int, ...] | None": (list, type(None)),
+    }  # fmt: skip
+    return [
+        (one.name, types.get(str(one.type), (str,)), one.default is MISSING and one.default_factory is MISSING)
+        for one in fields(cls)
+    ]
+
+
+def _check_numbers(where: str, value: Any) -> None:
+    """`BadValue` for a number that is not finite, or larger than any in a run."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_numbers(f"{where}.{key}", part)
+    elif (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and abs(value) > MOST):
+        raise BadValue(f"{where} is {value!r:.60}")

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from bench.errors import DamagedRun, StoreError, UnknownName, one_line
+from bench.errors import BadValue, DamagedRun, StoreError, UnknownName, one_line
+from bench.planning.spec import RunSpec
 from bench.store.schema import Unreadable
 from bench.store.tables import RunRow, SuiteRow
 
@@ -107,19 +108,21 @@ def runs_of_suite(session: Session, suite: str, damaged: Callable[[str], None]) 
     return _sound(runs, damaged)
 
 
-#: what every request names: without these nobody can say what a run is
-_NAMED = ("defense", "base", "attack", "dataset", "threat", "game")
-
-
 def _record(run: RunRow, checked: bool = True) -> RunRecord:
     """The run; `DamagedRun` where its line is damaged."""
-    spec, made = run.spec, run.provenance
-    sound = isinstance(spec, dict) and all(isinstance(spec.get(name), dict) for name in _NAMED) and "n" in spec
-    sources = [made, *([] if run.origin is None else [run.origin])]
-    known = all(isinstance(source, dict) and not isinstance(source, Unreadable) for source in sources)
-    if checked and not (sound and known and (run.origin is None or isinstance(run.origin.get("replayed"), list))):
-        what = "its provenance" if sound else "what was asked for"
-        raise DamagedRun(
-            f"The run {run.key[:12]} is damaged in the database: {what} cannot be read. --rerun all plays it."
-        )
+    if checked and (what := _damage(run)):
+        raise DamagedRun(f"The run {run.key[:12]} is damaged in the database: {what}. --rerun all plays it.")
     return RunRecord(**{field.name: getattr(run, field.name) for field in fields(RunRecord)})
+
+
+def _damage(run: RunRow) -> str:
+    """What of a run's line cannot be read; "" for nothing."""
+    try:
+        RunSpec.from_dict(run.spec)
+    except (BadValue, RecursionError) as error:
+        return f"what was asked for cannot be read ({one_line(error).rstrip('.')})"
+    sources = [run.provenance, *([] if run.origin is None else [run.origin])]
+    known = all(isinstance(source, dict) and not isinstance(source, Unreadable) for source in sources)
+    if not known or not (run.origin is None or isinstance(run.origin.get("replayed"), list)):
+        return "its provenance cannot be read"
+    return ""

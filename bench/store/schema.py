@@ -156,7 +156,7 @@ def read_json(text: str | bytes) -> Any:
     """The value of a column of JSON."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # it may be nested for ever
         return Unreadable()
 
 

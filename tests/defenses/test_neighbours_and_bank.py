@@ -16,6 +16,7 @@ from bench.data.digits import Digits
 from bench.data.task import TaskParams
 from bench.errors import BadValue
 from defenses import neighbours
+from defenses.array_file import new_array
 from defenses.bank import Bank, features_of, stored_towards
 from defenses.bank_builder import BankBuilder, BankParams, BankRecipe
 from defenses.neighbours import Neighbours, write_index
@@ -185,6 +186,16 @@ def test_shards_on_disk_are_searched_as_one_index(tmp_path, monkeypatch, kind: s
         assert index.search(query, 40).ids.tolist() == brute_force(features, query, 40)
         assert index.search(query, 40, hidden).ids.tolist() == brute_force(features[shown], query, 40, shown)
         assert index.search(query, 40, below=100).ids.tolist() == brute_force(features[:100], query, 40)
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("uint8", (7, 3, 2, 2)), ("float32", (5, 4)), ("int64", (0, 2))])
+def test_an_array_is_written_part_by_part_in_any_order(tmp_path, dtype: str, shape: tuple[int, ...]) -> None:
+    array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    with new_array(tmp_path / "x.npy", dtype, shape) as write:
+        for first in (3, 0):
+            write(first, array[first : first + 4 if first else 3])
+    read = np.load(tmp_path / "x.npy")
+    assert read.dtype == array.dtype and np.array_equal(read, array)
 
 
 def test_few_lists_find_most_neighbours_and_never_others(tmp_path, monkeypatch) -> None:

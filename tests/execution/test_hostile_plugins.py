@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -26,7 +28,10 @@ def raising(what: BaseException) -> type:
     return Raises
 
 
-@pytest.mark.parametrize("what", [Odd("odd"), GeneratorExit("odd"), SystemExit("odd"), StopIteration("odd")], ids=repr)
+ODD = [Odd("odd"), GeneratorExit("odd"), SystemExit("odd"), StopIteration("odd"), KeyboardInterrupt("odd")]
+
+
+@pytest.mark.parametrize("what", ODD, ids=repr)
 def test_whatever_a_plug_in_raises_ends_its_run_alone(what: BaseException) -> None:
     lib.register_defense("raises", raising(what))
     failed, sound = lib.run(
@@ -37,7 +42,12 @@ def test_whatever_a_plug_in_raises_ends_its_run_alone(what: BaseException) -> No
 
 
 def test_an_interrupt_passes_through() -> None:
-    lib.register_defense("raises", raising(KeyboardInterrupt()))
+    class Interrupted(planted.Wrapped):
+        def predict(self, x: Tensor) -> Tensor:
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().predict(x)
+
+    lib.register_defense("raises", Interrupted)
     request: dict[str, Any] = {"n": 4, "workers": 1, "sets": {"base.epochs": 1}}
     with pytest.raises(KeyboardInterrupt):
         lib.run("raises", "clean", **request)

@@ -39,6 +39,18 @@ def ordinary_user() -> Iterator[None]:
 
 
 @contextmanager
+def as_user(uid: int) -> Iterator[None]:
+    """Within, this process reads and writes files as another user; the test is skipped where it may not become one."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as another user, and give files to one")
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@contextmanager
 def not_writable(folder: Path) -> Iterator[None]:
     """Within, nothing in a folder can be written, as if it were somebody else's."""
     inside = [folder, *folder.rglob("*")]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +70,49 @@ def test_a_run_that_cannot_be_read_is_left_out_by_name(bench: Bench, db: str, co
     assert told.code == 2 and "--rerun all plays it" in told.err
     assert bench(*PLAY, "--rerun", "all", "--db", db).code == 0
     assert len(json.loads(bench("list", "runs", "--json", "--db", db).out)) == 3
+
+
+#: what is changed inside a stored request, and the words that name it
+INNER: list[tuple[tuple[str, ...], Any, str]] = [
+    (("defense", "name"), 3, "defense: name is 3"),
+    (("threat", "eps"), float("nan"), "threat.eps is nan"),
+    (("n",), 10**400, "n is 1000"),
+    (("attack", "params"), None, "attack: params is None"),
+    (("game", "facts", "games_key"), "nosuch", "game.params.nosuch is None"),
+    (("threat", "norm"), "l7", "threat.norm is 'l7'"),
+    (("base", "version"), "1", "base: version is '1'"),
+    (("chosen",), [0, 99], "chosen.1 is 99"),
+    (("game", "strange"), 1, "game has the unknown field 'strange'"),
+    (("defense", "params", "deep"), {"x": [float("inf")]}, "deep.x.0 is inf"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(INNER)))
+def test_a_request_with_a_wrong_part_is_one_line_in_every_command(bench: Bench, db: str, number: int) -> None:
+    """Each with `list` and two other commands in turn."""
+    path, value, words = INNER[number]
+    key = key_of(db, "pgd")
+    with sqlite3.connect(db) as connection:
+        spec = json.loads(connection.execute("SELECT spec FROM runs WHERE key = ?", [key]).fetchone()[0])
+        inner = spec
+        for name in path[:-1]:
+            inner = inner[name]
+        inner[path[-1]] = value
+        sys.set_int_max_str_digits(0)
+        connection.execute("UPDATE runs SET spec = ? WHERE key = ?", [json.dumps(spec), key])
+    sys.set_int_max_str_digits(4300)
+    one = [
+        ("show", key),
+        ("verify", key),
+        ("compare", key, key_of(db, "fgsm")),
+        ("bundle", key, "--out", "x.zip"),
+        PLAY,
+    ]
+    for command in (("list", "runs"), READING[1 + number % 3], one[number % 5]):
+        told = bench(*command, "--db", db)
+        assert told.code == (2 if command in one else 0) and len(told.err.splitlines()) == 1, (command, told)
+        assert told.err.startswith(f"bench: The run {key[:12]} is damaged in the database: what was asked for")
+        assert words in told.err and "--rerun all plays it" in told.err
 
 
 def test_a_request_without_its_parts_is_damaged_too(bench: Bench, db: str) -> None:

@@ -271,6 +271,44 @@ def number(text: str) -> None:
             assert str(error).startswith("x.y is ")
 
 
+# -- what is stored of a run -------------------------------------------------------------------------------------------
+
+
+@kept
+def runs() -> list[dict[str, Any]]:
+    """What the database holds of some runs."""
+    made = [plan([Request((defense,), (attack,))], session().config, facts) for defense, attack in CELLS[:6]]
+    return [json.loads(json.dumps(cell[0].spec.to_dict())) for cell in made]
+
+
+@st.composite
+def changed_runs(draw: st.DrawFn) -> dict[str, Any]:
+    """A stored run with up to two changes: a value replaced, removed, or added."""
+    run = json.loads(json.dumps(draw(st.sampled_from(runs()))))
+    for _ in range(draw(st.integers(1, 2))):
+        *above, name = draw(st.sampled_from(paths_of(run)))
+        table = value_of(run, tuple(above))
+        if isinstance(table, dict):
+            change = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
+            table.pop(name, None) if change == "remove" else None
+            if change != "remove":
+                new = st.sampled_from([2**63, -1, 0, 10**400, 1e308, float("nan"), True, None, "", "nosuch", [], {}])
+                table[name if change == "replace" else draw(texts)] = draw(new | json_values)
+    return run
+
+
+def stored_run(values: dict[str, Any]) -> None:
+    """It is a run that can be described, with a key; or one line says what is wrong."""
+    try:
+        run = RunSpec.from_dict(values)
+    except BadValue as error:
+        one_line(error)
+        assert "\n" not in str(error)
+        return
+    assert len(run.key) == 64 and run.game.games >= 1 and run.threat.card() and run.n <= run.test_size < 2**31 + 1
+    assert RunSpec.from_dict(json.loads(json.dumps(run.to_dict(), allow_nan=False))).key == run.key
+
+
 # -- files of the cache ------------------------------------------------------------------------------------------------
 
 TENSORS = {"images": torch.arange(24.0).reshape(2, 3, 4), "labels": torch.tensor([3, 1]), "none": torch.empty(0, 2)}
@@ -501,6 +539,7 @@ PROPERTIES = {
     "--set": Property(sets(), settable, 6000),
     "URL of a database": Property(urls, url, 6000),
     "number": Property(typed, number, 10000),
+    "stored run": Property(st.deferred(changed_runs), stored_run, 6000),
     "file of tensors": Property(st.deferred(lambda: mutated([whole()], TENSOR_WORDS)), tensors, 8000),
     "header of tensors": Property(headers(), tensors, 8000),
     "stored state": Property(st.deferred(lambda: mutated([whole()], TENSOR_WORDS)) | headers(), stored, 2000),

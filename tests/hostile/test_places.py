@@ -145,6 +145,24 @@ def test_a_full_disk_fails_no_run_and_the_command_goes_on(
         assert told.code == 0 and [run["status"] for run in told.runs] == ["DONE"]
 
 
+def test_a_disk_that_is_full_before_a_bank_is_whole_ends_nothing_by_a_signal(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it would where the bank were written through a map of its file: this process would be gone."""
+    play = ("run", "--defense", "rmc", "--attack", "clean", "-n", 2, "--workers", 1, "--db", "own.db",
+            *sets(base__epochs=1, defense__k=16, defense__epochs=1, defense__bank_steps=1))  # fmt: skip
+    with small_disk(tmp_path / "disk", 2048) as disk:
+        monkeypatch.setenv("BENCH_CACHE", str(disk / "files"))
+        assert bench("train", "regular", *sets(base__epochs=1), "--db", "own.db").code == 0
+        filler = fill(disk, 200)  # room for the pieces of the bank, not for the bank
+        told = bench(*play)
+        assert told.code == 1 and "images.npy: No space left on device" in told.err.splitlines()[-1], told
+        assert any((disk / "files" / "pieces").iterdir()) and not any((disk / "files" / "banks").glob("*.part"))
+        filler.unlink()
+        told = bench(*play, "--json")
+        assert told.code == 0 and [run["status"] for run in told.runs] == ["DONE"]
+
+
 def test_a_full_disk_leaves_no_short_file(bench: Bench, theirs: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 512) as disk:
         (disk / "old.json").write_text("old")

@@ -37,6 +37,10 @@ REFUSED = {
     "class P(Params):\n    k: set = {1}\nSound.Params = P": "k in [defense.mine] is {1}, which cannot be part",
     "Sound.kind = 'strange'": "The kind of 'mine' is 'strange'; it must be one of static, online, batch.",
     "Sound.validate = classmethod(lambda cls, params, facts: sys.exit(0))": "cannot be planned: SystemExit: 0",
+    "def stop(*given):\n    raise KeyboardInterrupt('mine')\nSound.validate = stop": "planned: KeyboardInterrupt: mine",
+    "def stop(*given):\n    raise GeneratorExit\nSound.validate = stop": "planned: GeneratorExit: GeneratorExit",
+    "raise KeyboardInterrupt": "mine.py does not load: KeyboardInterrupt: KeyboardInterrupt",
+    "class Odd(BaseException): pass\nraise Odd('no')": "mine.py does not load: Odd: no",
     "Sound.validate = classmethod(lambda cls, params, facts: 1 / 0)": "'mine' cannot be made: ZeroDivisionError",
     "Idle.preset = ['weights']": "'mine', 'idle' declares cannot be planned: ValueError",
     "Idle.free = 3": "declares cannot be planned: TypeError",
@@ -59,6 +63,29 @@ def test_what_cannot_be_planned_is_one_line(bench: Bench, lines: str) -> None:
     said = [line for line in told.err.splitlines() if line.startswith("bench: ")]  # libraries warn of themselves
     assert told.code == 2 and not told.out and len(said) == 1 and REFUSED[lines] in said[0], told
     assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize("where", ["planned", "loaded"])
+def test_ctrl_c_while_a_plug_in_is_asked_is_an_interrupt(bench: Bench, where: str) -> None:
+    send = "os.kill(os.getpid(), 2)"
+    plugin(send if where == "loaded" else f"Sound.validate = classmethod(lambda cls, params, facts: {send})")
+    told = bench(*PLAY, "--dry-run")
+    assert told.code == 130 and told.err.endswith("the same command goes on from there\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("def stop(*given):\n    raise KeyboardInterrupt('mine')", "a plug-in raised KeyboardInterrupt: mine"),
+        ("def stop(*given):\n    raise GeneratorExit", "a plug-in raised GeneratorExit: GeneratorExit"),
+        ("def stop(*given):\n    sys.exit(0)", "a plug-in asked Python to exit (code 0)"),
+    ],
+)
+def test_what_no_handler_catches_is_one_line_wherever_a_plug_in_raises_it(bench: Bench, lines: str, words: str) -> None:
+    plugin(lines, "from bench import register_dataset", "class Data:", "    Params = downloads = None",
+           "    files = facts = load = check = stop", "register_dataset('odd', Data)")  # fmt: skip
+    told = bench("data", "odd", "--data-dir", ".", "--plugin", "mine.py")
+    assert told.code == 1 and told.err.strip() == f"bench: {words}; the command did not finish", told
 
 
 def test_a_fault_of_the_harness_in_planning_is_not_blamed_on_anybody(
