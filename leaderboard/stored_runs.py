@@ -20,7 +20,7 @@ from bench.environment import environment, one_thread
 from bench.errors import BenchError, StoreError, one_line
 from bench.execution.session import Session
 from bench.game.resources import Resources
-from bench.planning.config_check import check_sections
+from bench.planning.config_check import sections_hold
 from bench.planning.facts import content_of
 from bench.planning.repeat import command_of
 from bench.planning.spec import RunSpec
@@ -73,7 +73,7 @@ class StoredRuns:
         self._cache.asked.clear()
         record = self._record(run.run)
         spec = RunSpec.from_dict(record.spec)
-        command = command_of(spec, config, self._resources.facts, self.place.given, self._sections_hold)
+        command = command_of(spec, config, self._resources.facts, self.place.given, self._checked)
         return details_of(self._store, record, run, self._resources, command)
 
     # -- what a page depends on -------------------------------------------------------------------------------------
@@ -149,13 +149,8 @@ class StoredRuns:
         return self._records[key]
 
     @cached_property
-    def _sections_hold(self) -> bool:
-        """Whether the sections of the configuration are right: then no command has to look at them again."""
-        try:
-            check_sections(self.place.session.config)
-        except BenchError:  # each command says so
-            return False
-        return True
+    def _checked(self) -> bool:
+        return sections_hold(self.place.session.config)
 
 
 class _Watched(Cache):

@@ -6,6 +6,7 @@ import json
 import sys
 import webbrowser
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,7 @@ def _rules(session: Session, data_dir: str | None = None, given: Sequence[str] =
     """By what the ranking is made. given: options that a command which plays more needs too."""
     from bench import registry
     from bench.data.files import data_dir as data_folder
+    from bench.planning.config_check import sections_hold
     from bench.planning.facts import facts_of
     from bench.planning.repeat import command_against
     from bench.planning.spec import RunSpec
@@ -127,8 +129,12 @@ def _rules(session: Session, data_dir: str | None = None, given: Sequence[str] =
         registry.attacks[name]  # raises `UnknownName`
     facts = facts_of(data_folder(data_dir))
 
+    @cache
+    def checked() -> bool:
+        return sections_hold(session.config)
+
     def command(record: RunRecord, attacks: Sequence[str]) -> str:
-        return command_against(RunSpec.from_dict(record.spec), attacks, session.config, facts, given)
+        return command_against(RunSpec.from_dict(record.spec), attacks, session.config, facts, given, checked())
 
     return Rules(battery, session.config.suite, command)
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from bench import registry
 from bench.config import Config, validation_error
-from bench.errors import BadValue, BrokenPlugin, UnknownName
+from bench.errors import BadValue, BenchError, BrokenPlugin, UnknownName
 from bench.norms import NORMS
 from bench.threat import ThreatModel, parse_number
 from bench.values import Params
@@ -43,6 +43,15 @@ def check_sections(config: Config) -> None:
                 _check_name(f"recipe.{family}.{recipe}", name, [entry.name for entry in registry.datasets])
     for name, values in config.dataset.items():
         _check_dataset(name, values)
+
+
+def sections_hold(config: Config) -> bool:
+    """Whether `check_sections` finds nothing. Who plans many requests asks once, and then says so to `plan`."""
+    try:
+        check_sections(config)
+    except BenchError:
+        return False
+    return True
 
 
 def _check_dataset(name: str, values: dict[str, Any]) -> None:
