@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import sys
 import traceback
 import warnings
 from collections import deque
@@ -131,7 +132,9 @@ class _Helper:
                 f"that were drawn stay."
             ) from None
         if isinstance(message, _Warning):
-            warnings.warn_explicit(message.text, message.category, message.file, message.line, registry=_warned)
+            warnings.warn_explicit(
+                message.text, message.category, message.file, message.line, registry=_registry(message.file)
+            )
             return []
         if message is None:
             self._ready = True
@@ -158,8 +161,17 @@ class _Warning:
     line: int
 
 
-#: warnings of helpers that were shown: each is shown once, as in one process
-_warned: dict[Any, Any] = {}
+#: the warnings of files that no module of this process is from
+_shown: dict[Any, Any] = {}
+
+
+def _registry(file: str) -> dict[Any, Any]:
+    """Where Python notes which warnings of a file were shown: each is shown once, whichever process it came from."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__file__", None) == file:
+            registry: dict[Any, Any] = vars(module).setdefault("__warningregistry__", {})
+            return registry
+    return _shown
 
 
 def _help(connection: Connection, place: Place, site: Site, folder: Path) -> None:
