@@ -19,11 +19,14 @@ from typing import Any
 import pytest
 
 from bench.cli.main import call
+from bench.errors import StoreError
+from bench.execution.session import open_session
 from leaderboard import drawing, stored_runs
 from leaderboard.drawing import Painter
 from leaderboard.kept import FILE, Kept, write_page
 from tests.conftest import Bench, sets
 from tests.hostile.places import not_writable
+from tests.leaderboard.test_leaderboard import line
 
 PLAY = ("--attack", "pgd", "--attack", "fgsm", "-n", 4, "--workers", 1, *sets(base__epochs=1, attack__steps=1))
 PLUGIN = """
@@ -106,6 +109,28 @@ def test_a_page_stays_until_something_on_it_changes(bench: Bench, runs: Path, mo
     monkeypatch.setattr(stored_runs, "drawn_by", lambda: "other code")
     monkeypatch.setattr("leaderboard.site.drawn_by", lambda: "other code")
     assert drawn(bench) == 6
+
+
+def test_a_page_follows_the_run_that_has_its_clean_answers(bench: Bench, runs: Path) -> None:
+    assert drawn(bench) == 6
+    clean = "attack = 'clean' AND defense = 'regular'"
+    for statement in (
+        f"UPDATE runs SET status = 'RUNNING', finished = NULL WHERE {clean}",
+        f"DELETE FROM examples WHERE position = 0 AND run = (SELECT key FROM runs WHERE {clean})",
+        f"UPDATE runs SET spec = '{{' WHERE {clean}",
+        f"DELETE FROM runs WHERE {clean}",
+    ):
+        change(statement)
+        told = bench(
+            "leaderboard", "--runs", "all", "--out", "site", "--db", "bench.db", "--json", "--plugin", "mine.py"
+        )
+        assert told.code == 0 and json.loads(told.out)["drawn"] == 2, statement
+
+
+def test_a_run_that_is_removed_in_the_meantime_is_told_in_one_line(runs: Path) -> None:
+    stored = stored_runs.StoredRuns(stored_runs.Place(open_session(None), "bench.db"))
+    with pytest.raises(StoreError, match="The run aaaaaaaaaaaa was removed while its page was drawn; give the command"):
+        stored(line())
 
 
 def test_a_page_follows_the_files_that_it_uses(bench: Bench, runs: Path) -> None:
