@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from bench.analysis.compare import outcome_of
@@ -35,6 +36,7 @@ class RunDetails:
     drawings  each with chart (its name), title and rows (its records)
     facts     names and values, for the table at the end
     cut       how many examples the table has if it does not have all; 0: it has all
+    ended     when the run ended, in words. The page does not say when it was drawn: it stays while nothing changes
     """
 
     command: str = ""
@@ -45,12 +47,13 @@ class RunDetails:
     examples: list[Example] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     cut: int = 0
+    ended: str = ""
 
 
-def details_of(store: Store, run: RunSummary, resources: Resources, command: tuple[str, str] = ("", "")) -> RunDetails:
+def details_of(
+    store: Store, record: RunRecord, run: RunSummary, resources: Resources, command: tuple[str, str] = ("", "")
+) -> RunDetails:
     """Reads the details of one run. command: how to repeat it, and a note on that."""
-    record = store.find(run.run)
-    assert record is not None
     served = store.all_rows(run.run)
     rows = [row for row in served if not row.poison]
     clean = clean_answers(store, record)
@@ -69,6 +72,7 @@ def details_of(store: Store, run: RunSummary, resources: Resources, command: tup
         examples=[_example(row, run.norm, clean, data.outcome(row)) for row in rows[:TABLE]],
         facts=_facts(record, run),
         cut=TABLE if len(rows) > TABLE else 0,
+        ended="" if record.finished is None else f"The run ended {_utc(record.finished)}.",
     )
 
 
@@ -95,6 +99,10 @@ def render_run_page(run: RunSummary, details: RunDetails, site: Site) -> str:
             "drawings": drawings,
         },
     )
+
+
+def _utc(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _example(row: Row, norm: str, clean: dict[tuple[int, int], int], outcome: str) -> Example:

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
-from bench.cache import write_atomic
 from bench.config import SiteSection
 from bench.errors import BadValue
 from leaderboard.about_page import ABOUT_ADDRESS, render_about_page
 from leaderboard.addresses import defense_address, run_address
 from leaderboard.content import Leaderboard, RunSummary
 from leaderboard.defense_page import render_defense_page
+from leaderboard.drawing import Painter
 from leaderboard.flags_page import FLAGS_ADDRESS, render_flags_page
+from leaderboard.kept import Kept
 from leaderboard.overview import render_overview
 from leaderboard.page import Site, script, style
-from leaderboard.run_page import RunDetails, render_run_page
+from leaderboard.run_page import RunDetails
+from leaderboard.stored_runs import StoredRuns, drawn_by
+
+
+class Written(NamedTuple):
+    """The pages of a site, the overview first, and how many pages of runs were drawn anew; the others stayed."""
+
+    pages: list[Path]
+    drawn: int
 
 
 def runs_with_page(whole: Leaderboard, runs: str) -> list[RunSummary]:
@@ -41,35 +52,64 @@ def write_site(
     runs: str = "ranked",
     report: Callable[[str], None] = lambda line: None,
     now: datetime | None = None,
-) -> list[Path]:
-    """Write the site into a folder. The pages that were written, the overview first.
+    workers: int = 1,
+) -> Written:
+    """Write the site into a folder. Pages of earlier calls that do not belong to it any more are removed.
 
-    details: reads what the page of a run needs; about: what the site says of itself; runs: see `runs_with_page`;
-    report: is told what is being written.
+    details   reads what the page of a run needs. Of `StoredRuns` it is known what a page depends on: a page that
+              would be drawn as it lies in the folder stays
+    about     what the site says of itself; runs: see `runs_with_page`; report: is told what is being written
+    workers   processes that draw pages of runs, at most
     """
     site = Site(about, (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"))
     chosen = {run.run for run in runs_with_page(whole, runs)}
     summaries = [replace(run, page=run_address(run.run)) if run.run in chosen else run for run in whole.runs]
     whole = replace(whole, runs=summaries)
-    written = [folder / "index.html"]
-    _write(folder / "assets" / "site.js", script())
-    _write(folder / "assets" / "site.css", style())
-    _write(written[0], render_overview(whole, site))
-    for address, text in ((FLAGS_ADDRESS, render_flags_page(site)), (ABOUT_ADDRESS, render_about_page(site))):
-        written.append(folder / address)
-        _write(written[-1], text)
-    for name in sorted({run.entry.defense for run in whole.runs}):
+    kept = Kept(folder)
+    try:
+        written = _write_own(kept, whole, site, report)
+        with_page = [run for run in whole.runs if run.page]
+        drawn = _draw_runs(kept, with_page, Painter(details, site, folder), report, workers)
+        kept.remove_others()
+    except BaseException:
+        with suppress(OSError):  # the first error is told; pages that are not noted are drawn again
+            kept.save(whole=False)
+        raise
+    kept.save()
+    return Written([folder / address for address in (*written, *(run.page for run in with_page))], drawn)
+
+
+def _write_own(kept: Kept, whole: Leaderboard, site: Site, report: Callable[[str], None]) -> list[str]:
+    """Write all but the pages of runs; the addresses of the pages, the overview first."""
+    if not kept.stays("assets/site.js", drawn_by()):
+        kept.write("assets/site.js", script(), drawn_by())
+    kept.write("assets/site.css", style())
+    pages: dict[str, Callable[[], str]] = {
+        "index.html": lambda: render_overview(whole, site),
+        FLAGS_ADDRESS: lambda: render_flags_page(site),
+        ABOUT_ADDRESS: lambda: render_about_page(site),
+    }
+    for address, draw in pages.items():
+        kept.write(address, draw())
+    names = sorted({run.entry.defense for run in whole.runs})
+    for name in names:
         report(f"page of {name}")
-        written.append(folder / defense_address(name))
-        _write(written[-1], render_defense_page(name, whole, site))
-    with_page = [run for run in whole.runs if run.page]
-    for number, run in enumerate(with_page, 1):
-        report(f"page of run {run.run[:8]}, {number} of {len(with_page)}")
-        written.append(folder / run.page)
-        _write(written[-1], render_run_page(run, details(run), site))
-    return written
+        kept.write(defense_address(name), render_defense_page(name, whole, site))
+    return [*pages, *map(defense_address, names)]
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, text.encode())
+def _draw_runs(
+    kept: Kept, runs: list[RunSummary], painter: Painter, report: Callable[[str], None], workers: int
+) -> int:
+    """Write the pages of runs that would not be drawn as they lie there; how many."""
+    stored = painter.details if isinstance(painter.details, StoredRuns) else None
+    inputs = {} if stored is None else stored.inputs(runs, painter.site.about)
+    tasks = [
+        (run, inputs.get(run.run, ""))
+        for run in runs
+        if stored is None or not kept.stays(run.page, inputs[run.run], stored.stamp)
+    ]
+    for number, (run, page) in enumerate(painter.draw_all(tasks, workers), 1):
+        kept.note(run.page, page)
+        report(f"page of run {run.run[:8]}, {number} of {len(tasks)}")
+    return len(tasks)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.complete import names, one_of
-from bench.cli.options import Configured, parse_sets, playing_options
+from bench.cli.options import Configured, parse_sets, playing_options, workers_option
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session, take_runner
 from bench.source import foreign_code
@@ -39,10 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=int, metavar="S", help="Seed of examples, backgrounds and noise.", cls=Configured, key="run.seed"
 )
-@click.option(
-    "--workers", metavar="W", type=click.IntRange(min=1), help="Processes of one thread each.",
-    cls=Configured, key="runner.workers", none="one per core",
-)  # fmt: skip
+@workers_option
 @click.option("--dry-run", is_flag=True, help="Say what would be played, and play nothing.")
 @playing_options
 def audit(

@@ -147,12 +147,12 @@ def board(
             else:
                 if not as_json:
                     _tell(merged[-1])
-        written, count = render_site(session, url, out, "ranked", data_dir, [])
+        (pages, _), count = render_site(session, url, out, "ranked", data_dir, [])
     if as_json:
-        facts = {"page": str(written[0]), "runs": count, "merged": [asdict(one) for one in merged], "refused": refused}
+        facts = {"page": str(pages[0]), "runs": count, "merged": [asdict(one) for one in merged], "refused": refused}
         click.echo(json.dumps(facts))
     else:
-        click.echo(f"{written[0]} ({count} runs of {len(merged)} bundles; {len(refused)} bundles refused)")
+        click.echo(f"{pages[0]} ({count} runs of {len(merged)} bundles; {len(refused)} bundles refused)")
     return int(bool(refused))
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import config_option, db_option, unused_data_option, using_options, write_out
+from bench.cli.options import config_option, db_option, unused_data_option, using_options, workers_option, write_out
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
 from bench.norms import NORMS, ball_of
@@ -23,17 +24,20 @@ if TYPE_CHECKING:
     from leaderboard.collect import Rules
     from leaderboard.content import RunSummary
     from leaderboard.run_page import RunDetails
+    from leaderboard.site import Written
 
 
 @click.command()
 @click.option("--out", metavar="DIR", default="results/leaderboard", help="Folder of the site.")
 @click.option("--runs", metavar="all|ranked|N", default="ranked", help="Which runs get a page of their own.")
 @click.option("--open", "show", is_flag=True, help="Open the site in a browser.")
+@workers_option
 @using_options
 def leaderboard(
     out: str,
     runs: str,
     show: bool,
+    workers: int | None,
     as_json: bool,
     db: str | None,
     data_dir: str | None,
@@ -43,29 +47,48 @@ def leaderboard(
     """Render all finished runs as a site of HTML pages that needs no network.
 
     The page of a run shows examples if the stored images of the run and its dataset are on this machine.
+
+    A page of a run in DIR stays as it is where it would be drawn the same: pages.json in DIR notes what each was made
+    from (the run and its figures, the configuration, the code and the files that it uses). A page that is missing or
+    was edited is drawn again, and so are all if pages.json is removed or damaged. Pages that this command wrote into
+    DIR before and that are not part of the site any more are removed; other files stay. Many pages are drawn by several
+    processes; any number gives the same pages.
     """
     session = open_session(config, plugins, strict=False)
     given = [word for plugin in plugins for word in ("--plugin", plugin)]  # repeating a run needs these options too
     given += ["--config", config] if config else []
     given += ["--data-dir", data_dir] if data_dir else []
-    written, count = render_site(session, session.db(db), out, runs, data_dir, given)
+    (pages, drawn), count = render_site(session, session.db(db), out, runs, data_dir, given, workers)
+    with_page = sum(page.parent.name == "runs" for page in pages)
     if as_json:
-        click.echo(json.dumps({"page": str(written[0]), "runs": count, "pages": len(written)}))
+        click.echo(json.dumps({"page": str(pages[0]), "runs": count, "pages": len(pages), "drawn": drawn}))
     else:
-        click.echo(f"{written[0]} ({count} runs, {len(written)} pages)")
+        stayed = f"; {with_page - drawn} pages of runs stayed as they were" if drawn < with_page else ""
+        click.echo(f"{pages[0]} ({count} runs, {len(pages)} pages{stayed})")
     if show:
-        webbrowser.open(written[0].resolve().as_uri())
+        webbrowser.open(pages[0].resolve().as_uri())
     return 0
 
 
 def render_site(
-    session: Session, url: str, out: str, runs: str, data_dir: str | None, given: list[str]
-) -> tuple[list[Path], int]:
-    """Write the site of a database: the pages, the overview first, and the number of runs. given: see below."""
+    session: Session,
+    url: str,
+    out: str,
+    runs: str,
+    data_dir: str | None,
+    given: Sequence[str],
+    workers: int | None = None,
+) -> tuple[Written, int]:
+    """Write the site of a database; what was written, and the number of runs.
+
+    given: options of this command that a command to repeat a run needs too; workers: None: as the configuration says
+    """
+    from bench.data.files import data_dir as data_folder
     from bench.store import Store
     from leaderboard.collect import collect
     from leaderboard.content import Leaderboard
     from leaderboard.site import runs_with_page, write_site
+    from leaderboard.stored_runs import Place, StoredRuns
 
     if runs not in ("all", "ranked"):
         runs_with_page(Leaderboard(), runs)  # refuses a wrong value before the database is read
@@ -73,21 +96,29 @@ def render_site(
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise BadValue(f"--out {out!r} is a file; give a folder.")
-    details = _details_reader(session, store, url, data_dir, given)
+    data = data_folder(data_dir)
+    count = session.settings(url, data, "cpu", workers, {"engine": "local"}).workers
     rules = _rules(session, data_dir, given)
-    whole = Leaderboard() if store is None else collect(store, rules)
+    whole, details = Leaderboard(), _no_run
+    if store is not None:
+        whole, details = collect(store, rules), StoredRuns(Place(session, url, data, tuple(given)), store)
     try:
-        written = write_site(whole, folder, details, session.config.site, runs, _report)
+        written = write_site(whole, folder, details, session.config.site, runs, _report, workers=count)
     except OSError as error:
         raise BadValue(f"The folder {out!r} cannot be written: {error.strerror}; give --out another.") from None
     _report("")
     return written, len(whole.runs)
 
 
+def _no_run(run: RunSummary) -> RunDetails:
+    raise AssertionError("there is no database, so there are no runs")
+
+
 def _rules(session: Session, data_dir: str | None = None, given: Sequence[str] = ()) -> Rules:
     """By what the ranking is made. given: options that a command which plays more needs too."""
     from bench import registry
     from bench.data.files import data_dir as data_folder
+    from bench.planning.config_check import sections_hold
     from bench.planning.facts import facts_of
     from bench.planning.repeat import command_against
     from bench.planning.spec import RunSpec
@@ -98,36 +129,14 @@ def _rules(session: Session, data_dir: str | None = None, given: Sequence[str] =
         registry.attacks[name]  # raises `UnknownName`
     facts = facts_of(data_folder(data_dir))
 
+    @cache
+    def checked() -> bool:
+        return sections_hold(session.config)
+
     def command(record: RunRecord, attacks: Sequence[str]) -> str:
-        return command_against(RunSpec.from_dict(record.spec), attacks, session.config, facts, given)
+        return command_against(RunSpec.from_dict(record.spec), attacks, session.config, facts, given, checked())
 
     return Rules(battery, session.config.suite, command)
-
-
-def _details_reader(
-    session: Session, store: Store | None, url: str, data_dir: str | None, given: list[str]
-) -> Callable[[RunSummary], RunDetails]:
-    """Reads the details of a run. given: options of this command that a command to repeat the run needs too."""
-    from bench.data.files import data_dir as data_folder
-    from bench.game.resources import Resources
-    from bench.planning.facts import facts_of
-    from bench.planning.repeat import command_of
-    from bench.planning.spec import RunSpec
-    from leaderboard.run_page import details_of
-
-    folder = data_folder(data_dir)
-    resources = Resources(session.settings(url, folder, "cpu"))
-    facts = facts_of(folder)
-
-    def read(run: RunSummary) -> RunDetails:
-        assert store is not None
-        record = store.find(run.run)
-        assert record is not None
-        return details_of(
-            store, run, resources, command_of(RunSpec.from_dict(record.spec), session.config, facts, given)
-        )
-
-    return read
 
 
 def _report(line: str) -> None:

@@ -56,6 +56,10 @@ data_option = click.option(
 )
 unused_data_option = click.option("--data-dir", metavar="DIR", expose_value=False, help="Taken, and not needed here.")
 set_option = click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="A dotted key: defense.k=512.")
+workers_option = click.option(
+    "--workers", metavar="W", type=click.IntRange(min=1), help="Processes of one thread each.",
+    cls=Configured, key="runner.workers", none="one per core",
+)  # fmt: skip
 device_option = click.option(
     "--device",
     metavar="auto|cpu|cuda",

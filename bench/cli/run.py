@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.complete import names, one_of
-from bench.cli.options import Configured, parse_sets, playing_options, store_option
+from bench.cli.options import Configured, parse_sets, playing_options, store_option, workers_option
 from bench.deadline import NEVER, Deadline, parse_duration
 from bench.execution.session import open_session
 from bench.norms import NORMS
@@ -84,10 +84,7 @@ if TYPE_CHECKING:
     help="Which known runs to play again; missing: those that are not finished.",
     shell_complete=one_of("missing", "failed", "all"),
 )
-@click.option(
-    "--workers", metavar="W", type=click.IntRange(min=1), help="Processes of one thread each.",
-    cls=Configured, key="runner.workers", none="one per core",
-)  # fmt: skip
+@workers_option
 @click.option(
     "--for",
     "limit",

@@ -5,36 +5,18 @@ An engine takes jobs while it has room, and reports events. Another engine is a 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from types import ModuleType
 from typing import Protocol
 
 from bench import plugins
 from bench.deadline import in_units
 from bench.environment import one_thread
 from bench.execution.jobs import End, Event, Failed, Job, Lost, Progress, perform
+from bench.execution.processes import signal_name, start
 from bench.game.resources import Resources
 from bench.settings import Settings
-
-#: the environment of a worker: one thread; and the C library keeps the memory of a batch for the next batch, instead of
-#: returning it to the system (an RMC+ answer on digits: 233 ms without, 148 ms with)
-WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-    "MALLOC_TOP_PAD_": str(16 << 20),
-}
-
 
 #: seconds that idle workers have to end by themselves
 LEAVE_S = 1.0
@@ -104,8 +86,7 @@ class PoolEngine:
     def __init__(self, settings: Settings, count: int, watch: Watch) -> None:
         self._settings = settings
         self._watch = watch
-        self._context = multiprocessing.get_context("spawn")
-        self._workers = [_Worker(self._context, settings) for _ in range(count)]
+        self._workers = [_Worker(settings) for _ in range(count)]
 
     def room(self) -> bool:
         return any(worker.job is None for worker in self._workers)
@@ -155,9 +136,9 @@ class PoolEngine:
         """Put a new worker in the place of one that has ended; how that one's job has ended with it."""
         dead.process.join(5)
         code = dead.process.exitcode
-        self._workers[self._workers.index(dead)] = _Worker(self._context, self._settings)
+        self._workers[self._workers.index(dead)] = _Worker(self._settings)
         if code is not None and code < 0:
-            return Lost(f"The worker process was ended by {_signal_name(-code)}")
+            return Lost(f"The worker process was ended by {signal_name(-code)}")
         return Failed(f"The worker process ended itself with exit code {code}, in the middle of its work.", "")
 
     def stop(self) -> None:
@@ -171,55 +152,14 @@ class PoolEngine:
             worker.process.join(5)
 
 
-def _signal_name(number: int) -> str:
-    """`signal 9 (SIGKILL)`."""
-    try:
-        return f"signal {number} ({signal.Signals(number).name})"
-    except ValueError:
-        return f"signal {number}"
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables while a process is started, which inherits them."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _no_script() -> Iterator[None]:
-    """Hide the caller's script while a process is started: `multiprocessing` would run it in the new process.
-
-    A script without `if __name__ == "__main__"` would begin again in every worker, and wait there for itself.
-    """
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
-
-
 class _Worker:
     """One process of the pool, and the job that it does."""
 
-    def __init__(self, context: multiprocessing.context.SpawnContext, settings: Settings) -> None:
-        self.connection, theirs = context.Pipe()
+    def __init__(self, settings: Settings) -> None:
         self.job: Job | None = None
         #: when it last said something, or was given a job
         self.heard = time.monotonic()
-        self.process = context.Process(target=_work, args=(theirs, settings, os.getpid()), daemon=True)
-        with _environment(WORKER_ENVIRONMENT), _no_script():
-            self.process.start()
-        theirs.close()
+        self.process, self.connection = start(_work, settings)
 
     def start(self, job: Job) -> None:
         self.connection.send(job)
@@ -237,13 +177,8 @@ class _Worker:
         return time.monotonic() - self.heard
 
 
-def _work(connection: Connection, settings: Settings, parent: int) -> None:
-    """The loop of a worker process: receive a job, do it, send its events. It ends when the parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which stops the workers
-    with suppress(OSError):  # of a program without standard error
-        os.dup2(2, 1)  # standard output is the command's: programs read its `--json`
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    one_thread()
+def _work(connection: Connection, settings: Settings) -> None:
+    """The loop of a worker process: receive a job, do it, send its events."""
     plugins.load_all(settings.config, settings.plugins)
 
     def emit(event: Event) -> None:
@@ -263,12 +198,6 @@ def _work(connection: Connection, settings: Settings, parent: int) -> None:
                 emit(event)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
-
-
-def _die_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def make_engine(settings: Settings, watch: Watch, announce: Callable[[str], None]) -> Engine:

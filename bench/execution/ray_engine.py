@@ -36,8 +36,9 @@ from bench.cache import COMING, Cache, on_disk
 from bench.deadline import NEVER, Deadline, in_units
 from bench.environment import environment, one_thread
 from bench.errors import BadValue, BenchError, EngineError, one_line
-from bench.execution.engine import WORKER_ENVIRONMENT, Watch
+from bench.execution.engine import Watch
 from bench.execution.jobs import ChunkDone, End, Event, Failed, Job, Lost, perform
+from bench.execution.processes import WORKER_ENVIRONMENT
 from bench.execution.sources import other_dataset, other_parts
 from bench.game.resources import Resources
 from bench.planning.spec import RunSpec

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from bench import registry
 from bench.config import Config, validation_error
-from bench.errors import BadValue, BrokenPlugin, UnknownName
+from bench.errors import BadValue, BenchError, BrokenPlugin, UnknownName
 from bench.norms import NORMS
 from bench.threat import ThreatModel, parse_number
 from bench.values import Params
@@ -30,10 +30,10 @@ def check_sections(config: Config) -> None:
     """Raise `UnknownName`, with the nearest name, for an unknown name or key; `BadValue` for what is no table."""
     _check_plugins("", config.base, config.defense, config.attack)
     _check_keys("game", config.game, game_keys())
-    families = {_family(entry) for entry in (*registry.defenses, *registry.attacks)}
+    families = _recipe_keys()
     for family, recipes in config.recipe.items():
         _check_name("recipe", family, families)
-        known = _recipe_keys(family)
+        known = families[family]
         for recipe, values in recipes.items():
             for part in (values, *(_table(f"recipe.{family}.{recipe}", n, v) for n, v in _own(values))):
                 keys = [key for key, value in part.items() if not isinstance(value, dict)]
@@ -43,6 +43,15 @@ def check_sections(config: Config) -> None:
                 _check_name(f"recipe.{family}.{recipe}", name, [entry.name for entry in registry.datasets])
     for name, values in config.dataset.items():
         _check_dataset(name, values)
+
+
+def sections_hold(config: Config) -> bool:
+    """Whether `check_sections` finds nothing. Who plans many requests asks once, and then says so to `plan`."""
+    try:
+        check_sections(config)
+    except BenchError:
+        return False
+    return True
 
 
 def _check_dataset(name: str, values: dict[str, Any]) -> None:
@@ -87,23 +96,19 @@ def _check_value(where: str, params: type[Params], key: str, value: Any) -> None
             raise validation_error(error, params, f"[{where}]") from None
 
 
-def _family(entry: registry.Entry) -> str:
-    try:
-        return entry.load().recipe_family or entry.name
-    except BrokenPlugin:
-        return entry.name
-
-
-def _recipe_keys(family: str) -> set[str] | None:
-    """The parameters of all plug-ins of a recipe family; None if one of them does not load."""
-    known: set[str] = set()
+def _recipe_keys() -> dict[str, set[str] | None]:
+    """The parameters of all plug-ins of each recipe family; None if one of them does not load."""
+    families: dict[str, set[str] | None] = {}
     for entry in (*registry.defenses, *registry.attacks):
         try:
-            if _family(entry) == family:
-                known |= set(entry.load().Params.model_fields)
+            cls = entry.load()
         except BrokenPlugin:
-            return None
-    return known
+            families[entry.name] = None
+            continue
+        known = families.setdefault(cls.recipe_family or entry.name, set())
+        if known is not None:
+            known |= set(cls.Params.model_fields)
+    return families
 
 
 def _own(values: Mapping[str, Any]) -> list[tuple[str, Any]]:

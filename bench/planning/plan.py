@@ -41,9 +41,13 @@ class Planned:
     clean: RunSpec | None
 
 
-def plan(requests: list[Request], config: Config, facts_of: FactsOf) -> list[Planned]:
-    """The runs of all requests in order, each once. Raises a `BenchError` if a request is wrong."""
-    check_sections(config)
+def plan(requests: list[Request], config: Config, facts_of: FactsOf, checked: bool = False) -> list[Planned]:
+    """The runs of all requests in order, each once. Raises a `BenchError` if a request is wrong.
+
+    checked: the sections of the configuration are known to be right; looking takes longer than all else.
+    """
+    if not checked:
+        check_sections(config)
     keys = _Keys()
     planned: dict[str, Planned] = {}
     for request in requests:

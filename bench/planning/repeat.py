@@ -22,12 +22,17 @@ Budget = tuple[tuple[str, ...], str]
 
 
 def command_of(
-    spec: RunSpec, config: Config, facts: Callable[[str, TaskParams], TaskFacts], options: Sequence[str] = ()
+    spec: RunSpec,
+    config: Config,
+    facts: Callable[[str, TaskParams], TaskFacts],
+    options: Sequence[str] = (),
+    checked: bool = False,
 ) -> tuple[str, str]:
     """The shortest command that gives exactly this run under a configuration; or a note that says why there is none.
 
     What the configuration gives by itself is left out. The command is planned again and its key compared.
-    options: words to append to each command, such as --config, --plugin and --data-dir of this call.
+    options: words to append to each command, such as --config, --plugin and --data-dir of this call
+    checked: see `plan`
     """
     if spec.chosen is not None:
         return "", "This run attacked what others had left, as a step of an audit; repeat the audit: bench audit"
@@ -38,7 +43,7 @@ def command_of(
     # a dataset may have no default radius, so the first plan sets all radii
     radii = _radii(spec)
     try:
-        plain = plan([replace(request, eps=budget[0], norm=budget[1], sets=radii)], config, facts)[0].spec
+        plain = plan([replace(request, eps=budget[0], norm=budget[1], sets=radii)], config, facts, checked)[0].spec
     except BenchError as error:
         return "", f"Its command cannot be told here: {one_line(error)}"
     differ = _as_typed(_differences(spec, plain))
@@ -66,10 +71,12 @@ def command_against(
     config: Config,
     facts: Callable[[str, TaskParams], TaskFacts],
     options: Sequence[str] = (),
+    checked: bool = False,
 ) -> str:
     """The command that plays other attacks against what a run attacked: the same defense, base, data, n and radius.
 
-    "" if it cannot be planned here: the defense or an attack is gone, or refuses the other.
+    "" if it cannot be planned here: the defense or an attack is gone, or refuses the other. options, checked: see
+    `command_of`.
     """
     names = (spec.defense.name,), tuple(attacks), () if spec.is_base else (spec.base.name,), (spec.dataset.name,)
     request = Request(
@@ -77,8 +84,8 @@ def command_against(
     )
     for sets in ({}, _as_typed(_radii(spec))):  # a dataset may have no default radius
         try:
-            own = _as_typed(_of_entry(spec, request, sets, config, facts))
-            if not _of_entry(spec, request, {**sets, **own}, config, facts):
+            own = _as_typed(_of_entry(spec, request, sets, config, facts, checked))
+            if not _of_entry(spec, request, {**sets, **own}, config, facts, True):
                 return _text(spec, replace(request, sets={**sets, **own}), options)
         except BenchError:  # the next try, or none
             continue
@@ -86,10 +93,15 @@ def command_against(
 
 
 def _of_entry(
-    spec: RunSpec, request: Request, sets: dict[str, Any], config: Config, facts: Callable[[str, TaskParams], TaskFacts]
+    spec: RunSpec,
+    request: Request,
+    sets: dict[str, Any],
+    config: Config,
+    facts: Callable[[str, TaskParams], TaskFacts],
+    checked: bool,
 ) -> dict[str, Any]:
     """The parameters of defense, base and dataset in which a run differs from what a request gives."""
-    plain = plan([replace(request, sets=sets)], config, facts)[0].spec
+    plain = plan([replace(request, sets=sets)], config, facts, checked)[0].spec
     differ = _differences(spec, plain)
     return {key: value for key, value in differ.items() if key.split(".")[0] in ("defense", "base", "dataset")}
 
@@ -110,7 +122,7 @@ def _as_typed(sets: dict[str, Any]) -> dict[str, Any]:
 def _key(request: Request, config: Config, facts: Callable[[str, TaskParams], TaskFacts]) -> str:
     """The key of the run that a request gives; "" if it cannot be planned."""
     try:
-        return plan([request], config, facts)[0].spec.key
+        return plan([request], config, facts, checked=True)[0].spec.key  # the first plan of this run looked
     except BenchError:
         return ""
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from bench.contracts import BLOCK
-from bench.execution.engine import WORKER_ENVIRONMENT, InlineEngine, PoolEngine
+from bench.execution.engine import InlineEngine, PoolEngine
 from bench.execution.jobs import ChunkDone, Done, Failed, Job
+from bench.execution.processes import WORKER_ENVIRONMENT
 from bench.game.resources import Resources, RunResources
 from tests.conftest import QUICK, spec_of
 

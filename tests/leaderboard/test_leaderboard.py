@@ -512,7 +512,7 @@ def made(whole: Leaderboard, folder: Path, **values: Any) -> dict[str, str]:
     """The written pages by their path in the folder."""
     details = RunDetails(**values)
     written = write_site(whole, folder, lambda run: details, SITE, "all", now=NOW)
-    return {str(path.relative_to(folder)): path.read_text() for path in written}
+    return {str(path.relative_to(folder)): path.read_text() for path in written.pages}
 
 
 def test_a_site_has_an_overview_a_page_for_each_defense_and_for_each_run(tmp_path: Path) -> None:

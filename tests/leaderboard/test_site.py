@@ -451,7 +451,7 @@ def test_two_thousand_runs_open_fast_and_stay_small(browser: Browser, tmp_path: 
                                                                          "pgd-skip-delayed": 20}
         for i in range(500)
     }  # fmt: skip
-    (written, *_) = write_site(leaderboard_of(entries), tmp_path, lambda one: RunDetails(), SITE, "0", now=NOW)
+    written = write_site(leaderboard_of(entries), tmp_path, lambda one: RunDetails(), SITE, "0", now=NOW).pages[0]
     assert written.stat().st_size < 5_000_000
     page = browser.new_page()
     page.goto(written.as_uri())
