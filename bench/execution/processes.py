@@ -1,9 +1,14 @@
-"""Processes that work for a command: how one is started, and what holds in each."""
+"""Processes that work for a command: how one is started, and what holds in each.
+
+This module imports little: a process makes sure that it ends with its command before it imports anything else. On a
+busy machine torch alone takes it many seconds, and a command that was killed meanwhile would leave it behind.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -14,8 +19,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
-
-from bench.environment import one_thread
 
 #: the environment of a worker: one thread; and the C library keeps the memory of a batch for the next batch, instead of
 #: returning it to the system (an RMC+ answer on digits: 233 ms without, 148 ms with)
@@ -36,19 +39,23 @@ def start(work: Callable[..., None], *given: Any) -> tuple[BaseProcess, Connecti
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_begin, args=(work, theirs, os.getpid(), given), daemon=True)
+    process = context.Process(target=_begin, args=(theirs, os.getpid(), pickle.dumps((work, given))), daemon=True)
     with _environment(WORKER_ENVIRONMENT), _no_script():
         process.start()
     theirs.close()
     return process, ours
 
 
-def _begin(work: Callable[..., None], connection: Connection, parent: int, given: tuple[Any, ...]) -> None:
+def _begin(connection: Connection, parent: int, task: bytes) -> None:
+    """task: pickled, since reading it imports what it names."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):  # of a program without standard error
         os.dup2(2, 1)  # standard output is the command's: programs read its `--json`
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    from bench.environment import one_thread
+
     one_thread()
+    work, given = pickle.loads(task)  # noqa: S301  this process's parent wrote it a moment ago
     work(connection, *given)
 
 
@@ -60,7 +67,7 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _die_with(parent: int) -> None:
+def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -17,7 +17,7 @@ import pytest
 
 import bench as lib
 from bench.errors import BadValue
-from bench.execution.worker import work
+from bench.execution.processes import _begin
 from tests import planted
 from tests.conftest import sets
 from tests.execution.test_determinism import Place
@@ -125,12 +125,12 @@ class Endless:
 
 
 def test_a_worker_ends_with_its_command_also_before_it_can_work() -> None:
-    light = "import sys, bench.execution.worker; sys.exit(bool({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
+    light = "import sys, bench.execution.processes; sys.exit(bool({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", light], check=False).returncode == 0
     context = multiprocessing.get_context("spawn")
     _, theirs = context.Pipe()
     nobody = os.getpid() + 1
-    process = context.Process(target=work, args=(theirs, nobody, pickle.dumps(Endless())), daemon=True)
+    process = context.Process(target=_begin, args=(theirs, nobody, pickle.dumps(Endless())), daemon=True)
     process.start()
     process.join(60)
     assert process.exitcode == 1
