@@ -311,9 +311,7 @@ def growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
                f"--object-store-memory={OBJECTS}", f"--autoscaling-config={tmp_path / 'growing.json'}"]  # fmt: skip
     ours = {**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     with (tmp_path / "head.log").open("w") as log:
-        head = psutil.Popen(
-            [Path(sys.executable).with_name(command[0]), *command[1:]], env=ours, stdout=log, stderr=log
-        )
+        head = psutil.Popen([Path(sys.executable).with_name("ray"), *command], env=ours, stdout=log, stderr=log)
     try:
         until = time.monotonic() + 120
         while "block forever" not in (tmp_path / "head.log").read_text():
