@@ -456,7 +456,7 @@ class RayEngine:
         self._hearing = self._depot.heard.remote(1.0)
 
     def _connect(self) -> None:
-        address = self._settings.address
+        address = self._settings.address or os.environ.get("RAY_ADDRESS", "")
         if not self._own_cluster:  # the program that uses the library has connected
             return
         self._on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -466,7 +466,7 @@ class RayEngine:
                 self._ray.init(address=address, **quiet)
             else:
                 count = {"num_cpus": self._settings.workers} if self._settings.workers else {}
-                self._ray.init(include_dashboard=False, **count, **quiet)
+                self._ray.init(address="local", include_dashboard=False, **count, **quiet)  # never what runs here
         except Exception as error:  # Ray lets through what its parts raise
             where = f"at {address}" if address else "on this machine"
             raise EngineError(f"Ray {where} cannot be reached or started: {one_line(error)}; see: ray status") from None
