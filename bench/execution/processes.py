@@ -1,9 +1,14 @@
-"""Processes that work for a command: how one is started, and what holds in each."""
+"""Processes that work for a command: how one is started, and what holds in each.
+
+This imports little: first of all a process makes sure that it ends with its parent. On a busy machine torch alone takes
+it many seconds, and a command that was killed meanwhile would leave it behind for so long.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -14,8 +19,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
-
-from bench.environment import one_thread
 
 #: the environment of a worker: one thread; and the C library keeps the memory of a batch for the next batch, instead of
 #: returning it to the system (an RMC+ answer on digits: 233 ms without, 148 ms with)
@@ -36,18 +39,22 @@ def start(work: Callable[..., None], *given: Any) -> tuple[BaseProcess, Connecti
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_begin, args=(work, theirs, os.getpid(), given), daemon=True)
+    process = context.Process(target=begin, args=(theirs, os.getpid(), pickle.dumps((work, given))), daemon=True)
     with _environment(WORKER_ENVIRONMENT), _no_script():
         process.start()
     theirs.close()
     return process, ours
 
 
-def _begin(work: Callable[..., None], connection: Connection, parent: int, given: tuple[Any, ...]) -> None:
+def begin(connection: Connection, parent: int, task: bytes) -> None:
+    """task: pickled by the parent, since what it names would be imported before this is called."""
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):  # of a program without standard error
         os.dup2(2, 1)  # standard output is the command's: programs read its `--json`
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    work, given = pickle.loads(task)  # noqa: S301  written by the parent a moment ago
+    from bench.environment import one_thread
+
     one_thread()
     work(connection, *given)
 
