@@ -105,6 +105,7 @@ class _Helper:
 
     def __init__(self, place: Place, site: Site, folder: Path) -> None:
         self._process, self.connection = start(_help, place, site, folder)
+        self._folder = folder
         self._ready = False
         #: numbers of the pages before it
         self.drawing: deque[int] = deque()
@@ -149,6 +150,8 @@ class _Helper:
         self._process.kill()
         self._process.join(5)
         self.connection.close()
+        for part in self._folder.glob(f"runs/*.part-{self._process.pid}"):  # of a page that it was writing
+            part.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

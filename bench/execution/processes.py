@@ -1,7 +1,7 @@
 """Processes that work for a command: how one is started, and what holds in each.
 
-This module imports little: a process makes sure that it ends with its command before it imports anything else. On a
-busy machine torch alone takes it many seconds, and a command that was killed meanwhile would leave it behind.
+This imports little: first of all a process makes sure that it ends with its parent. On a busy machine torch alone takes
+it many seconds, and a command that was killed meanwhile would leave it behind for so long.
 """
 
 from __future__ import annotations
@@ -39,19 +39,20 @@ def start(work: Callable[..., None], *given: Any) -> tuple[BaseProcess, Connecti
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_begin, args=(theirs, os.getpid(), pickle.dumps((work, given))), daemon=True)
+    process = context.Process(target=begin, args=(theirs, os.getpid(), pickle.dumps((work, given))), daemon=True)
     with _environment(WORKER_ENVIRONMENT), _no_script():
         process.start()
     theirs.close()
     return process, ours
 
 
-def _begin(connection: Connection, parent: int, task: bytes) -> None:
-    """task: pickled, since reading it imports what it names."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+def begin(connection: Connection, parent: int, task: bytes) -> None:
+    """task: pickled by the parent, since what it names would be imported before this is called."""
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):  # of a program without standard error
         os.dup2(2, 1)  # standard output is the command's: programs read its `--json`
+    work, given = pickle.loads(task)  # noqa: S301  written by the parent a moment ago
     from bench.environment import one_thread
 
     one_thread()

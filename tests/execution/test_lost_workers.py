@@ -17,7 +17,7 @@ import pytest
 
 import bench as lib
 from bench.errors import BadValue
-from bench.execution.processes import _begin
+from bench.execution.processes import begin
 from tests import planted
 from tests.conftest import sets
 from tests.execution.test_determinism import Place
@@ -130,7 +130,7 @@ def test_a_worker_ends_with_its_command_also_before_it_can_work() -> None:
     context = multiprocessing.get_context("spawn")
     _, theirs = context.Pipe()
     nobody = os.getpid() + 1
-    process = context.Process(target=_begin, args=(theirs, nobody, pickle.dumps(Endless())), daemon=True)
+    process = context.Process(target=begin, args=(theirs, nobody, pickle.dumps(Endless())), daemon=True)
     process.start()
     process.join(60)
     assert process.exitcode == 1

@@ -356,17 +356,32 @@ def test_a_fault_of_this_program_keeps_its_traceback(
         call([*map(str, ALL), "--out", "site", "--workers", "3"])
 
 
-def test_interrupted_in_the_middle_no_process_stays(bench: Bench, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_in_the_middle_no_process_and_no_half_page_stays(
+    bench: Bench, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, draw = os.getpid(), Painter.draw
+    Path("site/runs").mkdir(parents=True)
+    begun = iter(range(5))
+    monkeypatch.setattr(drawing, "AHEAD", 1)  # else the others take all
 
     def interrupted(self: Painter, task: drawing.Task) -> Any:
-        if os.getpid() == here:
-            raise KeyboardInterrupt
-        return draw(self, task)
+        if os.getpid() != here:
+            Path(f"site/runs/x.html.part-{os.getpid()}").write_text("half")
+            time.sleep(60)
+        if next(begun) == 0:  # the others say that they are ready, and get pages after this one
+            time.sleep(1)
+            return draw(self, task)
+        for _ in range(100):
+            if list(Path("site/runs").glob("x.html.part-*")):
+                break
+            time.sleep(0.1)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(Painter, "draw", interrupted)
     assert bench(*ALL, "--out", "site", "--workers", 3).code == 130
     assert not multiprocessing.active_children()
+    left = [path.name for path in Path("site/runs").iterdir()]
+    assert len(left) == 1 and left[0].endswith(".html"), "the page that was whole"
 
 
 def test_names_that_a_program_registered_are_drawn_in_its_own_process(
