@@ -128,7 +128,7 @@ def _facts(record: RunRecord, run: RunSummary) -> list[tuple[str, str]]:
     spec, made = record.spec, record.provenance
     facts = [
         ("run", record.key),
-        ("came from", "" if record.origin is None else f"a bundle, {record.trust}: {json.dumps(record.origin)}"),
+        ("came from", "" if record.origin is None else f"a bundle, {record.verification}: {json.dumps(record.origin)}"),
         ("commit", str(made.get("commit", ""))),
         ("made with", json.dumps(made.get("environment", {}))),
         ("host", str(made.get("host", ""))),

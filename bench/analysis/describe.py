@@ -55,7 +55,7 @@ def names_of(record: RunRecord) -> dict[str, Any]:
         "n": spec["n"] if spec.get("chosen") is None else len(spec["chosen"]),
         "seed": spec["seed"],
         "protocol": spec["game"]["protocol"],
-        "trust": record.trust,
+        "verification": record.verification,
     }
 
 
@@ -265,13 +265,13 @@ MERGED_FLAGS = ("claimed", "replayed")
 
 def _not_replayed(record: RunRecord) -> list[dict[str, Any]]:
     """The flag of a run that came in a bundle and of which games were not replayed here."""
-    if record.origin is None or record.trust == "verified":
+    if record.origin is None or record.verification == "verified":
         return []
     came, replayed = f"It came in the bundle {record.origin.get('file', '?')}", len(record.origin.get("replayed", ()))
     if not replayed:
         message = f"{came}, and none of its games was replayed here: its rows are the sender's word."
         return [{"id": "claimed", "value": 0, "message": message}]
-    message = f"{came}; {record.trust} games were played again here, with the same rows."
+    message = f"{came}; {record.verification} games were played again here, with the same rows."
     return [{"id": "replayed", "value": replayed, "message": message}]
 
 

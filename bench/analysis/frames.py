@@ -51,7 +51,7 @@ NAMES = {
     "n": "int64",
     "seed": "int64",
     "protocol": "str",
-    "trust": "str",
+    "verification": "str",
 }
 #: rows that are held as Python objects before they are typed
 BLOCK = 30_000

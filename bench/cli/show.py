@@ -103,7 +103,10 @@ def _origin(record: RunRecord) -> dict[str, str]:
     if record.origin is None:
         return {}
     facts = {name: str(record.origin.get(name, "?")) for name in ("file", "bundle", "merged")}
-    return {"trust": record.trust, "bundle": f"{facts['file']}, sha256 {facts['bundle']}, merged {facts['merged']}"}
+    return {
+        "verification": record.verification,
+        "bundle": f"{facts['file']}, sha256 {facts['bundle']}, merged {facts['merged']}",
+    }
 
 
 def _uncut(shown: dict[str, Any]) -> dict[str, str]:

@@ -102,7 +102,7 @@ def test_every_finished_run_is_a_file_of_the_form(bench: Bench, db: str) -> None
         assert scores["adversarial-game-bench.robust_accuracy"]["score"] == run["robust_accuracy"]["value"]
         interval = scores["adversarial-game-bench.clean_accuracy"]["uncertainty"]["confidence_interval"]
         assert interval["upper"] == run["clean_accuracy"]["high"] and interval["lower"] == run["clean_accuracy"]["low"]
-        assert made["source_metadata"]["additional_details"]["trust"] == "played here"
+        assert made["source_metadata"]["additional_details"]["verification"] == "played here"
     before = {path: path.read_bytes() for path in files}
     assert bench("export", "--format", "every-eval-ever", "--out", "eee", "--db", db).code == 0
     assert {path: path.read_bytes() for path in Path("eee").rglob("*.json")} == before
@@ -190,7 +190,7 @@ def test_runs_are_logged_to_mlflow_each_once(bench: Bench, db: str, tracking: Tr
             logged["metrics"]["robust_accuracy"] == run["robust_accuracy"]["value"] and logged["status"] == "FINISHED"
         )
         assert logged["params"]["threat.eps"] == str(run["eps"]) and logged["params"]["attack.name"] == run["attack"]
-        assert logged["tags"]["bench.trust"] == "played here" and logged["start"] <= logged["end"]
+        assert logged["tags"]["bench.verification"] == "played here" and logged["start"] <= logged["end"]
     again = bench("export", "--format", "mlflow", "--out", "sqlite:///x.db", "--db", db)
     assert again.out == f"0 runs logged, {len(runs)} were there\n" and len(tracking.runs) == len(runs)
 
