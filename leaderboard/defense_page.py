@@ -20,6 +20,7 @@ def render_defense_page(name: str, whole: Leaderboard, site: Site) -> str:
         [run for run in whole.runs if run.entry.defense == name],
         [standing for standing in whole.standings if standing.entry.defense == name],
     )
+    attacked, clean = ([run for run in own.runs if run.attacked == of] for of in (True, False))
     known = registered(name)
     drawings = _drawings(own)
     return render(
@@ -29,12 +30,14 @@ def render_defense_page(name: str, whole: Leaderboard, site: Site) -> str:
         name=name,
         summary="" if known is None else known.summary,
         paper=paper_address(name),
+        clean=bool(clean),
         charts=drawings,
         data={
             "root": "../",
             "tables": {
                 "standings": table_data(columns_of("standings"), _played(own), where=_muted_standing),
-                "runs": table_data(columns_of("runs"), own.runs, ("board", "asc"), _muted_run),
+                "runs": table_data(columns_of("runs"), attacked, ("board", "asc"), _muted_run),
+                **({"clean": table_data(columns_of("clean"), clean, ("dataset", "asc"), _muted_run)} if clean else {}),
             },
         },
         drawings={

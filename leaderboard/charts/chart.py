@@ -26,13 +26,16 @@ SHADE = alt.Color("robust:Q", scale=alt.Scale(scheme="viridis", domain=[0, 100])
 #: text on that shade
 TEXT_COLOR = alt.condition("datum.robust > 60", alt.value("black"), alt.value("white"))
 PERCENT = alt.Scale(domain=[0, 100])
-#: symbols beside the twenty colours, so that more series than colours differ, and colours are not needed to tell them
-SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left", "triangle-right")
+#: symbols beside the twenty colours, so that colours are not needed to tell a few series apart. Seven and twenty have
+#: no common factor: 140 series differ in one of the two
+SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left")
+#: values of a logarithmic axis
+LOGARITHMIC = [step * 10**power for power in range(-3, 7) for step in (1, 3)]
 
 
-def series(field: str, limit: int = 260) -> dict[str, Any]:
-    """Colour and symbol of a series, with one legend for both."""
-    legend = alt.Legend(title=None, labelLimit=limit, columns=1, symbolLimit=60)
+def series(field: str) -> dict[str, Any]:
+    """Colour and symbol of a series, with one legend for both, below the chart in two columns."""
+    legend = alt.Legend(title=None, labelLimit=270, columns=2, symbolLimit=100, orient="bottom")
     color = alt.Color(f"{field}:N", scale=alt.Scale(scheme="tableau20"), legend=legend)
     return {"color": color, "shape": alt.Shape(f"{field}:N", scale=alt.Scale(range=list(SYMBOLS)), legend=legend)}
 

@@ -18,10 +18,15 @@ ENDINGS = (".png", ".svg", ".html")
 def fullest_part(
     chart: LeaderboardChart, whole: Leaderboard, wanted: Callable[[Scope], bool]
 ) -> tuple[Scope, Records] | None:
-    """Of the parts that are wanted, the one with most records; None if none has any."""
+    """Of the parts that are wanted, the one with most figures; None if none has any."""
     drawn = {scope: chart.records(part) for scope, part in parts_of(chart, whole).items() if wanted(scope)}
-    scope = max(drawn, key=lambda one: (len(drawn[one]), one), default=None)
+    scope = max(drawn, key=lambda one: (_figures(drawn[one]), one), default=None)
     return None if scope is None or not drawn[scope] else (scope, drawn[scope])
+
+
+def _figures(records: Records) -> int:
+    """How many records have a figure: those of empty cells have none."""
+    return sum(one.get("robust", 0) is not None for one in records)
 
 
 def chart_file(spec: dict[str, Any], ending: str, scale: float) -> bytes:

@@ -12,7 +12,7 @@ from leaderboard.charts.chart import ROWS, Records, RunChart, RunData, TitledRec
 def _spec() -> alt.TopLevelMixin:
     bars = alt.Chart(ROWS).mark_bar()
     return bars.encode(
-        x=alt.X("label:O", title="label", axis=alt.Axis(labelAngle=0)),
+        x=alt.X("label:O", title="label", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
         y=alt.Y("count:Q", title="neighbours"),
         color=alt.Color("true:N", legend=alt.Legend(title=None), scale=alt.Scale(range=["#3b6ea8", "#c9743a"])),
         column=alt.Column("set:N", title=None),

@@ -53,7 +53,7 @@ def test_a_run_arrives_with_every_fact_and_is_verified(bench: Bench, sent: Path)
     assert shown["verification"] == "verified" and not shown["flags"] and shown["origin"]["replayed"] == [0, 1]
     assert "verified" in bench("show", key, "--db", "mine/own.db").out
     csv = bench("export", key, "--format", "csv", "--db", "mine/own.db").out
-    assert csv.splitlines()[0].split(",")[11] == "verification" and ",verified," in csv.splitlines()[1]
+    assert csv.splitlines()[0].split(",")[12] == "verification" and ",verified," in csv.splitlines()[1]
 
 
 def test_the_same_run_gives_the_same_bytes_and_nothing_else_is_written(bench: Bench, sent: Path) -> None:
