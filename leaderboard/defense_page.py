@@ -6,7 +6,7 @@ from typing import Any
 
 from leaderboard.addresses import paper_address, registered
 from leaderboard.charts import LEADERBOARD_CHARTS, spec_of
-from leaderboard.charts.chart import parts_of
+from leaderboard.charts.chart import figures, parts_of
 from leaderboard.columns import columns_of
 from leaderboard.content import TIERS, Leaderboard, RunSummary, Standing
 from leaderboard.page import Site, render
@@ -67,7 +67,7 @@ def _drawings(own: Leaderboard) -> list[dict[str, Any]]:
     drawings: list[dict[str, Any]] = []
     for chart in (one for one in LEADERBOARD_CHARTS.values() if "defense" in one.pages):
         for scope, part in parts_of(chart, own).items():
-            if records := chart.records(part):
+            if figures(records := chart.records(part)) > 1:
                 number = len(drawings) + 1
                 title = f"{chart.title}, {scope.name}"
                 drawings.append({"id": f"chart-{number}", "chart": chart.name, "title": title, "rows": records})

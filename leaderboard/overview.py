@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from leaderboard.charts import LEADERBOARD_CHARTS, LeaderboardChart, spec_of
-from leaderboard.charts.chart import Records, on_base, parts_of
+from leaderboard.charts.chart import Records, figures, on_base, parts_of
 from leaderboard.columns import columns_of
 from leaderboard.content import LEVELS, TIERS, AttackStanding, Board, Leaderboard, RunSummary, Standing
 from leaderboard.page import Site, render
@@ -140,7 +140,7 @@ def chart_states(chart: LeaderboardChart, whole: Leaderboard, boards: list[Board
     for scope, part in parts_of(chart, whole).items():
         for base in [None, *bases]:
             records: Records = chart.records(on_base(part, base))
-            if records:
+            if figures(records) > 1:
                 states.append(
                     {
                         "boards": [number for number, board in enumerate(boards) if scope.has(board)],

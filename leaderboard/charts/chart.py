@@ -199,3 +199,8 @@ def lowest(records: Iterable[Mapping[str, Any]], *cell: str) -> Records:
         if key not in lowest or record["robust"] < lowest[key]["robust"]:
             lowest[key] = dict(record)
     return list(lowest.values())
+
+
+def figures(records: Records) -> int:
+    """How many records have a figure: those of empty cells have none. A page draws no chart of a single one."""
+    return sum(one.get("robust", 0) is not None for one in records)

@@ -7,7 +7,7 @@ from typing import Any
 
 import vl_convert
 
-from leaderboard.charts.chart import LeaderboardChart, Records, Scope, parts_of
+from leaderboard.charts.chart import LeaderboardChart, Records, Scope, figures, parts_of
 from leaderboard.content import Leaderboard
 from leaderboard.page import VEGA_LITE
 
@@ -20,13 +20,8 @@ def fullest_part(
 ) -> tuple[Scope, Records] | None:
     """Of the parts that are wanted, the one with most figures; None if none has any."""
     drawn = {scope: chart.records(part) for scope, part in parts_of(chart, whole).items() if wanted(scope)}
-    scope = max(drawn, key=lambda one: (_figures(drawn[one]), one), default=None)
+    scope = max(drawn, key=lambda one: (figures(drawn[one]), one), default=None)
     return None if scope is None or not drawn[scope] else (scope, drawn[scope])
-
-
-def _figures(records: Records) -> int:
-    """How many records have a figure: those of empty cells have none."""
-    return sum(one.get("robust", 0) is not None for one in records)
 
 
 def chart_file(spec: dict[str, Any], ending: str, scale: float) -> bytes:

@@ -44,7 +44,7 @@ def _spec() -> alt.TopLevelMixin:
 def _records(part: Leaderboard) -> Records:
     """A record for every defense and attack. Where no run has a figure, `text` is a word for why, `why` a sentence."""
     figures = lowest((run_record(run, robust) for run, robust in comparable(part.runs)), "defense", "attack")
-    if len(figures) < 2:
+    if not figures:
         return []
     cells = {
         (one["defense"], one["attack"]): {**one, "text": f"{one['robust']:.0f}", "why": None}
@@ -77,7 +77,7 @@ HEATMAP = LeaderboardChart(
     name="heatmap",
     title="Robust accuracy by defense and attack",
     note="the lowest of each cell; all tiers; a cell without a figure says why",
-    empty="It needs two attacked runs whose figures may be compared.",
+    empty="It needs one attacked run whose figure may be compared.",
     spec=_spec,
     records=_records,
     wide=True,
