@@ -142,7 +142,7 @@ RANKING: tuple[Column[Standing], ...] = (
     Column("paper", "Paper", "The paper that describes the defense: authors, year, venue.", _paper, "link",
            layout="name"),
     *_place(),
-    Column("tier", "The attacker knows", LEVEL_TOOLTIP, lambda one: level_name(one.tier), shown=False),
+    Column("level", "The attacker knows", LEVEL_TOOLTIP, lambda one: level_name(one.tier), shown=False),
 )  # fmt: skip
 
 #: what is not compared, below the ranking
@@ -164,7 +164,7 @@ STANDINGS: tuple[Column[Standing], ...] = (
     Column("base", "Base", BASE_TOOLTIP, lambda one: one.entry.base),
     Column("variant", "Parameters", "The parameters in which the entries differ.", lambda one: one.entry.variant),
 )  # fmt: skip
-SAME_ON_DEFENSE_PAGE = ("defense", "base", "attacks", "paper", "dataset", "norm", "eps", "tier")
+SAME_ON_DEFENSE_PAGE = ("defense", "base", "attacks", "paper", "dataset", "norm", "eps", "level")
 
 
 def _work(name: str) -> Column[AttackStanding]:

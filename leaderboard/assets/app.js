@@ -110,7 +110,7 @@ const exported = (columns, common) => ({
     const own = columns.filter((column) => column.exported);
     const heads = own.map(({ format, title }) => FORMATS[format].heads?.(title) ?? [title]);
     const inParts = (cell, at) => (heads[at].length > 1 ? String(cell).split(BETWEEN) : [cell]);
-    data.header = [...common.map(([title]) => title), ...heads.flat()];
+    data.headerStructure = [[...common.map(([title]) => title), ...heads.flat()].map((title) => ({ title }))];
     data.body = data.body.map((cells) => [...common.map(([, value]) => value ?? ""), ...cells.flatMap(inParts)]);
   },
 });

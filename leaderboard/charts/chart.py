@@ -103,6 +103,7 @@ class RunChart:
     empty: str
     spec: Callable[[], alt.TopLevelMixin]
     records: Callable[[RunData], list[TitledRecords]]
+    note: str = ""
 
 
 class Scope(NamedTuple):

@@ -50,9 +50,10 @@ def _records(part: Leaderboard) -> Records:
         (one["defense"], one["attack"]): {**one, "text": f"{one['robust']:.0f}", "why": None}
         for one in figures
     }  # fmt: skip
-    lacking = {(run.entry.label, run.attack): _why(run) for run in part.runs}
-    defenses = sorted({run.entry.label for run in part.runs}, key=_natural)
-    attacks = sorted({run.attack for run in part.runs})
+    attacked = [run for run in part.runs if run.attacked]
+    lacking = {(run.entry.label, run.attack): _why(run) for run in attacked}
+    defenses = sorted({run.entry.label for run in attacked}, key=_natural)
+    attacks = sorted({run.attack for run in attacked})
     for cell in ((defense, attack) for defense in defenses for attack in attacks):
         if cell not in cells:
             text, why = lacking.get(cell, ("not run", "not played"))

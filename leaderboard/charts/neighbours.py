@@ -8,6 +8,9 @@ import altair as alt
 
 from leaderboard.charts.chart import ROWS, Records, RunChart, RunData, TitledRecords
 
+#: the sets that neighbours are searched in, as rows name them
+SETS_IN_WORDS = "D: the training images; D': the augmented set, training images and adversarial copies of them"
+
 
 def _spec() -> alt.TopLevelMixin:
     bars = alt.Chart(ROWS).mark_bar()
@@ -45,4 +48,5 @@ NEIGHBOURS = RunChart(
     empty="It needs an example for which the defense searched neighbours.",
     spec=_spec,
     records=_records,
+    note=SETS_IN_WORDS,
 )
