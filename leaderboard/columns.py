@@ -281,7 +281,7 @@ AUDITS: tuple[Column[AuditSummary], ...] = (
     Column("times", "Times its cost", "The cost of one answer divided by that of the base.",
            lambda audit: figure_cell(audit.times), "figure", layout="number"),
     Column("flags", "Flags", "What the checks of the audit found; point at one to read it.",
-           lambda audit: [audit.flags, ""], "flags"),
+           lambda audit: [audit.flags, ""], "flags", layout="flags"),
 )  # fmt: skip
 
 #: the columns of every table, by the id of the table in its page

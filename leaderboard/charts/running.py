@@ -16,7 +16,7 @@ POINTS = 200
 def _spec() -> alt.TopLevelMixin:
     lines = alt.Chart(ROWS).mark_line()
     return lines.encode(
-        x=alt.X("position:Q", title="attacked examples answered"),
+        x=alt.X("position:Q", title="attacked examples answered", axis=alt.Axis(tickMinStep=1, format="d")),
         y=alt.Y("accuracy:Q", scale=PERCENT, title="robust % so far"),
         color=alt.Color("game:N", scale=alt.Scale(scheme="tableau20"), legend=alt.Legend(title="game")),
         tooltip=[alt.Tooltip("game:N"), alt.Tooltip("position:Q"), alt.Tooltip("accuracy:Q", format=".1f")],

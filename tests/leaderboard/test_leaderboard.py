@@ -521,13 +521,15 @@ def made(whole: Leaderboard, folder: Path, **values: Any) -> dict[str, str]:
 
 def test_a_site_has_an_overview_a_page_for_each_defense_and_for_each_run(tmp_path: Path) -> None:
     runs = [line(run="a" * 64), line(BASE, run="b" * 64)]
+    clean = line(run="c" * 64, attack="clean")
     whole = Leaderboard(
-        runs, ranked(standings_of(RMC, [outcome("10", runs[0])]) + standings_of(BASE, [outcome("00", runs[1])]))
+        [*runs, clean],
+        ranked(standings_of(RMC, [outcome("10", runs[0])]) + standings_of(BASE, [outcome("00", runs[1])])),
     )
     pages = made(whole, tmp_path)
     assert set(pages) == {
         "index.html", "flags.html", "about.html", "defenses/rmc.html", "defenses/regular.html",
-        f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html",
+        f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html", f"runs/{'c' * 16}.html",
     }  # fmt: skip
     assert (tmp_path / "assets/site.js").read_text() == script()
     data = Page(pages["index.html"]).blocks["data"]
@@ -541,6 +543,10 @@ def test_a_site_has_an_overview_a_page_for_each_defense_and_for_each_run(tmp_pat
     ]
     pages_of_runs = {row["run"][1] for row in table_of(data, "runs")}
     assert pages_of_runs == {f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html"}
+    for of in (data, Page(pages["defenses/rmc.html"]).blocks["data"]):  # a run without an attack is not among these
+        assert [row["run"][0] for row in table_of(of, "clean")] == ["c" * 64]
+        assert "c" * 64 not in {row["run"][0] for row in table_of(of, "runs")}
+    assert "clean" not in Page(pages["defenses/regular.html"]).blocks["data"]["tables"]
     assert next(row["paper"] for row in ranking if row["defense"][0] == "rmc")[1].startswith("https://")
     assert made(whole, tmp_path) == pages  # the same input gives the same pages
 
