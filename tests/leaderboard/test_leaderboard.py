@@ -28,7 +28,8 @@ from bench.store import Store
 from leaderboard import charts, columns, ranking
 from leaderboard.addresses import slug
 from leaderboard.attack_ranking import Key, Tally, attacks_of, count
-from leaderboard.charts.chart import LeaderboardChart, Scope, on_base, parts_of
+from leaderboard.charts.chart import LeaderboardChart, RunData, Scope, on_base, parts_of
+from leaderboard.charts.files import fullest_part
 from leaderboard.charts.neighbours import label_records
 from leaderboard.charts.running import accuracy_records
 from leaderboard.collect import Rules, collect, collect_audits
@@ -46,7 +47,7 @@ from leaderboard.content import (
     radius_in_words,
 )
 from leaderboard.doubts import judged
-from leaderboard.overview import boards_of
+from leaderboard.overview import boards_of, chart_states
 from leaderboard.page import POLICY, script
 from leaderboard.ranking import AnsweredRun, ranked
 from leaderboard.run_page import RunDetails, verdict_of
@@ -773,11 +774,26 @@ def test_a_single_point_is_no_chart_and_many_series_differ() -> None:
     ]  # fmt: skip
     pareto = charts.LEADERBOARD_CHARTS["pareto"]
     assert pareto.records(Leaderboard([], standings[:1])) == [] and len(pareto.records(Leaderboard([], standings))) == 2
+    heatmap, boards = charts.LEADERBOARD_CHARTS["heatmap"], [Board("digits", "linf", 0.2)]
+    assert chart_states(heatmap, Leaderboard([one]), boards)["states"] == []
+    assert len(chart_states(heatmap, Leaderboard([one, two]), boards)["pool"]) == 2
+    for answers, points in (([[True]], 0), ([[True, False]], 2)):
+        data = RunData([replace(ROW, index=i, position=i) for i in range(len(answers[0]))],
+                       {(0, i): right for i, right in enumerate(answers[0])}, [])  # fmt: skip
+        assert sum(len(one.records) for one in charts.RUN_CHARTS["running"].records(data)) == points
     encoding = charts.spec_of(cost)["encoding"]
     assert encoding["color"]["scale"]["scheme"] == "tableau20", "twenty colours"
     symbols = encoding["shape"]["scale"]["range"]
     assert math.lcm(20, len(set(symbols))) >= 60, "so many series differ in colour or symbol"
     assert encoding["shape"]["legend"] == encoding["color"]["legend"]
+
+
+def test_a_file_is_drawn_of_the_part_with_most_figures() -> None:
+    sparse = [line(Entry(str(i), f"d{i}", "regular", "digits", 0), run=str(i), attack=f"a{i}") for i in range(4)]
+    dense = [line(run=f"m{i}", attack=f"a{i}", eps=0.3) for i in range(5)]
+    heatmap = charts.LEADERBOARD_CHARTS["heatmap"]
+    found = fullest_part(heatmap, Leaderboard([*sparse, *dense]), lambda scope: True)
+    assert found is not None and found[0].eps == 0.3 and len(found[1]) == 5  # not the 4 figures among 16 cells
 
 
 def test_an_empty_cell_of_the_heat_map_says_why() -> None:
