@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Protocol
 
-from bench import plugins
 from bench.deadline import in_units
 from bench.environment import one_thread
-from bench.errors import one_line
 from bench.execution.jobs import End, Event, Failed, Job, Lost, Progress, perform
+from bench.execution.worker import work
 from bench.game.resources import Resources
 from bench.settings import Settings
 
@@ -218,7 +216,7 @@ class _Worker:
         self.job: Job | None = None
         #: when it last said something, or was given a job
         self.heard = time.monotonic()
-        self.process = context.Process(target=_work, args=(theirs, settings, os.getpid()), daemon=True)
+        self.process = context.Process(target=work, args=(theirs, os.getpid(), pickle.dumps(settings)), daemon=True)
         with _environment(WORKER_ENVIRONMENT), _no_script():
             self.process.start()
         theirs.close()
@@ -237,42 +235,6 @@ class _Worker:
     def silent_s(self) -> float:
         """Seconds since it last said something."""
         return time.monotonic() - self.heard
-
-
-def _work(connection: Connection, settings: Settings, parent: int) -> None:
-    """The loop of a worker process: receive a job, do it, send its events. It ends when the parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which stops the workers
-    with suppress(OSError):  # of a program without standard error
-        os.dup2(2, 1)  # standard output is the command's: programs read its `--json`
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    one_thread()
-    plugins.load_all(settings.config, settings.plugins)
-
-    def emit(event: Event) -> None:
-        connection.send(event)
-
-    last = [0.0]
-
-    def report(line: str) -> None:
-        if time.monotonic() - last[0] > 0.2:  # a reader does not see more lines
-            last[0] = time.monotonic()
-            emit(Progress(line))
-
-    resources = Resources(settings, report)
-    while True:
-        try:
-            for event in perform(resources, connection.recv()):
-                emit(event)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            return
-        except KeyboardInterrupt as error:  # Ctrl-C does not reach this process, so a plug-in raised it
-            emit(Failed(f"KeyboardInterrupt: {one_line(error)}", traceback.format_exc()))
-
-
-def _die_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def make_engine(settings: Settings, watch: Watch, announce: Callable[[str], None]) -> Engine:

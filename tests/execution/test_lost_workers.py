@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,7 @@ import pytest
 
 import bench as lib
 from bench.errors import BadValue
+from bench.execution.worker import work
 from tests import planted
 from tests.conftest import sets
 from tests.execution.test_determinism import Place
@@ -98,6 +104,25 @@ def test_a_plugin_that_leaves_the_program_fails_alone(tmp_path: Path, cache_root
     found = {run["attack"]: run for run in runs}
     assert code == 1 and found["clean"]["status"] == "DONE", err
     assert found["own"]["status"] == "FAILED" and reason in found["own"]["reason"]
+
+
+class Endless:
+    """Takes for ever to be read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return time.sleep, (1e6,)
+
+
+def test_a_worker_ends_with_its_command_also_before_it_can_work() -> None:
+    light = "import sys, bench.execution.worker; sys.exit(bool({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", light], check=False).returncode == 0
+    context = multiprocessing.get_context("spawn")
+    _, theirs = context.Pipe()
+    nobody = os.getpid() + 1
+    process = context.Process(target=work, args=(theirs, nobody, pickle.dumps(Endless())), daemon=True)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 1
 
 
 def test_a_silent_run_is_ended_and_the_others_are_played(tmp_path: Path, cache_root: Path) -> None:
