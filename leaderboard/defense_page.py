@@ -67,7 +67,7 @@ def _drawings(own: Leaderboard) -> list[dict[str, Any]]:
     drawings: list[dict[str, Any]] = []
     for chart in (one for one in LEADERBOARD_CHARTS.values() if "defense" in one.pages):
         for scope, part in parts_of(chart, own).items():
-            if figures(records := chart.records(part)) > 1:
+            if figures(records := chart.records(part)) >= chart.fewest:
                 number = len(drawings) + 1
                 title = f"{chart.title}, {scope.name}"
                 drawings.append({"id": f"chart-{number}", "chart": chart.name, "title": title, "rows": records})

@@ -140,7 +140,7 @@ def chart_states(chart: LeaderboardChart, whole: Leaderboard, boards: list[Board
     for scope, part in parts_of(chart, whole).items():
         for base in [None, *bases]:
             records: Records = chart.records(on_base(part, base))
-            if figures(records) > 1:
+            if figures(records) >= chart.fewest:
                 states.append(
                     {
                         "boards": [number for number, board in enumerate(boards) if scope.has(board)],

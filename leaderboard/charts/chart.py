@@ -57,7 +57,8 @@ class LeaderboardChart:
     spec      makes the Vega-Lite chart without data
     records   makes the records, from the part of the leaderboard that the chart is of
     scope     which part that is. board: one dataset, norm and radius; tier: also one tier; norm: all radii of a norm
-    pages     the pages that show it; wide: its card has a row of the page to itself
+    pages     the pages that show it, if it has at least `fewest` figures
+    wide      its card has a row of the page to itself
     """
 
     name: str
@@ -69,6 +70,7 @@ class LeaderboardChart:
     scope: Literal["board", "tier", "norm"] = "board"
     pages: tuple[Literal["overview", "defense"], ...] = ("overview",)
     wide: bool = False
+    fewest: int = 1
 
 
 @dataclass(frozen=True)
@@ -203,5 +205,5 @@ def lowest(records: Iterable[Mapping[str, Any]], *cell: str) -> Records:
 
 
 def figures(records: Records) -> int:
-    """How many records have a figure: those of empty cells have none. A page draws no chart of a single one."""
+    """How many records have a figure: those of empty cells have none."""
     return sum(one.get("robust", 0) is not None for one in records)

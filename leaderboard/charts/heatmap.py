@@ -82,4 +82,5 @@ HEATMAP = LeaderboardChart(
     spec=_spec,
     records=_records,
     wide=True,
+    fewest=2,
 )
