@@ -154,11 +154,13 @@ def load(
 ) -> DataFrame:
     """All stored examples of a database as one pandas frame: a line per example, of runs in the order they were begun.
 
-    The columns are those of `bench export --format csv`: the run's names (run, status, defense, base, attack, dataset,
-    norm, eps, n, seed, protocol, trust), then the facts (index, trial, position, label, clean_answer, attacked_answer,
-    distance, ...). Whole numbers are int64 and texts str; clean_answer is Int64, believed and fooled_inside boolean,
-    and all three are <NA> where nothing is known; distance is in the run's norm, NaN where an image had none. Runs that
-    are not DONE are included with the rows that they have: see status.
+    The columns are those of `bench export --format csv`, but for the accuracies of the run at its end, which `results`
+    has: the run's names (run, status, defense, base, attack, dataset, norm, eps, tier, n, seed, protocol,
+    verification), then the facts (index, trial, position, label, clean_answer, attacked_answer, distance, ...). Whole
+    numbers are int64 and texts str; clean_answer is Int64, believed and fooled_inside boolean, and all three are <NA>
+    where nothing is known; distance is in the run's norm, NaN where an image had none; resent_attacked and resent_clean
+    are the answers to an image that is sent again, as a text. Runs that are not DONE are included with the rows that
+    they have: see status.
 
     defense, attack, dataset, status  only runs with this name, or one of these
     db, config                        as for `run`

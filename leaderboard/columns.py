@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from leaderboard.addresses import defense_address, paper_address, registered
@@ -83,8 +84,20 @@ DETECTED_TOOLTIP = "Share of the attacked images that the defense refuses; empty
 LOST_TOOLTIP = "Points of accuracy that other users lose by the attacker's inputs among theirs, with a 95 % interval."
 MS_TOOLTIP = "Median time of one answer of the defense, in milliseconds."
 TIMES_TOOLTIP = "The time of one answer, in answers of the base alone on the same machine."
+LEVEL_TOOLTIP = "The level of knowledge of the attacks."
 DEFENSE_TOOLTIP = "The defense, its base, and the parameters in which its entries differ."
 BASE_TOOLTIP = "The trained network that the defense runs on."
+
+
+def _place() -> tuple[Column[Any], ...]:
+    """The board by its parts: a table on the page shows one board, its CSV may be laid beside that of another."""
+    return (
+        Column("dataset", "Dataset", "The dataset.", lambda one: one.board.dataset, shown=False),
+        Column("norm", "Norm", "The norm in which the attacks are bounded.", lambda one: one.board.norm, shown=False),
+        Column("eps", "Radius", "The radius of the attacks, in units of [0, 1] pixels.", lambda one: one.board.eps,
+               "precise", layout="number", shown=False),
+    )  # fmt: skip
+
 
 RANK = Column[Standing]("rank", "Rank", RANK_TOOLTIP, lambda one: one.rank, "whole", layout="number")
 DEFENSE = Column[Standing]("defense", "Defense", DEFENSE_TOOLTIP, lambda one: _name(one.entry), "name", layout="name")
@@ -104,7 +117,7 @@ RANKING: tuple[Column[Standing], ...] = (
            lambda one: share_cell(one.worst), "share", layout="number"),
     Column("clean", "Clean %", CLEAN_TOOLTIP, lambda one: share_cell(one.clean), "share", layout="number"),
     Column("refused", "Refuses %", REFUSED_TOOLTIP, lambda one: share_cell(one.refused), "share",
-           layout="number", optional=True),
+           layout="number"),
     Column("n", "n", "Number of examples in the worst case.", lambda one: one.n or None, "whole", layout="number",
            shown=False),
     Column("breakers", "Broken by", "Which attack broke which share of the examples broken in the worst known case.",
@@ -116,9 +129,9 @@ RANKING: tuple[Column[Standing], ...] = (
     Column("times", "Answers of the base", TIMES_TOOLTIP, lambda one: figure_cell(one.times_base), "figure",
            layout="number"),
     Column("published", "Published %", "The lowest figure that a paper gives for this defense and attacker; its "
-           "source, and ours under that attack.", _published, "folded", layout="name", optional=True),
+           "source, and ours under that attack.", _published, "folded", layout="name"),
     Column("difference", "Difference", "Our figure under that attack minus the published one, in points.",
-           _difference, "figure", layout="number", optional=True),
+           _difference, "figure", layout="number"),
     _spent("forwards"),
     _spent("backwards"),
     _spent("queries"),
@@ -128,6 +141,8 @@ RANKING: tuple[Column[Standing], ...] = (
            "from elsewhere.", lambda one: one.entry.extra_data, shown=False),
     Column("paper", "Paper", "The paper that describes the defense: authors, year, venue.", _paper, "link",
            layout="name"),
+    *_place(),
+    Column("level", "The attacker knows", LEVEL_TOOLTIP, lambda one: level_name(one.tier), shown=False),
 )  # fmt: skip
 
 #: what is not compared, below the ranking
@@ -144,12 +159,12 @@ UNRANKED: tuple[Column[Standing], ...] = (
 #: the page of a defense: these four, the columns of the ranking without those of `SAME_ON_DEFENSE_PAGE`, and `WHY`
 STANDINGS: tuple[Column[Standing], ...] = (
     Column("board", "Board", "Dataset, norm and radius.", lambda one: one.board.name, layout="name"),
-    Column("tier", "The attacker knows", "The level of knowledge of the attacks.", lambda one: level_name(one.tier),
+    Column("tier", "The attacker knows", LEVEL_TOOLTIP, lambda one: level_name(one.tier),
            sort=lambda one: TIERS.index(one.tier)),
     Column("base", "Base", BASE_TOOLTIP, lambda one: one.entry.base),
     Column("variant", "Parameters", "The parameters in which the entries differ.", lambda one: one.entry.variant),
 )  # fmt: skip
-SAME_ON_DEFENSE_PAGE = ("defense", "base", "attacks", "paper")
+SAME_ON_DEFENSE_PAGE = ("defense", "base", "attacks", "paper", "dataset", "norm", "eps", "level")
 
 
 def _work(name: str) -> Column[AttackStanding]:
@@ -178,7 +193,7 @@ ATTACKS: tuple[Column[AttackStanding], ...] = (
 RUNS: tuple[Column[RunSummary], ...] = (
     Column("defense", "Defense", DEFENSE_TOOLTIP, lambda run: _name(run.entry), "name", layout="name"),
     Column("base", "Base", BASE_TOOLTIP, lambda run: run.entry.base, layout="name", shown=False),
-    Column("attack", "Attack", "The attack; clean: none.", lambda run: run.attack, layout="name"),
+    Column("attack", "Attack", "The attack.", lambda run: run.attack, layout="name"),
     Column("board", "Board", "Dataset, norm and radius.", lambda run: run.board.name, layout="name"),
     Column("threat", "Threat", "What the attacker may do and know; unfold it for the whole threat card.",
            lambda run: [run.threat_tag, run.threat], "folded", layout="name"),
@@ -188,25 +203,32 @@ RUNS: tuple[Column[RunSummary], ...] = (
     Column("clean", "Clean %", CLEAN_TOOLTIP, lambda run: share_cell(run.clean), "share", layout="number"),
     Column("robust", "Robust %", ROBUST_TOOLTIP, lambda run: share_cell(run.robust), "share", layout="number"),
     Column("refused", "Refuses %", REFUSED_TOOLTIP, lambda run: share_cell(run.refused), "share",
-           layout="number", optional=True),
+           layout="number"),
     Column("detected", "Detects %", DETECTED_TOOLTIP, lambda run: share_cell(run.detected), "share",
-           layout="number", optional=True),
-    Column("lost", "Others lose", LOST_TOOLTIP, lambda run: share_cell(run.lost), "share", layout="number",
-           optional=True),
+           layout="number"),
+    Column("lost", "Others lose", LOST_TOOLTIP, lambda run: share_cell(run.lost), "share", layout="number"),
     Column("ms", "ms per answer", MS_TOOLTIP, lambda run: _milliseconds(run.answer_s), "figure", layout="number"),
     Column("flags", "Flags and reasons", "Warnings about the run, and why it was skipped or failed.",
            lambda run: [run.flags, "" if run.status == "DONE" else f"{run.status}: {run.reason}"], "flags",
            layout="wide"),
+    *_place(),
     Column("run", "Run", "The key of the run.", lambda run: [run.run, run.page], "run"),
 )  # fmt: skip
+
+#: runs without an attack: what only an attack gives them is left out
+CLEAN: tuple[Column[RunSummary], ...] = tuple(
+    replace(one, shown=True) if one.name == "dataset" else one
+    for one in RUNS
+    if one.name not in ("attack", "board", "threat", "tier", "robust", "detected", "lost", "norm", "eps")
+)
 
 #: the figures at the top of the page of a run
 RUN_FIGURES: tuple[Column[RunSummary], ...] = (
     Column("robust", "robust %", ROBUST_TOOLTIP, lambda run: share_cell(run.robust), "share"),
     Column("clean", "clean %", CLEAN_TOOLTIP, lambda run: share_cell(run.clean), "share"),
-    Column("refused", "refuses %", REFUSED_TOOLTIP, lambda run: share_cell(run.refused), "share", optional=True),
-    Column("detected", "detects %", DETECTED_TOOLTIP, lambda run: share_cell(run.detected), "share", optional=True),
-    Column("lost", "others lose", LOST_TOOLTIP, lambda run: share_cell(run.lost), "share", optional=True),
+    Column("refused", "refuses %", REFUSED_TOOLTIP, lambda run: share_cell(run.refused), "share"),
+    Column("detected", "detects %", DETECTED_TOOLTIP, lambda run: share_cell(run.detected), "share"),
+    Column("lost", "others lose", LOST_TOOLTIP, lambda run: share_cell(run.lost), "share"),
     Column("ms", "ms per answer", MS_TOOLTIP, lambda run: _milliseconds(run.answer_s), "figure"),
     Column("times", "times the base", TIMES_TOOLTIP, lambda run: figure_cell(run.times_base), "figure"),
 )
@@ -228,6 +250,10 @@ EXAMPLES: tuple[Column[Example], ...] = (
            layout="number"),
     Column("passes", "Passes", "Forward and backward passes of the attack.", lambda one: one.passes, "whole",
            layout="number"),
+    Column("resent", "Answers to it again", "Where the image is sent several times: the answers in their order.",
+           lambda one: " ".join(map(str, one.resent))),
+    Column("resent-clean", "To the clean image", "The answers to the clean image, sent as often.",
+           lambda one: " ".join(map(str, one.resent_clean))),
     Column("violation", "Note", "How the image broke the threat model.", lambda one: one.violation, layout="wide"),
 )  # fmt: skip
 
@@ -255,7 +281,7 @@ AUDITS: tuple[Column[AuditSummary], ...] = (
     Column("times", "Times its cost", "The cost of one answer divided by that of the base.",
            lambda audit: figure_cell(audit.times), "figure", layout="number"),
     Column("flags", "Flags", "What the checks of the audit found; point at one to read it.",
-           lambda audit: [audit.flags, ""], "flags"),
+           lambda audit: [audit.flags, ""], "flags", layout="flags"),
 )  # fmt: skip
 
 #: the columns of every table, by the id of the table in its page
@@ -264,6 +290,7 @@ TABLES: dict[str, tuple[Column[Any], ...]] = {
     "unranked": UNRANKED,
     "attacks": ATTACKS,
     "runs": RUNS,
+    "clean": CLEAN,
     "audits": AUDITS,
     "figures": RUN_FIGURES,
     "examples": EXAMPLES,

@@ -259,7 +259,11 @@ class AuditSummary:
 
 @dataclass(frozen=True)
 class Example:
-    """One attacked example of a run, as the table of its page shows it. outcome: broken, survived or violation."""
+    """One attacked example of a run, as the table of its page shows it.
+
+    outcome   broken, survived or violation
+    resent    the answers to the image, and resent_clean: to the clean image; () where it is sent once
+    """
 
     index: int
     game: int
@@ -272,6 +276,8 @@ class Example:
     queries: int
     passes: int
     violation: str = ""
+    resent: tuple[int, ...] = ()
+    resent_clean: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from leaderboard.addresses import paper_address, registered
 from leaderboard.charts import LEADERBOARD_CHARTS, spec_of
-from leaderboard.charts.chart import parts_of
+from leaderboard.charts.chart import figures, parts_of
 from leaderboard.columns import columns_of
 from leaderboard.content import TIERS, Leaderboard, RunSummary, Standing
 from leaderboard.page import Site, render
@@ -20,6 +20,7 @@ def render_defense_page(name: str, whole: Leaderboard, site: Site) -> str:
         [run for run in whole.runs if run.entry.defense == name],
         [standing for standing in whole.standings if standing.entry.defense == name],
     )
+    attacked, clean = ([run for run in own.runs if run.attacked == of] for of in (True, False))
     known = registered(name)
     drawings = _drawings(own)
     return render(
@@ -29,12 +30,14 @@ def render_defense_page(name: str, whole: Leaderboard, site: Site) -> str:
         name=name,
         summary="" if known is None else known.summary,
         paper=paper_address(name),
+        clean=bool(clean),
         charts=drawings,
         data={
             "root": "../",
             "tables": {
                 "standings": table_data(columns_of("standings"), _played(own), where=_muted_standing),
-                "runs": table_data(columns_of("runs"), own.runs, ("board", "asc"), _muted_run),
+                "runs": table_data(columns_of("runs"), attacked, ("board", "asc"), _muted_run),
+                **({"clean": table_data(columns_of("clean"), clean, ("dataset", "asc"), _muted_run)} if clean else {}),
             },
         },
         drawings={
@@ -64,7 +67,7 @@ def _drawings(own: Leaderboard) -> list[dict[str, Any]]:
     drawings: list[dict[str, Any]] = []
     for chart in (one for one in LEADERBOARD_CHARTS.values() if "defense" in one.pages):
         for scope, part in parts_of(chart, own).items():
-            if records := chart.records(part):
+            if figures(records := chart.records(part)) >= chart.fewest:
                 number = len(drawings) + 1
                 title = f"{chart.title}, {scope.name}"
                 drawings.append({"id": f"chart-{number}", "chart": chart.name, "title": title, "rows": records})

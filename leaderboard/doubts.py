@@ -6,8 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from bench.analysis.describe import MERGED_FLAGS
 from bench.auditing.battery import BUDGETS
-from leaderboard.content import SMALL, AuditSummary, Standing
+from leaderboard.content import SMALL, AuditSummary, RunSummary, Share, Standing
+
+#: flags of a run by which its own figure is in doubt; others say what it may be compared with
+DOUBTED = ("V1", *MERGED_FLAGS)
 
 
 def judged(standings: Iterable[Standing], audits: Sequence[AuditSummary]) -> list[Standing]:
@@ -31,9 +35,7 @@ def _doubts(standing: Standing) -> Iterable[tuple[str, str]]:
     """Each with a name and in words; none for a standing without a figure."""
     if standing.robust is None:
         return
-    if standing.n < SMALL:
-        low, high = standing.robust.low, standing.robust.high
-        yield "small sample", f"{standing.n} examples: the true share may be anywhere from {low:.1f} to {high:.1f} %."
+    yield from _small(standing.robust, standing.n)
     if standing.missing:
         yield "unequal attacks", f"It has not met {', '.join(standing.missing)}, so others met more."
     if standing.worst is not None and standing.worst.value < standing.robust.low:
@@ -42,3 +44,19 @@ def _doubts(standing: Standing) -> Iterable[tuple[str, str]]:
     for name, message in standing.flags:
         if re.fullmatch(r"S\d+", name):
             yield name, message
+
+
+def _small(robust: Share, n: int) -> Iterable[tuple[str, str]]:
+    if n < SMALL:
+        yield (
+            "small sample",
+            f"{n} examples: the true share may be anywhere from {robust.low:.1f} to {robust.high:.1f} %.",
+        )
+
+
+def doubts_of_run(run: RunSummary) -> list[tuple[str, str]]:
+    """Reasons not to believe the figure of a run, from the run alone, each with a name and in words."""
+    if run.robust is None:
+        return []
+    told = [(name, message) for name, message in run.flags if name in DOUBTED]
+    return [*_small(run.robust, run.n), *told]

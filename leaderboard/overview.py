@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from leaderboard.charts import LEADERBOARD_CHARTS, LeaderboardChart, spec_of
-from leaderboard.charts.chart import Records, on_base, parts_of
+from leaderboard.charts.chart import Records, figures, on_base, parts_of
 from leaderboard.columns import columns_of
 from leaderboard.content import LEVELS, TIERS, AttackStanding, Board, Leaderboard, RunSummary, Standing
 from leaderboard.page import Site, render
@@ -28,6 +29,7 @@ def render_overview(whole: Leaderboard, site: Site) -> str:
         empty=not whole.runs,
         audited=bool(whole.audits),
         attacked=bool(whole.attacks),
+        clean=any(not run.attacked for run in whole.runs),
         charts=charts,
         data={
             "root": "",
@@ -100,7 +102,7 @@ def _tables(whole: Leaderboard, boards: list[Board]) -> dict[str, Any]:
         }
 
     def where_run(run: RunSummary) -> dict[str, Any]:
-        """A run without an attack is shown on all boards of its dataset."""
+        """A run without an attack stands beside all boards of its dataset."""
         shown = [numbers[run.board]] if run.attacked else of_dataset[run.entry.dataset]
         return {"boards": shown, "tier": None, "base": run.entry.base, "muted": not run.ranked}
 
@@ -109,12 +111,15 @@ def _tables(whole: Leaderboard, boards: list[Board]) -> dict[str, Any]:
         return {"boards": [numbers[attack.board]], "tier": None, "base": None, "muted": False}
 
     standings = sorted(whole.standings, key=rank_order)
+    on_one_board = [replace(one, shown=one.shown and one.name != "board") for one in columns_of("runs")]
     compared, others = [one for one in standings if not one.why], [one for one in standings if one.why]
     tables = {
         "ranking": table_data(columns_of("ranking"), compared, ("rank", "asc"), where_standing),
         "unranked": table_data(columns_of("unranked"), others, None, where_standing),
-        "runs": table_data(columns_of("runs"), whole.runs, ("robust", "desc"), where_run),
+        "runs": table_data(on_one_board, [run for run in whole.runs if run.attacked], ("robust", "desc"), where_run),
     }
+    if clean := [run for run in whole.runs if not run.attacked]:
+        tables["clean"] = table_data(columns_of("clean"), clean, ("clean", "desc"), where_run)
     if whole.attacks:
         tables["attacks"] = table_data(columns_of("attacks"), whole.attacks, ("rank", "asc"), where_attack)
     if whole.audits:
@@ -135,7 +140,7 @@ def chart_states(chart: LeaderboardChart, whole: Leaderboard, boards: list[Board
     for scope, part in parts_of(chart, whole).items():
         for base in [None, *bases]:
             records: Records = chart.records(on_base(part, base))
-            if records:
+            if figures(records) >= chart.fewest:
                 states.append(
                     {
                         "boards": [number for number, board in enumerate(boards) if scope.has(board)],

@@ -17,11 +17,13 @@ from bench.store import RunRecord, Store
 from leaderboard.addresses import defense_address
 from leaderboard.charts import RUN_CHARTS, spec_of
 from leaderboard.charts.chart import RunData
+from leaderboard.charts.neighbours import SETS_IN_WORDS
 from leaderboard.columns import columns_of
-from leaderboard.content import Example, RunSummary
+from leaderboard.content import Example, RunSummary, Share, level_name
+from leaderboard.doubts import doubts_of_run
 from leaderboard.images import gallery_data
 from leaderboard.page import Site, render
-from leaderboard.tables import table_data
+from leaderboard.tables import share_cell, table_data
 
 #: examples in the gallery; rows in the table of examples; drawings of one chart
 GALLERY, TABLE, DRAWINGS = 12, 5000, 2
@@ -84,14 +86,17 @@ def render_run_page(run: RunSummary, details: RunDetails, site: Site) -> str:
         site,
         "../",
         run=run,
+        verdict=verdict_of(run),
+        neighbours=any(len(one["images"]) > 3 for one in details.gallery),
+        sets_in_words=SETS_IN_WORDS,
         defense_page=f"../{defense_address(run.entry.defense)}",
         details=details,
-        charts=drawings,
+        charts=[{**one, "note": RUN_CHARTS[one["chart"]].note} for one in drawings],
         data={
             "root": "../",
             "tables": {
                 "figures": table_data(columns_of("figures"), [run]),
-                "examples": table_data(columns_of("examples"), details.examples),
+                "examples": table_data(columns_of("examples"), details.examples, common=_common(run)),
             },
         },
         drawings={
@@ -103,6 +108,56 @@ def render_run_page(run: RunSummary, details: RunDetails, site: Site) -> str:
 
 def _utc(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run says, for the first lines of its page.
+
+    figure   robust accuracy; of a run without an attack, clean accuracy; None where there is none
+    words    what the figure means
+    trust    whether it is to be believed, in a few words; state: doubt, checked or unchecked; reasons: in sentences
+    """
+
+    figure: Share | None
+    words: str
+    trust: str
+    state: str
+    reasons: str
+
+
+def verdict_of(run: RunSummary) -> Verdict:
+    """The verdict of a run, by its own rows."""
+    if run.status != "DONE" or run.robust is None:
+        why = f"{run.status}: {run.reason}" if run.status != "DONE" else "it has no rows that count"
+        return Verdict(None, f"There is no figure: {why}.", "", "", "")
+    doubts = doubts_of_run(run)
+    if doubts:
+        trust, state = "not to be believed", "doubt"
+    elif not run.ranked:
+        trust, state = "not to be compared", "unchecked"
+    else:
+        trust, state = "no doubt found in this run", "checked"
+    reasons = doubts or list(run.flags)
+    words = "\n".join(f"{name}: {message}" for name, message in reasons)
+    return Verdict(
+        run.robust, _meaning(run, run.robust), trust, state, words or "It has no flag and at least 100 examples."
+    )
+
+
+def _meaning(run: RunSummary, robust: Share) -> str:
+    """What the figure means, in one sentence."""
+    images, likely = f"Of {run.n} images of {run.entry.dataset}", f"from {robust.low:.1f} to {robust.high:.1f} %"
+    if not run.attacked:
+        return f"{images} it answers {robust.value:.1f} % right without an attack; with 95 % confidence it is {likely}."
+    if run.lost is not None:
+        return (
+            f"{images} that other users sent, unperturbed, it answers {robust.value:.1f} % right; the inputs of the "
+            f"attacker among them cost {run.lost.value:.1f} points ({run.lost.low:.1f} to {run.lost.high:.1f})."
+        )
+    clean = "" if run.clean is None else f"{run.clean.value:.1f} % right without an attack and "
+    under = f"{robust.value:.1f} % {'' if clean else 'right '}under {run.attack}"
+    return f"{images} it answers {clean}{under}; with 95 % confidence {'the latter' if clean else 'it'} is {likely}."
 
 
 def _example(row: Row, norm: str, clean: dict[tuple[int, int], int], outcome: str) -> Example:
@@ -119,7 +174,22 @@ def _example(row: Row, norm: str, clean: dict[tuple[int, int], int], outcome: st
         queries=row.queries,
         passes=row.forwards + row.backwards,
         violation=row.violation,
+        resent=tuple((row.resent or {}).get("attacked", ())),
+        resent_clean=tuple((row.resent or {}).get("clean", ())),
     )
+
+
+def _common(run: RunSummary) -> list[tuple[str, Any]]:
+    """What the CSV of the examples says of their run in each row, so that it can be read alone."""
+    common: list[tuple[str, Any]] = [
+        ("Run", run.run), ("Defense", run.entry.defense), ("Base", run.entry.base), ("Parameters", run.entry.variant),
+        ("Attack", run.attack), ("Dataset", run.entry.dataset), ("Norm", run.norm), ("Radius", run.eps),
+        ("The attacker knows", level_name(run.tier)),
+    ]  # fmt: skip
+    for name, share in (("Clean %", run.clean), ("Robust %", run.robust)):
+        value, low, high = (share_cell(share) or [None] * 4)[:3]
+        common += [(name, value), (f"{name} low", low), (f"{name} high", high)]
+    return common
 
 
 def _drawings(data: RunData) -> list[dict[str, Any]]:
@@ -136,7 +206,7 @@ def _facts(record: RunRecord, run: RunSummary) -> list[tuple[str, str]]:
     spec, made = record.spec, record.provenance
     facts = [
         ("run", record.key),
-        ("came from", "" if record.origin is None else f"a bundle, {record.trust}: {json.dumps(record.origin)}"),
+        ("came from", "" if record.origin is None else f"a bundle, {record.verification}: {json.dumps(record.origin)}"),
         ("commit", str(made.get("commit", ""))),
         ("made with", json.dumps(made.get("environment", {}))),
         ("host", str(made.get("host", ""))),

@@ -41,8 +41,8 @@ class Column(Generic[RowT]):
     layout    name: at least 7 rem; number: figures, in one line; flags: marks, wrapped; wide: long text, wrapped;
               text: anything else
     exported  whether CSV and the clipboard have it
-    shown     whether it is visible before a reader changes that
-    optional  a table in which no row has a value leaves it out
+    shown     whether it is visible before a reader changes that; while all rows that a table shows lack a value, the
+              column is hidden too
     """
 
     name: str
@@ -54,7 +54,6 @@ class Column(Generic[RowT]):
     layout: Literal["text", "name", "number", "flags", "wide"] = "text"
     exported: bool = True
     shown: bool = True
-    optional: bool = False
 
     def description(self) -> dict[str, Any]:
         """The column as the browser reads it."""
@@ -72,17 +71,18 @@ def table_data(
     rows: Iterable[RowT],
     order: tuple[str, Literal["asc", "desc"]] | None = None,
     where: Callable[[RowT], Mapping[str, Any]] = lambda row: {},
+    common: Iterable[tuple[str, Any]] = (),
 ) -> dict[str, Any]:
     """A table as the browser reads it.
 
     order   the column that rows are sorted by at first, and in which direction; None: the order of the rows
     where   facts of a row beside its cells. boards, tier, base: when to show it; muted: whether to draw it in grey
+    common  titles and values that CSV and the clipboard have in each row before its cells
     """
-    rows = list(rows)
-    columns = [one for one in columns if not one.optional or any(one.value(row) is not None for row in rows)]
     return {
         "columns": [column.description() for column in columns],
         "order": [] if order is None else [list(order)],
+        "common": [list(one) for one in common],
         "rows": [{**where(row), "cells": [column.cell(row) for column in columns]} for row in rows],
     }
 

@@ -30,7 +30,7 @@ from bench.errors import DamagedRun, one_line
 from bench.norms import NORMS
 from bench.rows import Row
 from bench.store import GameRecord, RunRecord, Store, in_parts
-from bench.threat import ThreatModel
+from bench.threat import ThreatModel, tier_of
 
 #: flags of runs whose figure must not be compared with others
 UNRANKED = ("V1", "survivors", "draws", "poison")
@@ -52,10 +52,11 @@ def names_of(record: RunRecord) -> dict[str, Any]:
         "dataset": spec["dataset"]["name"],
         "norm": threat["norm"],
         "eps": threat["eps"],
+        "tier": tier_of(ThreatModel(**threat)),
         "n": spec["n"] if spec.get("chosen") is None else len(spec["chosen"]),
         "seed": spec["seed"],
         "protocol": spec["game"]["protocol"],
-        "trust": record.trust,
+        "verification": record.verification,
     }
 
 
@@ -265,13 +266,13 @@ MERGED_FLAGS = ("claimed", "replayed")
 
 def _not_replayed(record: RunRecord) -> list[dict[str, Any]]:
     """The flag of a run that came in a bundle and of which games were not replayed here."""
-    if record.origin is None or record.trust == "verified":
+    if record.origin is None or record.verification == "verified":
         return []
     came, replayed = f"It came in the bundle {record.origin.get('file', '?')}", len(record.origin.get("replayed", ()))
     if not replayed:
         message = f"{came}, and none of its games was replayed here: its rows are the sender's word."
         return [{"id": "claimed", "value": 0, "message": message}]
-    message = f"{came}; {record.trust} games were played again here, with the same rows."
+    message = f"{came}; {record.verification} games were played again here, with the same rows."
     return [{"id": "replayed", "value": replayed, "message": message}]
 
 
@@ -334,18 +335,38 @@ def examples(store: Store, record: RunRecord) -> list[dict[str, Any]]:
     return [example(row, norm, clean) for row in store.rows(record.key)]
 
 
+def figures_of(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The accuracies of a described run with their intervals, without nesting; None where there is none."""
+    figures = {}
+    for name in ("clean", "robust"):
+        estimate = described[f"{name}_accuracy"] or {}
+        figures[f"{name}_accuracy"] = estimate.get("value")
+        figures |= {f"{name}_{end}": estimate.get(end) for end in ("low", "high")}
+    return figures
+
+
 def flat_rows(store: Store, record: RunRecord) -> list[dict[str, Any]]:
-    """All examples as lines of `bench export --format csv`: the run's names, then the facts, without nesting."""
+    """All examples as lines of a table: the run's names, then the facts, without nesting.
+
+    The answers to an image that is sent again are one text, such as `3 3 8`.
+    """
     names = names_of(record)
     rows = []
     for facts in examples(store, record):
         row = dict(names)
         for name, value in facts.items():
-            if name in ("neighbours", "resent"):
+            if name == "neighbours":
                 continue  # lists by set: only JSON has them
-            if isinstance(value, dict):
+            if name == "resent":
+                row.update(resent_in_words(value))
+            elif isinstance(value, dict):
                 row.update({f"{name}_{part}": v for part, v in value.items()})
             else:
                 row[name] = value
         rows.append(row)
     return rows
+
+
+def resent_in_words(resent: Mapping[str, Sequence[int]] | None) -> dict[str, str]:
+    """The answers to an image that is sent again (`Row.resent`) as a text each; "" where it is sent once."""
+    return {f"resent_{of}": " ".join(map(str, (resent or {}).get(of, ()))) for of in ("attacked", "clean")}

@@ -57,7 +57,11 @@ def _record(record: RunRecord, found: Mapping[str, Any]) -> dict[str, Any]:
             "source_type": "evaluation_run",
             "source_organization_name": "not stated",
             "evaluator_relationship": "other",
-            "additional_details": {"run": record.key, "trust": record.trust, **_texts(record.origin or {})},
+            "additional_details": {
+                "run": record.key,
+                "verification": record.verification,
+                **_texts(record.origin or {}),
+            },
         },
         "eval_library": {
             "name": NAME,

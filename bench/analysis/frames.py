@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.analysis.describe import clean_run_of, names_of
+from bench.analysis.describe import clean_run_of, names_of, resent_in_words
 from bench.errors import BadValue
 from bench.norms import NORMS
 from bench.store import RunRecord, Store
@@ -35,6 +35,7 @@ FACTS = {
     "adaptation_steps": ("adaptation_steps", "int64"),
     "believed": ("believed", "boolean"),
     "fooled_inside": ("fooled_inside", "boolean"),
+    "resent": ("resent", "object"),  # a text each for `attacked` and `clean`
     "seconds_attack": ("attack_s", "float64"),
     "seconds_defense": ("defense_s", "float64"),
 }
@@ -48,10 +49,11 @@ NAMES = {
     "dataset": "str",
     "norm": "str",
     "eps": "float64",
+    "tier": "str",
     "n": "int64",
     "seed": "int64",
     "protocol": "str",
-    "trust": "str",
+    "verification": "str",
 }
 #: rows that are held as Python objects before they are typed
 BLOCK = 30_000
@@ -71,8 +73,9 @@ def load_pandas() -> Any:
 def frame_of(store: Store, records: Sequence[RunRecord]) -> DataFrame:
     """One line per stored example of these runs, in their order: the run's names, then the facts.
 
-    Columns as `bench export --format csv` has them. Whole numbers are int64; clean_answer, which a run without a clean
-    answer lacks, is Int64, believed and fooled_inside are boolean, all three with <NA>; a missing distance is NaN.
+    Columns as `bench export --format csv` has them, without the accuracies of the run at its end. Whole numbers are
+    int64; clean_answer, which a run without a clean answer lacks, is Int64, believed and fooled_inside are boolean, all
+    three with <NA>; a missing distance is NaN.
     """
     pd = load_pandas()
     wanted = [column for column, _ in FACTS.values()]
@@ -87,6 +90,9 @@ def frame_of(store: Store, records: Sequence[RunRecord]) -> DataFrame:
     frame.insert(where, "distance", distance)
     for number, (norm, values) in enumerate(zip(NORMS, measured, strict=True), 1):
         frame.insert(where + number, f"distances_{norm}", values)
+    where, resent = list(frame).index("resent"), [resent_in_words(answers) for answers in frame.pop("resent")]
+    for number, name in enumerate(resent_in_words(None)):
+        frame.insert(where + number, name, pd.Series([words[name] for words in resent], dtype="str"))
     return frame
 
 

@@ -60,7 +60,7 @@ def _log(entities: Any, client: Any, experiment: str, record: RunRecord, found: 
         client.log_batch(run, params=params[at : at + TOGETHER])
     client.log_batch(run, metrics=metrics)
     client.set_tag(run, "bench.threat", found["threat_in_words"])
-    client.set_tag(run, "bench.trust", record.trust)
+    client.set_tag(run, "bench.verification", record.verification)
     client.set_tag(run, "bench.flags", ", ".join(flag["id"] for flag in found["flags"]))
     client.set_tag(run, "bench.commit", str(record.provenance.get("commit", "")))
     client.set_tag(run, KEY, record.key)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
-from bench.analysis.describe import describe, flat_rows, names_of
+from bench.analysis.describe import describe, figures_of, flat_rows, names_of
 from bench.analysis.frames import NAMES, frame_of, load_pandas
 from bench.analysis.intervals import Estimate
 from bench.analysis.notebook import facts_of, table_of
@@ -28,7 +28,7 @@ class Result:
 
     run              its key, 64 hex digits
     status, reason   DONE, or why it is not
-    defense, base, attack, dataset, norm, eps, n, seed, protocol
+    defense, base, attack, dataset, norm, eps, tier, n, seed, protocol
     violations       proposals that broke the threat model and were judged as the clean image
     seconds          by part: attack, defense, harness, total
     answer_s         median seconds of an answer; None without one
@@ -49,6 +49,7 @@ class Result:
     dataset: str
     norm: str
     eps: float
+    tier: str
     n: int
     seed: int
     protocol: str
@@ -122,7 +123,10 @@ class Result:
         return copy.deepcopy(self._facts)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat dict per example, as a line of `bench export --format csv`: the run's names, then its facts."""
+        """One flat dict per example, as a line of `bench export --format csv`: the run's names, then its facts.
+
+        The accuracies of the run, which end such a line, are `clean_accuracy` and `robust_accuracy`.
+        """
         return flat_rows(self._store, self._record)
 
     def to_pandas(self) -> DataFrame:
@@ -228,9 +232,7 @@ SUMMARY = {
 def _summary(result: Result) -> dict[str, Any]:
     """A run as a line of `Results.to_pandas`."""
     line = {name: getattr(result, name) for name in (*NAMES, "answer_s", "violations", "reason")}
-    for name, estimate in (("clean", result.clean_accuracy), ("robust", result.robust_accuracy)):
-        if estimate is not None:
-            line |= {f"{name}_accuracy": estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    line |= figures_of(result._facts)
     return {**line, "total_s": result.seconds["total"], "flags": ", ".join(flag["id"] for flag in result.flags)}
 
 

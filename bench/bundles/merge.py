@@ -36,13 +36,13 @@ from bench.store.schema import connect, parse_url
 
 @dataclass(frozen=True)
 class MergedRun:
-    """A run of a merged bundle. trust: as `RunRecord.trust`; known: it was here before, with the same rows."""
+    """A run of a merged bundle. verification: as of `RunRecord`; known: it was here before, with the same rows."""
 
     run: str
     defense: str
     attack: str
     dataset: str
-    trust: str
+    verification: str
     known: bool
 
 
@@ -231,7 +231,9 @@ def _store(
             record = target.find(run.form.key)
             assert record is not None
             names = {part: record.spec[part]["name"] for part in ("defense", "attack", "dataset")}
-            merged.runs.append(MergedRun(record.key, **names, trust=record.trust, known=record.key in known))
+            merged.runs.append(
+                MergedRun(record.key, **names, verification=record.verification, known=record.key in known)
+            )
     finally:
         target.close()
 

@@ -181,8 +181,8 @@ def _tell(merged: Merged) -> None:
 
     for run in merged.runs:
         known = ", was here already" if run.known else ""
-        click.echo(f"{run.run[:12]} {run.defense} / {run.attack} / {run.dataset}: {run.trust}{known}")
+        click.echo(f"{run.run[:12]} {run.defense} / {run.attack} / {run.dataset}: {run.verification}{known}")
     for note in merged.notes:
         click.echo(hanging(f"  {note}", 2))
-    if any(run.trust != "claimed" for run in merged.runs):
+    if any(run.verification != "claimed" for run in merged.runs):
         click.echo(f"  the games were drawn with --seed {merged.seed}")

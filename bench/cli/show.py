@@ -103,7 +103,10 @@ def _origin(record: RunRecord) -> dict[str, str]:
     if record.origin is None:
         return {}
     facts = {name: str(record.origin.get(name, "?")) for name in ("file", "bundle", "merged")}
-    return {"trust": record.trust, "bundle": f"{facts['file']}, sha256 {facts['bundle']}, merged {facts['merged']}"}
+    return {
+        "verification": record.verification,
+        "bundle": f"{facts['file']}, sha256 {facts['bundle']}, merged {facts['merged']}",
+    }
 
 
 def _uncut(shown: dict[str, Any]) -> dict[str, str]:
@@ -221,7 +224,7 @@ def export(
     if form == "every-eval-ever" and out is None:
         raise BadValue("Every Eval Ever has a file for each run; give --out FOLDER.")
     store = open_session(config).store(db)
-    from bench.analysis.describe import describe_all, examples, flat_rows
+    from bench.analysis.describe import describe_all, examples, figures_of, flat_rows
 
     records = [store.resolve(run) for run in runs] if runs else store.runs()
     if form in ("every-eval-ever", "mlflow"):
@@ -232,7 +235,8 @@ def export(
         exported = [{**run, "examples": examples(store, record)} for record, run in described]
         text = json.dumps(exported, indent=1) + "\n"
     else:
-        rows = [row for record in records for row in flat_rows(store, record)]
+        together = describe_all(store, records)
+        rows = [{**row, **figures_of(run)} for record, run in together for row in flat_rows(store, record)]
         if form == "parquet":
             _write_parquet(rows, str(out))
             return 0

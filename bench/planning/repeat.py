@@ -1,4 +1,4 @@
-"""The command that plays a stored run again."""
+"""The command that plays a stored run again; for a network in memory, the call."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from bench import registry
 from bench.config import Config
 from bench.data.task import TaskFacts, TaskParams
 from bench.errors import BenchError, one_line
 from bench.planning.plan import plan
 from bench.planning.requests import Request
 from bench.planning.spec import RunSpec
+from bench.threat import ThreatModel
 
 #: parts of a run and the first half of the keys of their parameters
 SECTIONS = ("defense", "base", "attack", "dataset")
@@ -29,6 +31,7 @@ def command_of(
     checked: bool = False,
 ) -> tuple[str, str]:
     """The shortest command that gives exactly this run under a configuration; or a note that says why there is none.
+    For a network in memory, the Python lines that give it, and a note on what they need.
 
     What the configuration gives by itself is left out. The command is planned again and its key compared.
     options: words to append to each command, such as --config, --plugin and --data-dir of this call
@@ -36,6 +39,8 @@ def command_of(
     """
     if spec.chosen is not None:
         return "", "This run attacked what others had left, as a step of an audit; repeat the audit: bench audit"
+    if _was_in_memory(spec):
+        return _call(spec, config), IN_MEMORY
     names = (spec.defense.name,), (spec.attack.name,), () if spec.is_base else (spec.base.name,), (spec.dataset.name,)
     request = Request(*names, n=spec.n, seeds=(spec.seed,), force_eps=True)
     bounded = spec.attack_kind != "minimal" and spec.attack.name != "clean"
@@ -90,6 +95,66 @@ def command_against(
         except BenchError:  # the next try, or none
             continue
     return ""
+
+
+IN_MEMORY = (
+    "No command can name what was in the memory of a Python program: its network and images. There these lines give "
+    "the same run, with the same model, x and y, and the same normalize, outputs, classes and train if they were given."
+)
+
+
+def _was_in_memory(spec: RunSpec) -> bool:
+    """Whether the run attacked a network that a program held: `given`, by a name that only that program knew."""
+    model = str(spec.base.params.get("model", ""))
+    if spec.base.name != "given" or spec.base.params.get("weights") or ":" in model:
+        return False
+    return model not in registry.models or registry.models[model].origin == registry.PROGRAM
+
+
+def _call(spec: RunSpec, config: Config) -> str:
+    """The call of `bench.evaluate` that gives a run of a network in memory. Values that may differ there are set."""
+    arguments: dict[str, Any] = {"attack": spec.attack.name}
+    if spec.attack.name != "clean":
+        arguments["eps"] = spec.threat.eps
+    if spec.attack_kind != "minimal" and spec.attack.name != "clean":
+        arguments["norm"] = spec.threat.norm
+    if not spec.is_base:
+        arguments["defense"] = spec.defense.name
+    arguments |= {"n": spec.n, "seed": spec.seed, "name": spec.dataset.name, "network": spec.network.name}
+    if sets := _sets(spec, config):
+        arguments["sets"] = sets
+    words = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    return f"import bench\n\nbench.evaluate(model, x, y, {words})"
+
+
+def _sets(spec: RunSpec, config: Config) -> dict[str, Any]:
+    """By dotted key what the classes and the configuration do not give by themselves, whatever the images are."""
+    sets: dict[str, Any] = {}
+    for section in ("attack",) if spec.is_base else ("attack", "defense"):
+        part, names = getattr(spec, section), getattr(registry, f"{section}s")
+        usual = _usual(section, names[part.name], config) if part.name in names else {}
+        sets |= {f"{section}.{key}": value for key, value in part.params.items() if usual.get(key) != value}
+    protocol = ""
+    if spec.attack.name in registry.attacks:
+        entry = registry.attacks[spec.attack.name].resolved()
+        threat, usual = asdict(spec.threat), asdict(ThreatModel().with_fields(dict(entry.preset or {})))
+        free = set(entry.free or ()) - {"eps", "norm"}
+        sets |= {f"threat.{key}": threat[key] for key in sorted(free) if threat[key] != usual[key]}
+        protocol = str(config.game.get("protocol", entry.protocol))
+    game = {"protocol": spec.game.protocol, **spec.game.params}
+    usual = {"protocol": protocol}
+    if spec.game.protocol in registry.protocols:
+        fields = registry.protocols.load(spec.game.protocol).Params.model_fields
+        usual |= {name: config.game.get(name, field.default) for name, field in fields.items()}
+    return sets | {f"game.{key}": value for key, value in game.items() if value != usual.get(key)}
+
+
+def _usual(section: str, entry: registry.Entry, config: Config) -> dict[str, Any]:
+    """The parameters that a plug-in has by its class and by its tables of the configuration."""
+    tables: dict[str, Any] = {}
+    for name in entry.sections if section == "attack" else [entry.name]:
+        tables |= getattr(config, section).get(name, {})
+    return {name: tables.get(name, field.default) for name, field in entry.load().Params.model_fields.items()}
 
 
 def _of_entry(

@@ -40,8 +40,8 @@ class RunRecord:
     origin: dict[str, Any] | None = None
 
     @property
-    def trust(self) -> str:
-        """What the rows are worth: `played here`, `claimed`, `replayed 2 of 5` (games) or `verified`."""
+    def verification(self) -> str:
+        """How much was played here: `played here` (all), `claimed` (none), `replayed 2 of 5` (games) or `verified`."""
         if self.origin is None:
             return "played here"
         game = self.spec["game"]

@@ -17,7 +17,8 @@ const page = json("data");
 
 const link = (address, html) => (address ? `<a href="${esc(page.root + address)}">${html}</a>` : html);
 const rounded = (value, digits) => (Math.abs(value) >= 100 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(digits))));
-// html: what is shown; plain: what is sorted, searched and exported, null if missing; search: what is searched, if more
+// html: what is shown; plain: what is sorted, searched and exported, null if missing; search: what is searched, if more;
+// parts: what is exported instead, a column for each of `heads`
 const number = (html) => ({ html: (value) => (value === null ? "–" : html(value)), plain: (value) => value });
 const share = (write) => ({
   html: (value) => {
@@ -26,6 +27,8 @@ const share = (write) => ({
     return `<b>${middle}</b> <span class="interval" title="${esc(value[3])}">${low}&thinsp;to&thinsp;${high}</span>`;
   },
   plain: (value) => (value ? value[0] : null),
+  heads: (title) => [title, `${title} low`, `${title} high`],
+  parts: (value) => (value ? value.slice(0, 3) : [null, null, null]),
 });
 const percent = share((value) => value.toFixed(1));
 const variant = (words) => (words ? `<span class="variant">${esc(words)}</span>` : "");
@@ -40,7 +43,7 @@ const FORMATS = {
   precise: number((value) => rounded(value, 4)),
   share: percent,
   "signed-share": share((value) => (value < 0 ? "" : "+") + value.toFixed(1)),
-  "share-note": { html: ([value, note]) => percent.html(value) + variant(note), plain: ([value]) => percent.plain(value) },
+  "share-note": { ...percent, html: ([value, note]) => percent.html(value) + variant(note), plain: ([value]) => percent.plain(value), parts: ([value]) => percent.parts(value) },
   flags: {
     html: ([flags, after]) => `${flags.map(flag).join(" ")} ${esc(after)}`.trim(),
     plain: ([flags, after]) => `${flags.map(([id]) => id).join(" ")} ${after}`.trim(),
@@ -69,6 +72,9 @@ const FORMATS = {
   outcome: { html: (value) => `<span class="${esc(value)}">${esc(value)}</span>`, plain: (value) => value },
 };
 const valueOf = (column, cell) => (column.has_sort ? cell[0] : cell);
+const missing = (column, cell) => [null, ""].includes(FORMATS[column.format].plain(valueOf(column, cell)));
+// whether a column is drawn where the reader did not say: not where no row has a value in it
+const drawnAtFirst = (column, at, rows) => column.shown && rows.some((row) => !missing(column, row.cells[at]));
 const htmlOf = (column, cell) => FORMATS[column.format].html(valueOf(column, cell));
 
 // ---- tables ---------------------------------------------------------------------------------------------------------
@@ -89,15 +95,28 @@ const columnFor = (column, at) => ({
     const value = valueOf(column, cell);
     if (type === "display") return format.html(value);
     if (type === "filter" && format.search) return format.search(value);
+    if (type === "export" && format.parts) return format.parts(value).join(BETWEEN);
     if (type === "sort") return column.has_sort ? cell[1] : format.plain(value);
     return format.plain(value) ?? "";
   },
   ...(column.layout === "number" || column.has_sort ? { type: "figure" } : {}),
 });
-const exported = (columns) => ({ orthogonal: "export", columns: (at) => columns[at].exported });
+const BETWEEN = "\u001f"; // between the parts of an exported cell
+// CSV and the clipboard: the cells of all columns in their parts, behind what all rows have in common
+const exported = (columns, common) => ({
+  orthogonal: "export",
+  columns: (at) => columns[at].exported,
+  customizeData: (data) => {
+    const own = columns.filter((column) => column.exported);
+    const heads = own.map(({ format, title }) => FORMATS[format].heads?.(title) ?? [title]);
+    const inParts = (cell, at) => (heads[at].length > 1 ? String(cell).split(BETWEEN) : [cell]);
+    data.headerStructure = [[...common.map(([title]) => title), ...heads.flat()].map((title) => ({ title }))];
+    data.body = data.body.map((cells) => [...common.map(([, value]) => value ?? ""), ...cells.flatMap(inParts)]);
+  },
+});
 
-function sortable(element, { columns, order, rows }) {
-  const exportOptions = exported(columns);
+function sortable(element, { columns, order, rows, common }) {
+  const exportOptions = exported(columns, common);
   const bare = element.matches(".bare"); // a table of few rows: no search, no buttons
   const filename = `${document.title.split(":")[0]} ${element.id}`;
   const table = $(element).DataTable({
@@ -110,7 +129,7 @@ function sortable(element, { columns, order, rows }) {
     lengthMenu: [10, 25, 100, { label: "all", value: -1 }],
     layout: bare ? { topStart: null, topEnd: null, bottomStart: null, bottomEnd: "paging" } : {
       topStart: "search",
-      topEnd: { buttons: [{ extend: "colvis", text: "Columns" }, { extend: "copyHtml5", text: "Copy", exportOptions }, { extend: "csvHtml5", text: "CSV", title: null, exportOptions, filename }] },
+      topEnd: { buttons: [{ extend: "colvis", text: "Columns", background: false }, { extend: "copyHtml5", text: "Copy", exportOptions }, { extend: "csvHtml5", text: "CSV", title: null, exportOptions, filename }] },
       bottomStart: ["pageLength", "info"],
       bottomEnd: "paging",
     },
@@ -122,7 +141,22 @@ function sortable(element, { columns, order, rows }) {
     createdRow: (drawn, row) => drawn.classList.toggle("muted", Boolean(row.muted)),
   });
   columns.forEach((column, at) => (table.column(at).header().dataset.tip = column.tooltip));
+  table.on("column-visibility", (event, settings, at, state) => {
+    if (!unasked) chosen(element.id).set(columns[at].name, state);
+  });
+  show(element.id, table);
   return table;
+}
+
+// what the reader chose in the column menu of a table: by the name of the column, whether it is visible
+const choices = new Map();
+const chosen = (id) => choices.get(id) ?? choices.set(id, new Map()).get(id);
+let unasked = false; // the script, not the reader, changes what is visible
+function show(id, table) {
+  const rows = table.rows().data().toArray();
+  unasked = true;
+  page.tables[id].columns.forEach((column, at) => table.column(at).visible(chosen(id).get(column.name) ?? drawnAtFirst(column, at, rows)));
+  unasked = false;
 }
 
 // a table that is short and stays as it is
@@ -130,7 +164,7 @@ function plain(element, { columns, rows }) {
   const title = (column) => `<th scope="col" data-tip="${esc(column.tooltip)}">${esc(column.title)}</th>`;
   const cell = (column, value, at) =>
     at === 0 ? `<th scope="row" class="${esc(column.layout)}">${htmlOf(column, value)}</th>` : `<td class="${esc(column.layout)}">${htmlOf(column, value)}</td>`;
-  const visible = (cells) => cells.filter((_, at) => columns[at].shown);
+  const visible = (cells) => cells.filter((_, at) => drawnAtFirst(columns[at], at, rows));
   const line = (row) => `<tr${row.muted ? ' class="muted"' : ""}>${visible(columns.map((column, at) => cell(column, row.cells[at], at))).join("")}</tr>`;
   element.innerHTML = `<thead><tr>${visible(columns.map(title)).join("")}</tr></thead><tbody>${rows.map(line).join("")}</tbody>`;
 }
@@ -138,7 +172,7 @@ function plain(element, { columns, rows }) {
 // the figures of one row, each with its title
 function figures(element, { columns, rows }) {
   const figure = (column, at) => `<div><dt data-tip="${esc(column.tooltip)}">${esc(column.title)}</dt><dd>${htmlOf(column, rows[0].cells[at])}</dd></div>`;
-  element.innerHTML = columns.map(figure).join("");
+  element.innerHTML = columns.map((column, at) => (missing(column, rows[0].cells[at]) ? "" : figure(column, at))).join("");
 }
 
 // ---- charts ---------------------------------------------------------------------------------------------------------
@@ -201,11 +235,13 @@ function overview(boards, tables, charts) {
     document.getElementById("over").textContent = states.get(menu("tier"))[1];
     options("base", same([ALL, ...bases]));
   };
-  const show = () => {
+  const fillAll = () => {
     const here = (one) => one.boards.includes(board()) && (one.tier === null || one.tier === menu("tier"));
     for (const [id, table] of Object.entries(tables)) {
       const rows = page.tables[id].rows.filter((row) => here(row) && (row.base === null || [ALL, row.base].includes(menu("base"))));
-      table.clear().rows.add(rows).draw();
+      table.clear().rows.add(rows);
+      show(id, table);
+      table.draw();
       const section = table.table().node().closest("section");
       section.hidden = section.matches(".optional") && !rows.length;
     }
@@ -218,7 +254,7 @@ function overview(boards, tables, charts) {
     state.delete(event.target.name);
     MENUS.forEach((name) => state.set(name, menu(name)));
     refill();
-    show();
+    fillAll();
     keep(menu, tables);
   });
   form.addEventListener("submit", (event) => event.preventDefault());
@@ -226,7 +262,7 @@ function overview(boards, tables, charts) {
     state = new URLSearchParams(location.hash.slice(1));
     restore(state, tables);
     refill();
-    show();
+    fillAll();
   };
   obey();
   window.addEventListener("hashchange", obey); // an address that was changed by hand, or the way back
@@ -234,15 +270,17 @@ function overview(boards, tables, charts) {
 }
 
 const names = (id) => page.tables[id].columns.map((column) => column.name);
-const hidden = (id, table) => names(id).filter((_, at) => !table.column(at).visible()).join(",");
-const hiddenAtFirst = (id) => page.tables[id].columns.filter((column) => !column.shown).map((column) => column.name).join(",");
+const CHOICES = [["shown", true], ["hidden", false]];
 
 function keep(menu, tables) {
   const now = new URLSearchParams(MENUS.map((name) => [name, menu(name)]));
   for (const [id, table] of Object.entries(tables)) {
     if (table.search()) now.set(`${id}.search`, table.search());
     now.set(`${id}.order`, table.order().map(([at, direction]) => `${names(id)[at]}.${direction}`).join(","));
-    if (hidden(id, table) !== hiddenAtFirst(id)) now.set(`${id}.hidden`, hidden(id, table));
+    for (const [word, visible] of CHOICES) {
+      const list = names(id).filter((name) => chosen(id).get(name) === visible);
+      if (list.length) now.set(`${id}.${word}`, list.join(","));
+    }
   }
   history.replaceState(null, "", `#${now}`);
 }
@@ -253,8 +291,8 @@ function restore(state, tables) {
     const parts = (state.get(`${id}.order`) ?? "").split(",").map((part) => part.split("."));
     const order = parts.map(([name, direction]) => [names(id).indexOf(name), direction]).filter(([at, direction]) => at >= 0 && ["asc", "desc"].includes(direction));
     if (order.length) table.order(order);
-    const hide = state.get(`${id}.hidden`)?.split(",");
-    if (hide) names(id).forEach((name, at) => table.column(at).visible(!hide.includes(name)));
+    chosen(id).clear();
+    for (const [word, visible] of CHOICES) for (const name of (state.get(`${id}.${word}`) ?? "").split(",")) if (names(id).includes(name)) chosen(id).set(name, visible);
   }
 }
 

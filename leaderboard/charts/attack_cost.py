@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import altair as alt
 
-from leaderboard.charts.chart import PERCENT, ROWS, LeaderboardChart, Records, comparable, run_record, series
+from leaderboard.charts.chart import (
+    LOGARITHMIC,
+    PERCENT,
+    ROWS,
+    LeaderboardChart,
+    Records,
+    comparable,
+    run_record,
+    series,
+)
 from leaderboard.content import Leaderboard
-
-#: powers of ten and their triples, for the logarithmic axis
-TICKS = [0, *(step * 10**power for power in range(7) for step in (1, 3))]
 
 
 def _spec() -> alt.TopLevelMixin:
@@ -18,7 +24,7 @@ def _spec() -> alt.TopLevelMixin:
             "work:Q",
             scale=alt.Scale(type="symlog"),
             title="passes and queries per example (logarithmic)",
-            axis=alt.Axis(values=TICKS, labelOverlap=True, format=","),
+            axis=alt.Axis(values=[0, *(value for value in LOGARITHMIC if value >= 1)], labelOverlap=True, format=","),
         ),
         y=alt.Y("robust:Q", scale=PERCENT, title="robust %"),
         **series("attack"),
@@ -31,7 +37,7 @@ def _spec() -> alt.TopLevelMixin:
             alt.Tooltip("queries:Q", format=",.0f"),
             alt.Tooltip("seconds:Q", format=".3g"),
         ],
-    ).properties(width=420, height=240)
+    ).properties(width=540, height=260)
 
 
 def _records(part: Leaderboard) -> Records:

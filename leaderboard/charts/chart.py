@@ -26,13 +26,16 @@ SHADE = alt.Color("robust:Q", scale=alt.Scale(scheme="viridis", domain=[0, 100])
 #: text on that shade
 TEXT_COLOR = alt.condition("datum.robust > 60", alt.value("black"), alt.value("white"))
 PERCENT = alt.Scale(domain=[0, 100])
-#: symbols beside the twenty colours, so that more series than colours differ, and colours are not needed to tell them
-SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left", "triangle-right")
+#: symbols beside the twenty colours, so that colours are not needed to tell a few series apart. Seven and twenty have
+#: no common factor: 140 series differ in one of the two
+SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left")
+#: values of a logarithmic axis
+LOGARITHMIC = [step * 10**power for power in range(-3, 7) for step in (1, 3)]
 
 
-def series(field: str, limit: int = 260) -> dict[str, Any]:
-    """Colour and symbol of a series, with one legend for both."""
-    legend = alt.Legend(title=None, labelLimit=limit, columns=1, symbolLimit=60)
+def series(field: str) -> dict[str, Any]:
+    """Colour and symbol of a series, with one legend for both, below the chart in two columns."""
+    legend = alt.Legend(title=None, labelLimit=270, columns=2, symbolLimit=100, orient="bottom")
     color = alt.Color(f"{field}:N", scale=alt.Scale(scheme="tableau20"), legend=legend)
     return {"color": color, "shape": alt.Shape(f"{field}:N", scale=alt.Scale(range=list(SYMBOLS)), legend=legend)}
 
@@ -54,7 +57,8 @@ class LeaderboardChart:
     spec      makes the Vega-Lite chart without data
     records   makes the records, from the part of the leaderboard that the chart is of
     scope     which part that is. board: one dataset, norm and radius; tier: also one tier; norm: all radii of a norm
-    pages     the pages that show it; wide: its card has a row of the page to itself
+    pages     the pages that show it, if it has at least `fewest` figures
+    wide      its card has a row of the page to itself
     """
 
     name: str
@@ -66,6 +70,7 @@ class LeaderboardChart:
     scope: Literal["board", "tier", "norm"] = "board"
     pages: tuple[Literal["overview", "defense"], ...] = ("overview",)
     wide: bool = False
+    fewest: int = 1
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class RunChart:
     empty: str
     spec: Callable[[], alt.TopLevelMixin]
     records: Callable[[RunData], list[TitledRecords]]
+    note: str = ""
 
 
 class Scope(NamedTuple):
@@ -196,3 +202,8 @@ def lowest(records: Iterable[Mapping[str, Any]], *cell: str) -> Records:
         if key not in lowest or record["robust"] < lowest[key]["robust"]:
             lowest[key] = dict(record)
     return list(lowest.values())
+
+
+def figures(records: Records) -> int:
+    """How many records have a figure: those of empty cells have none."""
+    return sum(one.get("robust", 0) is not None for one in records)

@@ -17,6 +17,7 @@ from leaderboard.charts.chart import (
     Records,
     comparable,
     run_record,
+    series,
 )
 from leaderboard.content import Leaderboard, RunSummary, Share
 
@@ -33,13 +34,20 @@ COORDINATES = {
 def _spec(name: str) -> alt.TopLevelMixin:
     """A line with its interval for each group of runs that differ in this coordinate only."""
     x = alt.X("x:Q", title=COORDINATES[name])
-    base = alt.Chart(ROWS).encode(x=x, color=alt.Color("line:N", legend=alt.Legend(title=None, labelLimit=320)))
-    band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", scale=PERCENT, title="robust %"), y2="high:Q")
-    line = base.mark_line(point=True).encode(
-        y=alt.Y("robust:Q", scale=PERCENT, title="robust %"),
+    base = alt.Chart(ROWS).encode(x=x)
+    color = alt.Color("line:N", scale=alt.Scale(scheme="tableau20"), legend=None)  # the points have the legend
+    y = alt.Y("robust:Q", scale=PERCENT, title="robust %")
+    band = base.mark_area(opacity=0.18).encode(
+        y=alt.Y("low:Q", scale=PERCENT, title="robust %"), y2="high:Q", color=color
+    )
+    point = base.mark_point(size=60, filled=True, opacity=1).encode(
+        y=y,
+        **series("line"),
         tooltip=[alt.Tooltip("line:N"), alt.Tooltip("x:Q", title=name), *ROBUST_TOOLTIP, alt.Tooltip("n:Q")],
     )
-    return (band + line).properties(width=420, height=240)
+    layers = band + base.mark_line().encode(y=y, color=color) + point
+    # each layer with scales of its own, else one legend of colours and one of symbols are drawn
+    return layers.properties(width=540, height=260).resolve_scale(color="independent", shape="independent")
 
 
 def _records(name: str, part: Leaderboard) -> Records:

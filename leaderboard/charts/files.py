@@ -7,7 +7,7 @@ from typing import Any
 
 import vl_convert
 
-from leaderboard.charts.chart import LeaderboardChart, Records, Scope, parts_of
+from leaderboard.charts.chart import LeaderboardChart, Records, Scope, figures, parts_of
 from leaderboard.content import Leaderboard
 from leaderboard.page import VEGA_LITE
 
@@ -18,9 +18,9 @@ ENDINGS = (".png", ".svg", ".html")
 def fullest_part(
     chart: LeaderboardChart, whole: Leaderboard, wanted: Callable[[Scope], bool]
 ) -> tuple[Scope, Records] | None:
-    """Of the parts that are wanted, the one with most records; None if none has any."""
+    """Of the parts that are wanted, the one with most figures; None if none has any."""
     drawn = {scope: chart.records(part) for scope, part in parts_of(chart, whole).items() if wanted(scope)}
-    scope = max(drawn, key=lambda one: (len(drawn[one]), one), default=None)
+    scope = max(drawn, key=lambda one: (figures(drawn[one]), one), default=None)
     return None if scope is None or not drawn[scope] else (scope, drawn[scope])
 
 

@@ -24,7 +24,7 @@ def _spec() -> alt.TopLevelMixin:
 
 
 def _records(run: RunData) -> list[TitledRecords]:
-    if run.harm is None:
+    if run.harm is None or len(run.harm.moments) < 2:
         return []
     records = [
         {"served": moment.served, "sent": moment.sent, "what": what, "lost": round(100 * value, 2)}
@@ -37,7 +37,7 @@ def _records(run: RunData) -> list[TitledRecords]:
 HARM = RunChart(
     name="harm",
     title="What other users lose",
-    empty="It needs a run whose attacker sends inputs among those of other users, and its clean run.",
+    empty="It needs a run whose attacker sends inputs in two parts of the stream of other users, and its clean run.",
     spec=_spec,
     records=_records,
 )

@@ -8,11 +8,14 @@ import altair as alt
 
 from leaderboard.charts.chart import ROWS, Records, RunChart, RunData, TitledRecords
 
+#: the sets that neighbours are searched in, as rows name them
+SETS_IN_WORDS = "D: the training images; D': the augmented set, training images and adversarial copies of them"
+
 
 def _spec() -> alt.TopLevelMixin:
     bars = alt.Chart(ROWS).mark_bar()
     return bars.encode(
-        x=alt.X("label:O", title="label", axis=alt.Axis(labelAngle=0)),
+        x=alt.X("label:O", title="label", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
         y=alt.Y("count:Q", title="neighbours"),
         color=alt.Color("true:N", legend=alt.Legend(title=None), scale=alt.Scale(range=["#3b6ea8", "#c9743a"])),
         column=alt.Column("set:N", title=None),
@@ -45,4 +48,5 @@ NEIGHBOURS = RunChart(
     empty="It needs an example for which the defense searched neighbours.",
     spec=_spec,
     records=_records,
+    note=SETS_IN_WORDS,
 )

@@ -7,14 +7,26 @@ from __future__ import annotations
 
 import altair as alt
 
-from leaderboard.charts.chart import PERCENT, ROBUST_TOOLTIP, ROWS, LeaderboardChart, Records, series, standing_record
+from leaderboard.charts.chart import (
+    LOGARITHMIC,
+    PERCENT,
+    ROBUST_TOOLTIP,
+    ROWS,
+    LeaderboardChart,
+    Records,
+    series,
+    standing_record,
+)
 from leaderboard.content import Leaderboard
 
 
 def _spec() -> alt.TopLevelMixin:
-    axis = alt.Axis(labelOverlap=True, format="~s", tickCount=6)
+    axis = alt.Axis(labelOverlap=True, format="~s", values=LOGARITHMIC)
     x = alt.X(
-        "times:Q", scale=alt.Scale(type="log"), axis=axis, title="time of an answer, in answers of the base alone"
+        "times:Q",
+        scale=alt.Scale(type="log", padding=12),
+        axis=axis,
+        title="time of an answer, in answers of the base alone",
     )
     y = alt.Y("robust:Q", scale=PERCENT, title="robust %, worst case")
     base = alt.Chart(ROWS).encode(x=x)
@@ -32,7 +44,7 @@ def _spec() -> alt.TopLevelMixin:
             alt.Tooltip("clean:Q", format=".1f", title="clean %"),
         ],
     )
-    return (line.encode(y=y) + interval + point).properties(width=420, height=260)
+    return (line.encode(y=y) + interval + point).properties(width=540, height=260)
 
 
 def _records(part: Leaderboard) -> Records:

@@ -16,11 +16,11 @@ POINTS = 200
 def _spec() -> alt.TopLevelMixin:
     lines = alt.Chart(ROWS).mark_line()
     return lines.encode(
-        x=alt.X("position:Q", title="attacked examples answered"),
+        x=alt.X("position:Q", title="attacked examples answered", axis=alt.Axis(tickMinStep=1, format="d")),
         y=alt.Y("accuracy:Q", scale=PERCENT, title="robust % so far"),
-        color=alt.Color("game:N", legend=alt.Legend(title="game")),
+        color=alt.Color("game:N", scale=alt.Scale(scheme="tableau20"), legend=alt.Legend(title="game")),
         tooltip=[alt.Tooltip("game:N"), alt.Tooltip("position:Q"), alt.Tooltip("accuracy:Q", format=".1f")],
-    ).properties(width=420, height=200)
+    ).properties(width=500, height=200)
 
 
 def accuracy_records(games: Sequence[Sequence[bool]]) -> Records:
@@ -37,13 +37,14 @@ def accuracy_records(games: Sequence[Sequence[bool]]) -> Records:
 
 def _records(run: RunData) -> list[TitledRecords]:
     games = by_game(run.rows, run.right)
-    return [TitledRecords("", accuracy_records(games))] if games else []
+    many = any(len(right) > 1 for right in games)
+    return [TitledRecords("", accuracy_records(games))] if many else []
 
 
 RUNNING = RunChart(
     name="running",
     title="Robust accuracy over the stream",
-    empty="It needs an answered example.",
+    empty="It needs a game with two answered examples.",
     spec=_spec,
     records=_records,
 )

@@ -29,7 +29,7 @@ SECOND = {
 
 def _spec(name: str) -> alt.TopLevelMixin:
     base = alt.Chart(ROWS).encode(
-        x=alt.X("x:O", title=name),
+        x=alt.X("x:O", title=name, axis=alt.Axis(labelAngle=0)),
         y=alt.Y("p:O", title="p", sort="descending"),
         tooltip=[
             alt.Tooltip("defense:N"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import sqlite3
@@ -9,11 +11,13 @@ import sys
 import uuid
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
 
+import bench as lib
+from bench.threat import Tier
 from tests.conftest import ROOT, Bench
 
 
@@ -102,7 +106,7 @@ def test_every_finished_run_is_a_file_of_the_form(bench: Bench, db: str) -> None
         assert scores["adversarial-game-bench.robust_accuracy"]["score"] == run["robust_accuracy"]["value"]
         interval = scores["adversarial-game-bench.clean_accuracy"]["uncertainty"]["confidence_interval"]
         assert interval["upper"] == run["clean_accuracy"]["high"] and interval["lower"] == run["clean_accuracy"]["low"]
-        assert made["source_metadata"]["additional_details"]["trust"] == "played here"
+        assert made["source_metadata"]["additional_details"]["verification"] == "played here"
     before = {path: path.read_bytes() for path in files}
     assert bench("export", "--format", "every-eval-ever", "--out", "eee", "--db", db).code == 0
     assert {path: path.read_bytes() for path in Path("eee").rglob("*.json")} == before
@@ -190,7 +194,7 @@ def test_runs_are_logged_to_mlflow_each_once(bench: Bench, db: str, tracking: Tr
             logged["metrics"]["robust_accuracy"] == run["robust_accuracy"]["value"] and logged["status"] == "FINISHED"
         )
         assert logged["params"]["threat.eps"] == str(run["eps"]) and logged["params"]["attack.name"] == run["attack"]
-        assert logged["tags"]["bench.trust"] == "played here" and logged["start"] <= logged["end"]
+        assert logged["tags"]["bench.verification"] == "played here" and logged["start"] <= logged["end"]
     again = bench("export", "--format", "mlflow", "--out", "sqlite:///x.db", "--db", db)
     assert again.out == f"0 runs logged, {len(runs)} were there\n" and len(tracking.runs) == len(runs)
 
@@ -223,3 +227,23 @@ def test_a_tracking_server_that_refuses_is_one_line(
 def test_a_wrong_export_is_one_line(bench: Bench, db: str, args: list[str], said: str) -> None:
     told = bench("export", "--db", db, *args)
     assert told.code == 2 and said in told.err and len(told.err.splitlines()) == 1
+
+
+def test_a_table_of_examples_holds_accuracies_level_and_answers_to_images_sent_again(bench: Bench, db: str) -> None:
+    runs = {run["run"]: run for run in json.loads(bench("list", "runs", "--json", "--db", db).out)}
+    with sqlite3.connect(db) as connection:
+        ((key, at),) = connection.execute('select run, "index" from examples limit 1').fetchall()
+        again = '{"attacked": [3, -1, 8], "clean": [3, 3, 3]}'
+        connection.execute('update examples set resent = ? where run = ? and "index" = ?', (again, key, at))
+    lines = list(csv.DictReader(io.StringIO(bench("export", "--format", "csv", "--db", db).out)))
+    assert len(lines) > 2 and {line["tier"] for line in lines} <= set(get_args(Tier))
+    for line in lines:
+        known, sent = runs[line["run"]], (line["run"], line["index"]) == (key, str(at))
+        assert line["tier"] == known["tier"] and line["dataset"] and float(line["eps"]) == known["eps"]
+        assert (line["resent_attacked"], line["resent_clean"]) == (("3 -1 8", "3 3 3") if sent else ("", ""))
+        for name in ("clean", "robust"):
+            estimate = known[f"{name}_accuracy"]
+            for part, column in (("value", "accuracy"), ("low", "low"), ("high", "high")):
+                assert line[f"{name}_{column}"] == ("" if estimate is None else str(estimate[part]))
+    frame = lib.load(db)
+    assert list(frame["resent_attacked"]) == [line["resent_attacked"] for line in lines]

@@ -24,7 +24,7 @@ def exported(bench: Bench, db: Path) -> list[dict[str, Any]]:
     assert done.code == 0, done.err
     runs = json.loads(done.out)
     for run in runs:
-        del run["trust"]
+        del run["verification"]
         run["flags"] = [flag for flag in run["flags"] if flag["id"] not in ("claimed", "replayed")]
     return sorted(runs, key=lambda run: str(run["run"]))
 
@@ -39,21 +39,21 @@ def merged(bench: Bench, *args: object) -> dict[str, Any]:
 def test_a_run_arrives_with_every_fact_and_is_verified(bench: Bench, sent: Path) -> None:
     key = attacked_key(sent / "bench.db")
     told = merged(bench, sent / "bundle.zip", "--db", "mine/own.db")
-    assert {run["trust"] for run in told["runs"]} == {"claimed"} and len(told["runs"]) == 2 and not told["notes"]
+    assert {run["verification"] for run in told["runs"]} == {"claimed"} and len(told["runs"]) == 2 and not told["notes"]
     assert exported(bench, Path("mine/own.db")) == exported(bench, sent / "bench.db")
     listed = bench("list", "runs", "--db", "mine/own.db").out
     assert "claimed: It came in the bundle bundle.zip, and none of its games was replayed" in " ".join(listed.split())
     part = merged(bench, sent / "bundle.zip", "--db", "mine/own.db", "--replay", 3, "--seed", 1)
-    trusts = sorted(run["trust"] for run in part["runs"])
-    assert trusts == ["replayed 1 of 2", "verified"] and all(run["known"] for run in part["runs"])
+    verifications = sorted(run["verification"] for run in part["runs"])
+    assert verifications == ["replayed 1 of 2", "verified"] and all(run["known"] for run in part["runs"])
     shown = json.loads(bench("show", key, "--db", "mine/own.db", "--json").out)
-    assert shown["trust"] in trusts and shown["origin"]["bundle"] == part["bundle"]
+    assert shown["verification"] in verifications and shown["origin"]["bundle"] == part["bundle"]
     assert bench("verify", key, "--db", "mine/own.db").code == 0
     shown = json.loads(bench("show", key, "--db", "mine/own.db", "--json").out)
-    assert shown["trust"] == "verified" and not shown["flags"] and shown["origin"]["replayed"] == [0, 1]
+    assert shown["verification"] == "verified" and not shown["flags"] and shown["origin"]["replayed"] == [0, 1]
     assert "verified" in bench("show", key, "--db", "mine/own.db").out
     csv = bench("export", key, "--format", "csv", "--db", "mine/own.db").out
-    assert csv.splitlines()[0].split(",")[11] == "trust" and ",verified," in csv.splitlines()[1]
+    assert csv.splitlines()[0].split(",")[12] == "verification" and ",verified," in csv.splitlines()[1]
 
 
 def test_the_same_run_gives_the_same_bytes_and_nothing_else_is_written(bench: Bench, sent: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_merged_run_that_is_played_here_again_is_no_claim_any_more(bench: Benc
     shutil.copytree(sent / "bench-files", "own-files")  # the trained base
     merged(bench, sent / "bundle.zip", "--db", "own.db")
     done = bench("run", *ASKED, "--db", "own.db", "--json", "--rerun", "all")
-    assert done.code == 0 and {run["trust"] for run in done.runs} == {"played here"}
+    assert done.code == 0 and {run["verification"] for run in done.runs} == {"played here"}
 
 
 def test_a_run_that_is_here_with_other_rows_is_not_replaced(bench: Bench, sent: Path) -> None:

@@ -89,7 +89,7 @@ def test_what_commands_print_fits(bench: Bench) -> None:
             *sets(game__p=4, game__trials=2, threat__delay=2))  # fmt: skip
     done = bench(*cell)
     key = bench("list", "runs", "--json").out.split('"run": "')[1][:64]
-    example = bench("export", key, "--format", "csv").out.splitlines()[1].split(",")[12]
+    example = bench("export", key, "--format", "csv").out.splitlines()[1].split(",")[13]
     shown = bench("show", key, "--example", example).out
     for out in (
         done.out, bench("list").out, bench("list", "suites").out, bench("list", "runs").out, bench("show", key).out,

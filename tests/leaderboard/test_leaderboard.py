@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -12,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,7 +28,8 @@ from bench.store import Store
 from leaderboard import charts, columns, ranking
 from leaderboard.addresses import slug
 from leaderboard.attack_ranking import Key, Tally, attacks_of, count
-from leaderboard.charts.chart import LeaderboardChart, Scope, on_base, parts_of
+from leaderboard.charts.chart import LeaderboardChart, RunData, Scope, on_base, parts_of
+from leaderboard.charts.files import fullest_part
 from leaderboard.charts.neighbours import label_records
 from leaderboard.charts.running import accuracy_records
 from leaderboard.collect import Rules, collect, collect_audits
@@ -43,10 +47,10 @@ from leaderboard.content import (
     radius_in_words,
 )
 from leaderboard.doubts import judged
-from leaderboard.overview import boards_of
+from leaderboard.overview import boards_of, chart_states
 from leaderboard.page import POLICY, script
 from leaderboard.ranking import AnsweredRun, ranked
-from leaderboard.run_page import RunDetails
+from leaderboard.run_page import RunDetails, verdict_of
 from leaderboard.site import runs_with_page, write_site
 from leaderboard.tables import Column, Format
 from tests.auditing.test_audit import ROW
@@ -460,9 +464,10 @@ def test_curves_are_of_runs_that_differ_in_one_thing(store: Store) -> None:
     surface = charts.LEADERBOARD_CHARTS["surface-delay"].records(whole)
     assert {(row["p"], row["x"]) for row in surface} == {(4, 0), (4, 3)}
     cells = charts.LEADERBOARD_CHARTS["heatmap"].records(whole)
-    assert (
-        len(cells) == len({(row["defense"], row["attack"]) for row in cells}) == 7
-    )  # runs without an attack are no cells
+    played = [row for row in cells if row["robust"] is not None]
+    assert len(cells) == len({(row["defense"], row["attack"]) for row in cells}) > len(played)
+    assert {(row["text"], row["why"]) for row in cells if row not in played} == {("not run", "not played")}
+    assert len(played) == 7  # runs without an attack are no cells
 
 
 @pytest.mark.parametrize("kind", [*charts.LEADERBOARD_CHARTS, *charts.RUN_CHARTS])
@@ -517,13 +522,15 @@ def made(whole: Leaderboard, folder: Path, **values: Any) -> dict[str, str]:
 
 def test_a_site_has_an_overview_a_page_for_each_defense_and_for_each_run(tmp_path: Path) -> None:
     runs = [line(run="a" * 64), line(BASE, run="b" * 64)]
+    clean = line(run="c" * 64, attack="clean")
     whole = Leaderboard(
-        runs, ranked(standings_of(RMC, [outcome("10", runs[0])]) + standings_of(BASE, [outcome("00", runs[1])]))
+        [*runs, clean],
+        ranked(standings_of(RMC, [outcome("10", runs[0])]) + standings_of(BASE, [outcome("00", runs[1])])),
     )
     pages = made(whole, tmp_path)
     assert set(pages) == {
         "index.html", "flags.html", "about.html", "defenses/rmc.html", "defenses/regular.html",
-        f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html",
+        f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html", f"runs/{'c' * 16}.html",
     }  # fmt: skip
     assert (tmp_path / "assets/site.js").read_text() == script()
     data = Page(pages["index.html"]).blocks["data"]
@@ -537,6 +544,10 @@ def test_a_site_has_an_overview_a_page_for_each_defense_and_for_each_run(tmp_pat
     ]
     pages_of_runs = {row["run"][1] for row in table_of(data, "runs")}
     assert pages_of_runs == {f"runs/{'a' * 16}.html", f"runs/{'b' * 16}.html"}
+    for of in (data, Page(pages["defenses/rmc.html"]).blocks["data"]):  # a run without an attack is not among these
+        assert [row["run"][0] for row in table_of(of, "clean")] == ["c" * 64]
+        assert "c" * 64 not in {row["run"][0] for row in table_of(of, "runs")}
+    assert "clean" not in Page(pages["defenses/regular.html"]).blocks["data"]["tables"]
     assert next(row["paper"] for row in ranking if row["defense"][0] == "rmc")[1].startswith("https://")
     assert made(whole, tmp_path) == pages  # the same input gives the same pages
 
@@ -763,10 +774,48 @@ def test_a_single_point_is_no_chart_and_many_series_differ() -> None:
     ]  # fmt: skip
     pareto = charts.LEADERBOARD_CHARTS["pareto"]
     assert pareto.records(Leaderboard([], standings[:1])) == [] and len(pareto.records(Leaderboard([], standings))) == 2
+    heatmap, boards = charts.LEADERBOARD_CHARTS["heatmap"], [Board("digits", "linf", 0.2)]
+    assert chart_states(heatmap, Leaderboard([one]), boards)["states"] == []
+    assert len(chart_states(heatmap, Leaderboard([one, two]), boards)["pool"]) == 2
+    for answers, points in (([[True]], 0), ([[True, False]], 2)):
+        data = RunData([replace(ROW, index=i, position=i) for i in range(len(answers[0]))],
+                       {(0, i): right for i, right in enumerate(answers[0])}, [])  # fmt: skip
+        assert sum(len(one.records) for one in charts.RUN_CHARTS["running"].records(data)) == points
     encoding = charts.spec_of(cost)["encoding"]
     assert encoding["color"]["scale"]["scheme"] == "tableau20", "twenty colours"
     symbols = encoding["shape"]["scale"]["range"]
-    assert len(set(symbols)) == len(symbols) == 8 and encoding["shape"]["legend"] == encoding["color"]["legend"]
+    assert math.lcm(20, len(set(symbols))) >= 60, "so many series differ in colour or symbol"
+    assert encoding["shape"]["legend"] == encoding["color"]["legend"]
+
+
+def test_a_file_is_drawn_of_the_part_with_most_figures() -> None:
+    sparse = [line(Entry(str(i), f"d{i}", "regular", "digits", 0), run=str(i), attack=f"a{i}") for i in range(4)]
+    dense = [line(run=f"m{i}", attack=f"a{i}", eps=0.3) for i in range(5)]
+    heatmap = charts.LEADERBOARD_CHARTS["heatmap"]
+    found = fullest_part(heatmap, Leaderboard([*sparse, *dense]), lambda scope: True)
+    assert found is not None and found[0].eps == 0.3 and len(found[1]) == 5  # not the 4 figures among 16 cells
+
+
+def test_an_empty_cell_of_the_heat_map_says_why() -> None:
+    on = [Entry(f"k{k}", "rmc", "regular", "digits", 0, f"k {k}") for k in (10, 9)]
+    runs = [
+        line(on[0], run="1", attack="pgd"), line(on[1], run="2", attack="pgd", robust=Share(40, 30, 50, "Wilson")),
+        line(on[0], run="3", attack="bpda", status="SKIPPED", reason="it has a gradient", robust=None),
+        line(on[1], run="4", attack="square", status="FAILED", reason="ValueError: no", robust=None),
+        line(on[0], run="5", attack="fgsm", ranked=False, flags=(("V1", "too far"),)),
+        line(on[1], run="6", attack="clean"),
+    ]  # fmt: skip
+    heatmap = charts.LEADERBOARD_CHARTS["heatmap"]
+    cells = {(row["defense"], row["attack"]): (row["text"], row["why"]) for row in heatmap.records(Leaderboard(runs))}
+    first, second = (entry.label for entry in on)
+    assert cells == {  # k 9 before k 10
+        (second, "bpda"): ("not run", "not played"), (second, "fgsm"): ("not run", "not played"),
+        (second, "pgd"): ("40", None), (second, "square"): ("failed", "FAILED: ValueError: no"),
+        (first, "bpda"): ("skipped", "SKIPPED: it has a gradient"), (first, "fgsm"): ("flagged", "V1: too far"),
+        (first, "pgd"): ("12", None), (first, "square"): ("not run", "not played"),
+    }  # fmt: skip
+    assert [defense for defense, _ in cells] == [second] * 4 + [first] * 4
+    assert heatmap.records(Leaderboard(runs[2:])) == []
 
 
 def test_charts_take_the_run_of_most_examples_and_the_lowest_of_a_cell() -> None:
@@ -943,6 +992,57 @@ def test_a_run_that_no_command_gives_says_so() -> None:
     gone = RunSpec.from_dict({**spec.to_dict(), "attack": {**spec.to_dict()["attack"], "name": "gone"}})
     text, note = command_of(gone, config.load(None), facts_of(None))
     assert text == "" and "No attack is called 'gone'" in note
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"attack": "pgd", "eps": 0.3, "norm": "l2", "n": 3, "seed": 2, "sets": {"attack.steps": 2}},
+        {"attack": "eot:pgd", "eps": 0.1, "defense": "noise-vote", "sets": {"defense.samples": 3, "attack.samples": 2}},
+        {"attack": "square", "eps": 0.1, "network": "mine", "name": "images", "sets": {"threat.queries": 7}},
+        {"attack": "pgd-skip", "eps": 0.1, "sets": {"game.protocol": "stream", "attack.steps": 2}},
+        {"attack": "clean"},
+    ],
+)
+def test_the_lines_of_a_network_in_memory_give_the_same_run(tmp_path: Path, more: dict[str, Any]) -> None:
+    import bench as lib
+
+    x, y = np.random.default_rng(0).random((4, 1, 8, 8), dtype="float32"), np.arange(4) % 2
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    given = {"db": str(tmp_path / "runs.db"), "normalize": (0.5, 0.5)}
+    with warnings.catch_warnings(action="ignore"):
+        played = lib.evaluate(model, x, y, **more, **given)
+        text, note = command_of(RunSpec.from_dict(played.spec), config.load(None), facts_of(None))
+        lines = text.replace("bench.evaluate(", "found = bench.evaluate(").removesuffix(")") + ", **given)"
+        there: dict[str, Any] = {"model": model, "x": x, "y": y, "given": given}
+        exec(lines, there)
+    assert text.startswith("import bench\n\nbench.evaluate(model, x, y, attack=") and "No command can name" in note
+    assert there["found"].run == played.run
+
+
+def test_the_verdict_of_a_run_says_what_its_figure_means_and_whether_to_believe_it() -> None:
+    whole = line(n=200)
+    one = verdict_of(whole)
+    assert (one.figure, one.trust, one.state) == (whole.robust, "no doubt found in this run", "checked")
+    assert one.words == (
+        "Of 200 images of digits it answers 97.0 % right without an attack and 12.5 % under pgd; with 95 % confidence "
+        "the latter is from 7.3 to 20.4 %."
+    )
+    small = verdict_of(line(n=30, clean=None))
+    assert (small.trust, small.state) == ("not to be believed", "doubt") and small.reasons.startswith(
+        "small sample: 30"
+    )
+    assert "it answers 12.5 % right under pgd; with 95 % confidence it is from" in small.words
+    moved = verdict_of(line(n=200, ranked=False, flags=(("V1", "too far"), ("seen", "often"))))
+    assert moved.trust == "not to be believed" and moved.reasons == "V1: too far"
+    drawn = verdict_of(line(n=200, ranked=False, flags=(("draws", "it knows the draws"),)))
+    assert (drawn.trust, drawn.reasons) == ("not to be compared", "draws: it knows the draws")
+    assert "right without an attack; with 95 % confidence it is" in verdict_of(line(n=200, attack="clean")).words
+    poison = verdict_of(line(n=200, lost=Share(4.0, 1.0, 7.0, "paired"))).words
+    assert "that other users sent, unperturbed" in poison and "cost 4.0 points (1.0 to 7.0)" in poison
+    failed = verdict_of(line(status="FAILED", reason="ValueError: no", robust=None))
+    assert failed.figure is None and failed.words == "There is no figure: FAILED: ValueError: no."
+    assert verdict_of(line(robust=None)).words == "There is no figure: it has no rows that count."
 
 
 def test_the_gallery_shows_both_outcomes_and_violations_first() -> None:

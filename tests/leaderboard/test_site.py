@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +94,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Example(i, 0, 0, 1, 1, i % 2, kind, 0.1, 0, 40, HOSTILE if kind == "violation" else "")
         for i, kind in enumerate(kinds)
     ]
+    examples[0] = replace(examples[0], resent=(0, -1), resent_clean=(1, 1))
     dot = image_data(torch.zeros(1, 1, 1), "", "")["src"]
     image = {"src": dot, "alt": "clean point 3", "caption": "clean", "width": 1, "height": 1}
     page = RunDetails(
@@ -229,14 +233,21 @@ def test_tables_sort_search_hide_and_export(visit: Open) -> None:
     page.fill("#ranking_wrapper .dt-search input", "pgd-at")
     assert column(page, "ranking", "Defense") == ["pgd-at"]
     page.click("#ranking_wrapper button:has-text('Columns')")
+    box = page.locator(".dt-button-collection").bounding_box()
+    assert box is not None and box["y"] >= 0 and box["y"] + box["height"] <= 900, "the menu is wholly in the window"
     page.click(".dt-button-collection button:has-text('Broken by')")
     page.keyboard.press("Escape")
     assert page.locator("#ranking thead th:has-text('Broken by')").count() == 0
     with page.expect_download() as download:
         page.click("#ranking_wrapper button:has-text('CSV')")
     text = Path(download.value.path()).read_text(encoding="utf-8-sig")
-    assert text.splitlines()[0].startswith('"Rank","Defense","Base","Robust %"')
-    assert '"1","pgd-at","pgd-at","70","not to be believed","70","95","20",' in text, text
+    lines = list(csv.DictReader(io.StringIO(text)))
+    assert list(lines[0])[:6] == ["Rank", "Defense", "Base", "Robust %", "Robust % low", "Robust % high"]
+    wanted = {"Rank": "1", "Defense": "pgd-at", "Robust %": "70", "Robust % low": "48.103", "Robust % high": "85.452",
+              "Trust": "not to be believed", "Clean %": "95", "Clean % high": "100", "Dataset": "digits",
+              "Norm": "linf",
+              "Radius": "0.2", "The attacker knows": "Adapted weights, now", "Refuses % low": ""}  # fmt: skip
+    assert {name: lines[0][name] for name in wanted} == wanted
 
 
 #: keeps the records that are handed to Vega, by the id of their figure
@@ -296,17 +307,34 @@ def test_a_new_column_and_a_new_chart_are_on_the_page(
     with page.expect_download() as download:
         page.click("#ranking_wrapper button:has-text('CSV')")
     head = Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()[0]
-    assert head.endswith('"Paper","Key"')
+    assert head.endswith('"The attacker knows","Key"')
     page.click("#ranking_wrapper button:has-text('Columns')")
     page.click(".dt-button-collection button:has-text('Rare')")
     page.keyboard.press("Escape")
-    hidden = [one.name for one in columns.RANKING if not one.shown]  # and Rare no longer
-    assert f"ranking.hidden={'%2C'.join(hidden)}&" in page.evaluate("location.hash") + "&"
+    assert "&ranking.shown=rare&" in page.evaluate("location.hash") + "&"
     again = visit(site=tmp_path, fragment=page.evaluate("location.hash.slice(1)"))
     assert column(again, "ranking", "Rare") == [HOSTILE] * 4
     defense = visit("defenses/pgd-at.html", site=tmp_path)
-    assert defense.inner_text("#standings thead th:nth-last-child(2)") == "Key"
+    assert defense.inner_text("#standings thead th:last-child") == "Key"
     assert defense.locator(".chart:has-text('a') canvas").count() >= 1
+
+
+def test_columns_without_a_value_on_this_board_are_hidden_until_they_are_chosen(visit: Open) -> None:
+    page = visit()
+    titles = page.locator("#ranking thead th").all_inner_texts()
+    assert "Clean %" in titles and not {"Refuses %", "Published %", "Difference"} & set(titles)
+    page.click("#ranking_wrapper button:has-text('Columns')")
+    page.click(".dt-button-collection button:has-text('Refuses %')")
+    page.click(".dt-button-collection button:has-text('Clean %')")
+    page.keyboard.press("Escape")
+    assert column(page, "ranking", "Refuses %") == ["\u2013"] * 4
+    again = visit(fragment=page.evaluate("location.hash.slice(1)"))
+    assert "Refuses %" in (titles := again.locator("#ranking thead th").all_inner_texts()) and "Clean %" not in titles
+    page.select_option("select[name=dataset]", "mnist")  # one entry, so no rank; what was chosen stays
+    assert "Rank" not in (titles := page.locator("#ranking thead th").all_inner_texts()) and "Refuses %" in titles
+    page.evaluate("location.hash = 'dataset=digits'")
+    page.wait_for_selector("#ranking thead th:has-text('Rank')")
+    assert "Refuses %" not in page.locator("#ranking thead th").all_inner_texts()
 
 
 def test_an_address_brings_the_same_view(visit: Open) -> None:
@@ -349,7 +377,7 @@ def test_hostile_names_stay_text(visit: Open) -> None:
 def test_hostile_text_in_every_cell_stays_text(visit: Open, tmp_path: Path) -> None:
     #: by page and table: in how many cells of the first row the text stands
     tables = {
-        "index.html": {"unranked": 4, "attacks": 2, "audits": 9, "runs": 5}, "defenses": {"standings": 5, "runs": 5},
+        "index.html": {"unranked": 4, "attacks": 2, "audits": 9, "runs": 4}, "defenses": {"standings": 5, "runs": 5},
         "runs": {"examples": 2},
     }  # fmt: skip
     for name in (name for name in hostile_pages(tmp_path) if name not in OWN):
@@ -379,6 +407,29 @@ def test_the_flags_page_is_one_click_from_every_page(visit: Open) -> None:
         assert narrow.evaluate("document.documentElement.scrollWidth") == 360
 
 
+def test_the_first_screen_of_a_run_has_verdict_threat_card_and_command(visit: Open) -> None:
+    for width, height in FIRST_SCREENS:
+        page = visit(f"runs/{'0002' + '0000' + 'ab' * 4}.html", width=width, height=height)
+        texts = []
+        for selector in (
+            ".figure",
+            ".figure button.trust",
+            "#verdict-title ~ p:last-child",
+            "#threat-title ~ p",
+            "pre",
+        ):
+            box = page.locator(f".first {selector}").first.bounding_box()
+            assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= width, selector
+            assert box["y"] + box["height"] <= height, selector
+            texts.append(page.locator(f".first {selector}").first.inner_text())
+        figure, trust, words, threat, command = texts
+        assert figure.startswith("95.0 % 87.0 to 100.0") and trust == "not to be believed"
+        assert words.startswith("Of 20 images of digits it answers 95.0 % right without an attack and 95.0 % under pgd")
+        assert threat == "words." and command == "bench run --defense rmc --attack pgd"
+    page.focus(".figure button.trust")
+    assert page.inner_text(".tip").startswith("small sample: 20 examples")
+
+
 def test_a_run_page_filters_its_examples(visit: Open) -> None:
     page = visit(f"runs/{'0002' + '0000' + 'ab' * 4}.html")
     assert len(column(page, "examples", "Example")) == 4
@@ -388,6 +439,15 @@ def test_a_run_page_filters_its_examples(visit: Open) -> None:
         assert not kind or set(column(page, "examples", "Outcome")) == {kind}
     assert page.locator("img[alt='clean point 3']").evaluate("image => image.naturalWidth") == 1
     assert page.locator(".chart canvas").count() == 1
+    with page.expect_download() as download:
+        page.click("#examples_wrapper button:has-text('CSV')")
+    lines = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text(encoding="utf-8-sig"))))
+    common = {"Defense": "rmc", "Attack": "pgd", "Dataset": "digits", "Norm": "linf", "Radius": "0.2",
+              "The attacker knows": "Trained weights", "Robust %": "95", "Robust % low": "87",
+              "Robust % high": "100"}  # fmt: skip
+    assert len(lines) == 4 and all({name: one[name] for name in common} == common for one in lines)
+    assert [one["Answers to it again"] for one in lines] == ["0 -1", "", "", ""]
+    assert lines[0]["To the clean image"] == "1 1"
 
 
 def test_attacks_of_the_board_are_ranked(visit: Open) -> None:
@@ -424,6 +484,15 @@ def test_a_mark_says_why_a_figure_is_not_to_be_believed(visit: Open) -> None:
     assert "small sample" in (unmarked.get_attribute("aria-label") or "")
 
 
+#: the tables that have a background, or text in another colour than the page
+TABLE_COLORS = """
+[...document.querySelectorAll("table")].filter((table) => {
+  const [own, page] = [getComputedStyle(table), getComputedStyle(document.body)];
+  return own.backgroundColor !== "rgba(0, 0, 0, 0)" || own.color !== page.color;
+}).map((table) => table.id)
+"""
+
+
 @pytest.mark.parametrize("place", ["index.html", "defenses/rmc.html", f"runs/{'0002' + '0000' + 'ab' * 4}.html"])
 def test_pages_fit_a_narrow_screen_in_both_schemes(visit: Open, place: str) -> None:
     for scheme, dark in (("light", False), ("dark", True)):
@@ -431,6 +500,12 @@ def test_pages_fit_a_narrow_screen_in_both_schemes(visit: Open, place: str) -> N
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         ink = page.evaluate("getComputedStyle(document.body).color.match(/[0-9]+/g).map(Number)")
         assert (min(ink) > 128) == dark
+        assert page.evaluate(TABLE_COLORS) == [], "tables have the colours of the page"
+        assert page.evaluate(
+            "[...document.querySelectorAll('code.key')].every((key) => key.getClientRects().length < 2)"
+        )
+    wide = visit(place, width=1366)
+    assert wide.evaluate("document.documentElement.scrollWidth") <= 1366
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -482,13 +482,17 @@ def test_a_whole_run_comes_in_as_it_was_and_replayed_games_are_noted(store: Stor
     assert store.find(key()) == whole.record and store.all_rows(key()) == whole.rows
     assert store.games(key()) == whole.games and store.image_files(key()) == whole.images
     assert store.needs().images == {"a" * 64, "b" * 64}
-    assert store.resolve(key()[:9]).trust == "claimed"
+    assert store.resolve(key()[:9]).verification == "claimed"
     store.note_replayed(key(), [0])
     store.note_replayed(key(), [0])
     found = store.resolve(key())
-    assert found.trust == "verified" and found.origin is not None and found.origin["replayed"] == [0]
+    assert found.verification == "verified" and found.origin is not None and found.origin["replayed"] == [0]
     assert claim(store) is Claim.FINISHED
-    assert claim(store, "all") is Claim.MINE and store.resolve(key()).trust == "played here" and not store.rows(key())
+    assert (
+        claim(store, "all") is Claim.MINE
+        and store.resolve(key()).verification == "played here"
+        and not store.rows(key())
+    )
 
 
 def test_of_runs_that_come_together_none_is_added_where_one_is_there(store: Store) -> None:
