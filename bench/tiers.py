@@ -57,6 +57,8 @@ class SharedStore:
     def __init__(self, url: str) -> None:
         import fsspec
 
+        if url.endswith("://"):  # of no bucket and no host; file:// would be the root of this machine
+            raise BadValue(f"--store {url!r} names no place; write it behind the //.")
         self.url = url
         try:
             self._fs, root = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)

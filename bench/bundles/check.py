@@ -27,14 +27,14 @@ from bench.norms import NORMS
 from bench.planning import spec as spec_module
 from bench.planning.preflight import check_sizes
 from bench.planning.rules import game_of, paired_clean, rules_of, with_card
-from bench.planning.spec import HARNESS_VERSION, Part, RunSpec
+from bench.planning.spec import HARNESS_VERSION, MOST_GAMES, Part, RunSpec
 from bench.rows import REFUSED, Row, image_hash
 from bench.store.examples import rows_of
 from bench.threat import ThreatModel
 from bench.values import Params
 
 #: the largest test set and the most games of a run: a permutation and a list of games of more are no result
-MOST_POINTS, MOST_GAMES = 2_000_000, 10_000
+MOST_POINTS = 2_000_000
 
 _SPEC = TypeAdapter(RunSpec)
 _SPEC.rebuild(_types_namespace={**vars(spec_module), "Kind": Kind})  # the module names the type for type checkers alone
@@ -150,15 +150,15 @@ def _spec(form: RunForm) -> RunSpec:
 
 
 def _bounded(spec: RunSpec) -> None:
+    games = spec.game.params.get(spec.game.facts.games_key)
+    if not isinstance(games, int) or isinstance(games, bool) or not 1 <= games <= MOST_GAMES:
+        raise Wrong(f"it has {games!r:.40} games; 1 to {MOST_GAMES} are possible")
     check_sizes(spec)
     if spec.test_size > MOST_POINTS:
         raise Wrong(f"its test set has {spec.test_size} points; {MOST_POINTS} is the most")
     places = spec.places if spec.chosen is None else sorted(set(spec.chosen))
     if not places or len(places) != len(spec.places) or not 0 <= places[0] <= places[-1] < spec.n:
         raise Wrong("the places of its examples are not those of a choice among its n")
-    games = spec.game.params.get(spec.game.facts.games_key)
-    if not isinstance(games, int) or isinstance(games, bool) or not 1 <= games <= MOST_GAMES:
-        raise Wrong(f"it has {games!r:.40} games; 1 to {MOST_GAMES} are possible")
     if spec.n / (1 - spec.threat.share) > 2 * spec.test_size or spec.game.batch > MOST_POINTS:
         raise Wrong(f"with threat.share {spec.threat.share} and batches of {spec.game.batch} it serves too many inputs")
     parts = (spec.defense, spec.base, spec.network, spec.attack, spec.dataset)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import all_of, device_option, plugin_option, reading_options, using_options
+from bench.cli.options import all_of, device_option, named, plugin_option, reading_options, using_options
 from bench.errors import BadValue, BenchError, one_line
 from bench.execution.session import open_session
 
@@ -108,8 +108,10 @@ def merge(
 
 
 @click.command()
-@click.argument("folder", metavar="DIR")
-@click.option("--out", metavar="DIR", default="results/board", show_default=True, help="Folder of the site.")
+@click.argument("folder", metavar="DIR", callback=named)
+@click.option(
+    "--out", metavar="DIR", default="results/board", show_default=True, help="Folder of the site.", callback=named
+)
 @merging_options
 def board(
     folder: str,

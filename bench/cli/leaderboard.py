@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import config_option, db_option, unused_data_option, using_options, workers_option, write_out
+from bench.cli.options import (
+    config_option,
+    db_option,
+    named,
+    unused_data_option,
+    using_options,
+    workers_option,
+    write_out,
+)
 from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
 from bench.norms import NORMS, ball_of
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--out", metavar="DIR", default="results/leaderboard", help="Folder of the site.")
+@click.option("--out", metavar="DIR", default="results/leaderboard", help="Folder of the site.", callback=named)
 @click.option("--runs", metavar="all|ranked|N", default="ranked", help="Which runs get a page of their own.")
 @click.option("--open", "show", is_flag=True, help="Open the site in a browser.")
 @workers_option

@@ -39,9 +39,19 @@ class Configured(click.Option):
 config_option = click.option(
     "--config", metavar="FILE", help="A bench.toml.", show_default="the one in this folder", shell_complete=files
 )
+
+
+def named(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """The value of an option that names a place; `BadValue` for "", which a shell makes of an unset variable."""
+    if value == "":
+        what = option.opts[0] if option.opts[0].startswith("-") else option.make_metavar(ctx)
+        raise BadValue(f"{what} is ''; give the name of a place, or leave it out.")
+    return value
+
+
 db_option = click.option(
     "--db", metavar="URL", help="Database: a path or an SQLAlchemy URL.", cls=Configured, key="store.db",
-    shell_complete=files,
+    shell_complete=files, callback=named,
 )  # fmt: skip
 store_option = click.option(
     "--store", "shared", metavar="DIR|URL", help="Folder or URL (s3://...) of artefacts that several machines share.",

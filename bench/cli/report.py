@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ def report(
     records = [record for record in store.suite_runs(suite) if n is None or record.spec["n"] == n]
     if not any(record.status == "DONE" for record in records):
         raise BadValue(f"The database has no finished run of the suite {suite!r}{'' if n is None else f' with n {n}'}; "
-                       f"see: bench run --suite {suite}")  # fmt: skip
+                       f"see: {shlex.join(['bench', 'run', '--suite', suite])}")  # fmt: skip
     results = [described for _, described in describe_all(store, records)]
     specs = {record.key: record.spec for record in records}
     by_key = {record.key: record for record in records}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ def _packages() -> Iterator[Finding]:
         yield Finding("ok", "packages", f"all {len(needed)} that are needed are here")
     others = [f"{name} {here} (tested: {then})" for name, here, then in differing(needed)]
     if others:
-        todo = f"pip install -c {ROOT / 'constraints.txt'} ..., where rows must be the same bit for bit"
+        constraints = shlex.quote(str(ROOT / "constraints.txt"))
+        todo = f"pip install -c {constraints} ..., where rows must be the same bit for bit"
         yield Finding("note", "packages", f"other versions than the tested ones: {', '.join(others)}", todo)
     known = "as tested" if tested() and not others else "which were tested is not known here" if not tested() else ""
     versions = [f"{name} {version}" for name, version in shaping().items()]
@@ -266,9 +268,10 @@ def _saving(url: str) -> str:
     if file is None or not is_sqlite(file):
         return ""
     saved, aside = file.with_name(f"{file.stem}-saved.db"), file.with_name(f"{file.stem}-damaged{file.suffix}")
+    here, new, old = (shlex.quote(str(path)) for path in (file, saved, aside))
     return (
-        f"bench doctor --db {file} --save {saved} writes the runs that are whole into a new file; then mv {file} "
-        f"{aside} and mv {saved} {file}, where the files beside it belong to it"
+        f"bench doctor --db {here} --save {new} writes the runs that are whole into a new file; then mv {here} "
+        f"{old} and mv {new} {here}, where the files beside it belong to it"
     )
 
 

@@ -20,9 +20,11 @@ from torch import Tensor
 
 from bench.cache import Cache
 from bench.environment import environment
+from bench.errors import BenchError, DiskError, one_line
 from bench.execution.sources import other_dataset, other_parts
 from bench.game.crafting import Crafted
 from bench.game.resources import Resources
+from bench.interrupts import from_outside
 from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
 from bench.rows import Resume, Row, image_hash
@@ -101,9 +103,16 @@ def verify(
         reason = _not_intact(own, played.get(game), [bad for bad in result.bad if bad.game == game])
         if reason or changed:
             result.left_out[game] = reason or changed
-        else:
+            continue
+        try:
             result.differences += _replay(spec, game, own, None if crafts else images, resources)
             result.games += 1
+        except (BenchError, DiskError):
+            raise
+        except BaseException as error:  # a plug-in may raise anything, as in a run
+            if from_outside(error):
+                raise
+            result.left_out[game] = f"{type(error).__name__}: {one_line(error)}"
     return result
 
 

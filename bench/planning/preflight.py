@@ -9,12 +9,16 @@ from bench.contracts import Attack
 from bench.errors import BadValue
 from bench.norms import ball_of
 from bench.planning.rules import protocols_with, rules_of
-from bench.planning.spec import Part, RunSpec
+from bench.planning.spec import MOST_GAMES, Part, RunSpec
 from bench.threat import ThreatModel
 
 
 def check_sizes(spec: RunSpec) -> None:
-    """Raise `BadValue` if the test set is too small for the run, or if the seed does not fit into the database."""
+    """Raise `BadValue` if the test set is too small for the run, if it has too many games, or if the seed does not fit
+    into the database."""
+    if not 1 <= spec.game.games <= MOST_GAMES:
+        key = spec.game.facts.games_key
+        raise BadValue(f"game.{key} is {spec.game.games}; it is the number of games: give 1 to {MOST_GAMES}.")
     if not 0 <= spec.seed < 2**63:
         raise BadValue(f"seed is {spec.seed}; give a whole number from 0 to {2**63 - 1}.")
     if not 1 <= spec.n <= spec.test_size:

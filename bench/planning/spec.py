@@ -255,8 +255,8 @@ class RunSpec:
 
 # -- what is stored of a run -------------------------------------------------------------------------------------------
 
-#: the largest number in a run, but for its seeds
-MOST = 2**31
+#: the largest number in a run, but for its seeds; and the largest number of its games
+MOST, MOST_GAMES = 2**31, 10_000
 
 
 def _check_form(values: Any) -> None:
@@ -276,7 +276,7 @@ def _check_form(values: Any) -> None:
     n, places = values["n"], values.get("chosen")
     for what, value, most in (
         ("n", n, values["test_size"]),
-        (f"game.params.{key}", values["game"]["params"].get(key), MOST),
+        (f"game.params.{key}", values["game"]["params"].get(key), MOST_GAMES),
         *((f"chosen.{at}", place, n) for at, place in enumerate(places or ())),
     ):
         least = 0 if what.startswith("chosen") else 1

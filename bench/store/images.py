@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.cache import Cache
+from bench.errors import DiskError
 from bench.store.runs import RunRecord
 from bench.store.store import Store
 
@@ -14,7 +15,10 @@ def stored_images(store: Store, record: RunRecord, cache: Cache) -> dict[tuple[i
     """The stored proposals (C, H, W) by (game, position); images whose file cannot be read are left out."""
     images = {}
     for game, start, count, file in store.image_files(record.key):
-        stored = cache.find_tensors("images", file).get("images", torch.empty(0))
+        try:
+            stored = cache.find_tensors("images", file).get("images", torch.empty(0))
+        except DiskError:  # it is damaged, and somebody else's, so it stays where it is
+            stored = torch.empty(0)
         for i in range(min(count, len(stored))):
             images[game, start + i] = stored[i]
     return images

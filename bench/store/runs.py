@@ -123,6 +123,7 @@ def _damage(run: RunRow) -> str:
         return f"what was asked for cannot be read ({one_line(error).rstrip('.')})"
     sources = [run.provenance, *([] if run.origin is None else [run.origin])]
     known = all(isinstance(source, dict) and not isinstance(source, Unreadable) for source in sources)
+    known = known and isinstance(run.provenance.get("environment", {}), dict)
     if not known or not (run.origin is None or isinstance(run.origin.get("replayed"), list)):
         return "its provenance cannot be read"
     return ""

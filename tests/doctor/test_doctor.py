@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +177,17 @@ def test_a_database_that_cannot_be_used_is_a_problem(bench: Bench, tmp_path: Pat
         told = look(bench, "--db", url)
         assert told.code == 1 and told.level("database") == "problem" and message in told.text("database")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cats.db", "notes"]
+
+
+def test_the_commands_that_save_a_database_can_be_pasted(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "it's mine; $HOME"
+    folder.mkdir()
+    (folder / "a b.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    (said,) = look(bench, "--db", f"{folder.name}/a b.db").findings["database"]
+    command, aside, back = re.findall(r"bench doctor .*?(?= writes)|mv .*?(?= and mv|, where)", said["todo"])
+    old, new, saved = (f"{folder.name}/{name}" for name in ("a b.db", "a b-damaged.db", "a b-saved.db"))
+    assert shlex.split(command) == ["bench", "doctor", "--db", old, "--save", saved]
+    assert shlex.split(aside) == ["mv", old, new] and shlex.split(back) == ["mv", saved, old]
 
 
 def test_an_old_database_is_told_and_stays_old(bench: Bench, tmp_path: Path) -> None:

@@ -92,3 +92,11 @@ def test_what_a_protocol_says_is_stored_and_no_part_of_the_key() -> None:
     mine = replace(spec, game=replace(spec.game, protocol="mine", source="a"))
     assert mine.key != spec.key != replace(mine, game=replace(mine.game, source="b")).key != mine.key
     assert RunSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_a_run_has_so_many_games_at_most_whatever_its_protocol(bench: Bench, plugin: Path) -> None:
+    any_number = "{'repeats': 1, '__annotations__': {'repeats': int}, '__module__': __name__}"
+    plugin.write_text(f"{TEXT}\nBackwards.Params = type('Params', (Stream.Params,), {any_number})\n")
+    run = ("run", "--defense", "rmc", "--attack", "pgd", "--plugin", plugin, "--dry-run")
+    told = bench(*run, *sets(game__protocol="backwards", game__repeats=10_001))
+    assert told.code == 2 and "game.repeats is 10001; it is the number of games: give 1 to 10000" in told.err

@@ -58,6 +58,16 @@ def test_another_users_database_is_read(bench: Bench, theirs: Path) -> None:
     assert Path("site/index.html").exists() and Path("x.svg").exists()
 
 
+def test_another_users_damaged_images_are_named_and_left_where_they_are(bench: Bench, theirs: Path) -> None:
+    key = key_of(theirs, "pgd")
+    for image in (theirs / "bench-files" / "images").iterdir():
+        image.write_bytes(image.read_bytes()[:-1] + b"\1")
+    with not_writable(theirs):
+        told = bench("verify", key, "--db", theirs / "bench.db")
+    assert told.code == 1 and not told.err and told.out.count("its image is not there, or its file cannot be read") == 4
+    assert not list(theirs.rglob("*.damaged"))
+
+
 def test_what_has_to_write_there_says_so_in_one_line(bench: Bench, theirs: Path) -> None:
     db = ("--db", theirs / "bench.db")
     wanting = [

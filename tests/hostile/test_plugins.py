@@ -127,6 +127,28 @@ def test_where_a_plug_in_goes_changes_no_place(bench: Bench, monkeypatch: pytest
     assert told.code == 0 and json.loads(told.out)["holds"] and json.loads(told.out)["images"] == 3
 
 
+def test_what_a_plug_in_raises_while_it_is_verified_is_the_reason(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin(
+        "def act(self, x):",
+        "    exec(os.environ.get('ACT', ''))",
+        "    return StaticDefense.predict(self, x)",
+        "Sound.predict = act",
+    )
+    (run,) = bench(*PLAY, "--in-process", "--json").runs
+    for act, reason in (
+        ("raise ValueError('no')", "ValueError: no"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt: KeyboardInterrupt"),
+        ("sys.exit(0)", "SystemExit: 0"),
+    ):
+        monkeypatch.setenv("ACT", act)
+        told = bench("verify", run["run"], "--plugin", "mine.py", "--json")
+        assert told.code == 1 and json.loads(told.out)["left_out"] == {"0": reason} and "Traceback" not in told.err
+    monkeypatch.setenv("ACT", "os.kill(os.getpid(), 2)")
+    assert bench("verify", run["run"], "--plugin", "mine.py").code == 130
+
+
 def test_a_reason_to_decline_is_text(bench: Bench) -> None:
     plugin("Idle.declines = lambda self, threat, facts, info: 3")
     told = bench(*PLAY, "--in-process", "--json")

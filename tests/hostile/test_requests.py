@@ -132,6 +132,10 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     ((*RUN, "--data-dir", "missing", "--dataset", "mnist"), "The data folder 'missing' does not exist"),
     ((*RUN, "--data-dir", "folder", "--dataset", "mnist"), "folder/mnist/train-images-idx3-ubyte.gz is m"),
     ((*RUN, "--data-dir", "text.db", "--dataset", "cifar10"), "The data folder 'text.db' does not exist"),
+    ((*RUN, "--db", ""), "--db is ''; give the name of a place"),
+    (("leaderboard", "--out", ""), "--out is ''; give the name of a place"),
+    (("board", ""), "DIR is ''; give the name of a place"),
+    (("board", ".", "--out", ""), "--out is ''; give the name of a place"),
     ((*RUN, "--db", "postgresql://[::1"), "'postgresql://[::1' is no database URL"),
     ((*RUN, "--db", "postgresql://localhost:1/x"), "postgresql://localhost:1/x cannot be used as"),
     ((*RUN, "--db", "sqlite:///x.db?timeout=abc"), "sqlite:///x.db?timeout=abc has a part that c"),
@@ -222,6 +226,7 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     ((*RUN, "--engine", "rey"), "engine in [runner] is 'rey'"),
     ((*RUN, "--engine", "ray", "--in-process"), "leave --engine ray out"),
     ((*RUN, "--engine", "ray", "--address", "ray://h:1"), "is of Ray's client"),
+    ((*RUN, "--store", "ftp://"), "--store 'ftp://' names no place"),
     ((*RUN, "--store", "nosuch://x"), "is no folder and no URL of a store"),
 ]
 
