@@ -56,7 +56,6 @@ def begin(connection: Connection, parent: int, task: bytes) -> None:
     from bench.environment import one_thread
 
     one_thread()
-    work, given = pickle.loads(task)  # noqa: S301  this process's parent wrote it a moment ago
     work(connection, *given)
 
 
@@ -68,7 +67,7 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _end_with(parent: int) -> None:
+def _die_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
