@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.analysis.describe import clean_run_of, names_of
+from bench.analysis.describe import names_of
+from bench.analysis.figures import clean_run_of
 from bench.errors import BadValue
 from bench.norms import NORMS
 from bench.store import RunRecord, Store

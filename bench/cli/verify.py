@@ -30,13 +30,14 @@ def verify(
     plugins: tuple[str, ...],
     config: str | None,
 ) -> int:
-    """Stored images and labels against their hashes, then the games once more. Exit code 1 if anything differs.
+    """Stored images, labels and figures against the rows, then the games once more. Exit code 1 if anything differs.
 
     Of a run that came in a bundle, the attack crafts its images again too; if it holds, the run is verified.
     """
     session = open_session(config, plugins)
     store = session.store(db)
     record = store.resolve(run)
+    from bench.analysis.summaries import keep
     from bench.data.files import data_dir as data_folder
     from bench.environment import one_thread, pick_device
     from bench.execution.verify import verify as verify_run
@@ -48,6 +49,7 @@ def verify(
         result = verify_run(store, record, Resources(settings))
     if record.origin is not None and result.holds:
         store.note_replayed(record.key, range(result.games))
+    keep(store, [store.resolve(record.key)])  # a wrong one is told below, and gone
     if as_json:
         click.echo(json.dumps({**asdict(result), "holds": result.holds}))
         return int(not result.holds)
@@ -55,7 +57,8 @@ def verify(
     click.echo(
         f"{record.key[:12]} {name}: {result.rows} rows, {result.images} images, {result.games} games played again"
     )
-    lines = [f"game {bad.game}, position {bad.position}, example {bad.index}: {bad.what}" for bad in result.bad]
+    lines = [f"its summary says {w.figure} {_short(w.stored)}, its rows {_short(w.found)}" for w in result.summary]
+    lines += [f"game {bad.game}, position {bad.position}, example {bad.index}: {bad.what}" for bad in result.bad]
     lines += [f"game {game} was not played again: {reason}" for game, reason in result.left_out.items()]
     lines += [
         f"game {d.game}, position {d.position}, example {d.index}: {d.fact} was {d.stored}, now {d.found}"
@@ -70,6 +73,11 @@ def verify(
     if result.holds:
         click.echo("It holds: zero differences.")
     return int(not result.holds)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Checks stored rows: images and labels against their hashes, then each game by playing it again.
+"""Checks stored rows: images and labels against their hashes, the summary, then each game by playing it again.
 
 A game is intact if all its rows are there, its images have the stored hashes, and its labels are those of the dataset.
 Intact games are played again with the stored images, on a fresh defense with the same order, background and noise key
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bench import registry
+from bench.analysis.summaries import differences
 from bench.cache import Cache
 from bench.environment import environment
 from bench.execution.sources import other_dataset, other_parts
@@ -56,9 +57,21 @@ class Difference:
     found: Any
 
 
+@dataclass(frozen=True)
+class WrongFigure:
+    """A figure of the stored summary of a run that its rows do not give."""
+
+    figure: str
+    stored: Any
+    found: Any
+
+
 @dataclass
 class Verification:
-    """The result for one run. games: how many were played again; left_out: why others were not, by game."""
+    """The result for one run. games: how many were played again; left_out: why others were not, by game.
+
+    summary: what the stored summary says and the rows do not
+    """
 
     run: str
     rows: int
@@ -67,10 +80,11 @@ class Verification:
     games: int = 0
     left_out: dict[int, str] = field(default_factory=dict)
     differences: list[Difference] = field(default_factory=list)
+    summary: list[WrongFigure] = field(default_factory=list)
 
     @property
     def holds(self) -> bool:
-        return not (self.bad or self.left_out or self.differences)
+        return not (self.bad or self.left_out or self.differences or self.summary)
 
 
 def verify(
@@ -88,6 +102,7 @@ def verify(
     crafts = record.origin is not None if crafts is None else crafts
     rows = store.all_rows(record.key)
     result = Verification(record.key, len(rows))
+    result.summary = [WrongFigure(name, *values) for name, values in differences(store, record).items()]
     spec = RunSpec.from_dict(record.spec)
     own_files = store.files == resources.cache.root  # else it is a bundle that is being checked
     images = stored_images(store, record, resources.cache if own_files else Cache(store.files))

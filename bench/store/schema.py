@@ -6,7 +6,8 @@ import errno
 import json
 import logging
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def read_json(text: str | bytes) -> Any:
     """The value of a column of JSON."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or thousands of brackets in each other
         return Unreadable()
 
 
@@ -209,9 +210,26 @@ def _immutable(url: URL, file: Path) -> URL:
     return url.set(database=file.absolute().as_uri(), query=query)
 
 
+#: milliseconds for which a statement waits for another process that writes a SQLite file; and one that need not be
+PATIENT_MS, HASTY_MS = 60_000, 200
+
+
+@contextmanager
+def hasty(connection: Connection) -> Iterator[None]:
+    """Within, a SQLite file that another process writes is waited for a moment only."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {HASTY_MS}")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {PATIENT_MS}")
+
+
 def _sqlite_settings(connection: object, record: object) -> None:
     cursor = connection.cursor()  # type: ignore[attr-defined]
-    cursor.execute("PRAGMA busy_timeout = 60000")
+    cursor.execute(f"PRAGMA busy_timeout = {PATIENT_MS}")
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
