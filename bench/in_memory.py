@@ -20,12 +20,12 @@ from bench.data.files import data_dir as data_folder
 from bench.data.task import to_pixels
 from bench.environment import one_thread, pick_device, threads_kept
 from bench.errors import BadValue, UnknownName
-from bench.execution.progress import PlainListener
+from bench.execution.progress import PlainListener, Warner
 from bench.execution.session import open_session, reading_session, take_runner
 from bench.execution.verify import Verification
 from bench.execution.verify import verify as verify_run
 from bench.game.resources import Resources
-from bench.library import Arguments, File, Name, Number, Warner, _each, _names, _path, _play, _several
+from bench.library import Arguments, File, Name, Number, _each, _names, _path, _play, _several
 from bench.models.given import adapts, given_network, tried
 from bench.norms import NORMS
 from bench.store import RunRecord, Store

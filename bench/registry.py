@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -101,6 +102,9 @@ class Entry:
         if not isinstance(self.target, str):
             return self.target
         module, _, attribute = self.target.partition(":")
+        loaded = sys.modules.get(module)
+        if loaded is not None and attribute in vars(loaded):  # then nothing of it runs now
+            return vars(loaded)[attribute]
         try:
             with foreign_code():
                 return getattr(importlib.import_module(module), attribute)

@@ -108,12 +108,12 @@ def _clean_answers(store: Store, records: Sequence[RunRecord], runs: Any, facts:
 def _typed(store: Store, keys: Sequence[str], columns: list[str], types: list[str]) -> tuple[Any, DataFrame]:
     """Columns of the rows of these runs, and for each line the number of its run, (N,)."""
     pd = load_pandas()
-    lengths = []
+    lengths: list[int] = []
     held: list[list[Any]] = [[] for _ in columns]
     parts = []
-    for _, rows in store.facts(keys, columns):
-        lengths.append(len(rows))
-        for column, values in zip(held, zip(*rows, strict=True), strict=bool(rows)):  # without rows, no columns
+    for counts, read in store.columns(keys, columns):
+        lengths += counts
+        for column, values in zip(held, read, strict=True):
             column.extend(values)
         if len(held[0]) >= BLOCK:
             parts.append(_frame(pd, held, types))

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
-from bench.analysis.describe import describe, flat_rows, names_of
+from bench.analysis.describe import describe, described, flat_rows, names_of
 from bench.analysis.frames import NAMES, frame_of, load_pandas
 from bench.analysis.intervals import Estimate
 from bench.analysis.notebook import facts_of, table_of
+from bench.analysis.summaries import summaries_of
 from bench.store import RunRecord, Store
 
 if TYPE_CHECKING:
@@ -182,7 +183,15 @@ class Results(Sequence[Result]):
         pd = load_pandas()
         if examples:
             return frame_of(self._store, [result._record for result in self])
+        self.read()
         return pd.DataFrame([_summary(result) for result in self], columns=list(SUMMARY)).astype(SUMMARY)
+
+    def read(self) -> None:
+        """Read the figures of these runs now, where they were not read before."""
+        missing = [result for result in self if "_facts" not in vars(result)]
+        found = summaries_of(self._store, [result._record for result in missing])
+        for result in missing:
+            vars(result)["_facts"] = described(result._record, found[result.run].figures)
 
     def __repr__(self) -> str:
         states = Counter(result.status for result in self)

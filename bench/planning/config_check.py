@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields
@@ -30,10 +31,12 @@ def check_sections(config: Config) -> None:
     """Raise `UnknownName`, with the nearest name, for an unknown name or key; `BadValue` for what is no table."""
     _check_plugins("", config.base, config.defense, config.attack)
     _check_keys("game", config.game, game_keys())
-    families = {_family(entry) for entry in (*registry.defenses, *registry.attacks)}
+    families: dict[str, list[registry.Entry]] = defaultdict(list)
+    for entry in (*registry.defenses, *registry.attacks) if config.recipe else ():
+        families[_family(entry)].append(entry)
     for family, recipes in config.recipe.items():
         _check_name("recipe", family, families)
-        known = _recipe_keys(family)
+        known = _recipe_keys(families[family])
         for recipe, values in recipes.items():
             for part in (values, *(_table(f"recipe.{family}.{recipe}", n, v) for n, v in _own(values))):
                 keys = [key for key, value in part.items() if not isinstance(value, dict)]
@@ -94,16 +97,12 @@ def _family(entry: registry.Entry) -> str:
         return entry.name
 
 
-def _recipe_keys(family: str) -> set[str] | None:
+def _recipe_keys(family: Iterable[registry.Entry]) -> set[str] | None:
     """The parameters of all plug-ins of a recipe family; None if one of them does not load."""
-    known: set[str] = set()
-    for entry in (*registry.defenses, *registry.attacks):
-        try:
-            if _family(entry) == family:
-                known |= set(entry.load().Params.model_fields)
-        except BrokenPlugin:
-            return None
-    return known
+    try:
+        return {key for entry in family for key in entry.load().Params.model_fields}
+    except BrokenPlugin:
+        return None
 
 
 def _own(values: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -321,6 +321,10 @@ class Store:
             found = self._read(partial(examples.columns_by_run, keys=part, names=names))
             yield from ((key, found[key]) for key in part)
 
+    def columns(self, keys: Sequence[str], names: Sequence[str]) -> Iterator[tuple[list[int], list[Sequence[Any]]]]:
+        """The judged rows of many runs as columns, a hundred runs at a time: see `examples.columns`."""
+        return (self._read(partial(examples.columns, keys=part, names=names)) for part in in_parts(keys))
+
     def games(self, key: str) -> list[GameRecord]:
         """The games of a run that have rows or seconds."""
         return self.games_of([key])[key]

@@ -448,7 +448,7 @@ def test_databases_of_other_programs_and_of_newer_versions_are_refused(db_url: s
 def test_a_database_that_breaks_while_it_is_open_is_told_in_one_line(store: Store) -> None:
     claim(store)
     with store._engine.begin() as connection:
-        for table in ("images", "games", "examples", "runs"):
+        for table in ("summaries", "images", "games", "examples", "runs"):
             connection.execute(text(f"DROP TABLE {table}"))
     for use in (
         lambda: store.runs(),
