@@ -107,8 +107,10 @@ def columns(session: Session, keys: Sequence[str], names: Sequence[str]) -> tupl
     by_run: dict[str, list[Any]] = {key: [] for key in keys}
     for run, lines in groupby(session.connection().execute(wanted, {"runs": list(by_run)}), key=itemgetter(0)):
         by_run[run] = list(lines)
-    read = list(zip(*chain.from_iterable(by_run.values()), strict=True)) or [()] * (len(names) + 1)
-    found = [read_all(texts) if name in JSON_COLUMNS else texts for name, texts in zip(names, read[1:], strict=True)]
+    read: list[Sequence[Any]] = list(zip(*chain.from_iterable(by_run.values()), strict=True)) or [()] * (len(names) + 1)
+    found: list[Sequence[Any]] = [
+        read_all(texts) if name in JSON_COLUMNS else texts for name, texts in zip(names, read[1:], strict=True)
+    ]
     return [len(by_run[key]) for key in keys], found
 
 

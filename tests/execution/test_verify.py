@@ -141,6 +141,22 @@ def test_an_edited_label_is_named(bench: Bench, run: Callable[..., str]) -> None
     assert said.code == 1 and f"game 0, position 4, example {index}: its label" in said.out
 
 
+def test_a_summary_that_its_rows_do_not_give_is_named_and_made_anew(bench: Bench, run: Callable[..., str]) -> None:
+    key = run("--defense", "regular", "--attack", "fgsm", *sets(base__epochs=8))
+    figures = "json_set(figures, '$.robust_accuracy.value', 0.123, '$.flags', json('[]'))"
+    outcomes = "json_set(outcomes, '$.right', '010101')"
+    ((right,),) = sql("select json_extract(outcomes, '$.right') from summaries where run = ?", key)
+    sql(f"update summaries set figures = {figures}, outcomes = {outcomes} where run = ?", key)
+    assert json.loads(bench("show", key, "--json").out)["robust_accuracy"]["value"] == 0.123
+    said = bench("verify", key)
+    robust = sum(map(int, right)) / 6
+    assert said.code == 1 and f"its summary says robust_accuracy.value 0.123, its rows {robust!r}"[:60] in said.out
+    assert f'its summary says outcomes.right "010101", its rows "{right}"' in " ".join(said.out.split())
+    found = verified(bench, key)
+    assert found["holds"] and found["summary"] == []
+    assert json.loads(bench("show", key, "--json").out)["robust_accuracy"]["value"] == robust
+
+
 @pytest.mark.parametrize(("fact", "value"), [("answer", 3), ("linf", 0.123), ("violation", "none of the kind")])
 def test_an_edited_answer_is_found_by_playing_again(
     bench: Bench, run: Callable[..., str], fact: str, value: object
