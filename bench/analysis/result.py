@@ -71,9 +71,10 @@ class Result:
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):  # of an object that is being copied, these are not there yet
-            for facts in (self._names, self._facts):
-                if name in facts:
-                    return facts[name]
+            if name in self._names:  # before the figures, which have to be read
+                return self._names[name]
+            if name in self._facts:
+                return self._facts[name]
         raise AttributeError(f"a {type(self).__name__} has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
@@ -191,7 +192,7 @@ class Results(Sequence[Result]):
         missing = [result for result in self if "_facts" not in vars(result)]
         found = summaries_of(self._store, [result._record for result in missing])
         for result in missing:
-            vars(result)["_facts"] = described(result._record, found[result.run].figures)
+            vars(result)["_facts"] = described(result._record, found[result._record.key].figures)
 
     def __repr__(self) -> str:
         states = Counter(result.status for result in self)
