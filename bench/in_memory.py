@@ -194,7 +194,7 @@ def verify(
     run  a `Result`, or the key of a run or its first digits. What was played with arrays and networks in memory can be
          verified while they are registered: in the same program, after the call that played it.
 
-    The answer has `holds`, `bad`, `left_out` and `differences`.
+    The answer has `holds`, `bad`, `left_out`, `differences` and `summary` (stored figures that the rows do not give).
     """
     session = open_session(_path(config), tuple(str(file) for file in _each(plugins)))
     store, record = _stored(run, session.store, _path(db))

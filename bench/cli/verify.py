@@ -37,7 +37,6 @@ def verify(
     session = open_session(config, plugins)
     store = session.store(db)
     record = store.resolve(run)
-    from bench.analysis.summaries import keep
     from bench.data.files import data_dir as data_folder
     from bench.environment import one_thread, pick_device
     from bench.execution.verify import verify as verify_run
@@ -49,7 +48,6 @@ def verify(
         result = verify_run(store, record, Resources(settings))
     if record.origin is not None and result.holds:
         store.note_replayed(record.key, range(result.games))
-    keep(store, [store.resolve(record.key)])  # a wrong one is told below, and gone
     if as_json:
         click.echo(json.dumps({**asdict(result), "holds": result.holds}))
         return int(not result.holds)

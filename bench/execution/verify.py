@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bench import registry
-from bench.analysis.summaries import differences
+from bench.analysis.summaries import differences, keep
 from bench.cache import Cache
 from bench.environment import environment
 from bench.execution.sources import other_dataset, other_parts
@@ -94,7 +94,7 @@ def verify(
     games: Collection[int] | None = None,
     crafts: bool | None = None,
 ) -> Verification:
-    """Check a stored run: see the module.
+    """Check a stored run: see the module. A summary that its rows do not give is told, and made anew.
 
     games   those that are played again; None: all
     crafts  the attack crafts again too; None: where the run came in a bundle
@@ -103,6 +103,8 @@ def verify(
     rows = store.all_rows(record.key)
     result = Verification(record.key, len(rows))
     result.summary = [WrongFigure(name, *values) for name, values in differences(store, record).items()]
+    if result.summary:
+        keep(store, [record])  # readers believe the rows again
     spec = RunSpec.from_dict(record.spec)
     own_files = store.files == resources.cache.root  # else it is a bundle that is being checked
     images = stored_images(store, record, resources.cache if own_files else Cache(store.files))
