@@ -19,13 +19,13 @@ from bench.data.files import data_dir as data_folder
 from bench.data.task import to_pixels
 from bench.environment import one_thread, pick_device, threads_kept
 from bench.errors import BadValue, UnknownName
-from bench.execution.progress import PlainListener
+from bench.execution.progress import PlainListener, Warner
 from bench.execution.session import in_this_process, open_session, reading_session, take_runner
 from bench.execution.verify import Verification
 from bench.execution.verify import verify as verify_run
 from bench.game.resources import Resources
 from bench.interrupts import interrupts_noted
-from bench.library import Arguments, File, Name, Number, Warner, _each, _names, _path, _play, _several
+from bench.library import Arguments, File, Name, Number, _each, _names, _path, _play, _several
 from bench.models.given import adapts, given_network, tried
 from bench.norms import NORMS
 from bench.store import RunRecord, Store
@@ -196,7 +196,7 @@ def verify(
     run  a `Result`, or the key of a run or its first digits. What was played with arrays and networks in memory can be
          verified while they are registered: in the same program, after the call that played it.
 
-    The answer has `holds`, `bad`, `left_out` and `differences`.
+    The answer has `holds`, `bad`, `left_out`, `differences` and `summary` (stored figures that the rows do not give).
     """
     session = open_session(_path(config), tuple(str(file) for file in _each(plugins)))
     store, record = _stored(run, session.store, _path(db))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 import sys
-import warnings
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -16,14 +15,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from bench import registry
 from bench.analysis.frames import frame_of
 from bench.analysis.result import Result, Results
-from bench.environment import threads_kept
 from bench.errors import BadValue, UnknownName
-from bench.execution.progress import PlainListener, title
-from bench.execution.runner import Listener
 from bench.execution.session import open_session, reading_session
 from bench.interrupts import interrupts_noted
 from bench.planning.requests import Request
-from bench.planning.spec import RunSpec
 from bench.store import RunRecord, Store
 
 if TYPE_CHECKING:
@@ -200,6 +195,9 @@ def _stored(db: File | None, config: File | None, **among: str | Iterable[str] |
 @interrupts_noted()
 def _play(suite: str | None, given: Arguments) -> Results:
     """Play the runs of a request to their end; each once."""
+    from bench.environment import threads_kept  # these import torch, which `load` and `results` do without
+    from bench.execution.progress import PlainListener, Warner
+
     plugins = tuple(str(file) for file in _each(given.get("plugins", ())))
     session = open_session(_path(given.get("config")), plugins)
     prepared = session.prepare(
@@ -215,8 +213,7 @@ def _play(suite: str | None, given: Arguments) -> Results:
     with threads_kept():
         prepared.play(store, PlainListener(sys.stderr) if given.get("progress") else Warner())
     results = Results(store, [Result(store, store.resolve(item.spec.key)) for item in prepared.planned])
-    for result in results:
-        result.to_dict()  # read now: a later call may play the same run anew
+    results.read()  # now: a later call may play the same run anew
     return results
 
 
@@ -240,13 +237,6 @@ def _request(given: Arguments) -> Request:
         sets=dict(sets or {}),
         force_eps=bool(given.get("force_eps")),
     )
-
-
-class Warner(Listener):
-    """Gives what a reader must know as warnings; says nothing else."""
-
-    def note(self, spec: RunSpec, text: str) -> None:
-        warnings.warn(f"{title(spec)}: {text}", stacklevel=2)
 
 
 def _several(value: Any) -> bool:

@@ -104,9 +104,7 @@ class Entry:
             return self.target
         module, _, attribute = self.target.partition(":")
         loaded = sys.modules.get(module)
-        if loaded is not None and attribute in vars(
-            loaded
-        ):  # no code of it runs any more: plans ask thousands of times
+        if loaded is not None and attribute in vars(loaded):  # then no code of it runs any more
             return vars(loaded)[attribute]
         try:
             with foreign_code():

@@ -115,11 +115,14 @@ def _shapes_rows(module: str) -> bool:
     return any(path is not None and path.is_file() and MARK.search(path.read_bytes()) for path in paths)
 
 
-def tree_hash(folder: Path) -> str:
-    """sha256 over all Python files below a folder, by their path in it."""
+def tree_hash(*places: Path) -> str:
+    """sha256 over Python files: all below a folder, by their path in it, or a single one, by its name."""
     whole = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        whole.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for place in places:
+        files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+        for path in files:
+            name = path.relative_to(place).as_posix() if place.is_dir() else path.name
+            whole.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return whole.hexdigest()
 
 

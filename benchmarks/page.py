@@ -2,9 +2,10 @@
 
     python -m benchmarks.page [--runs 2000] [--rows 100] [--pages]
 
-Two runs are played, a clean one and an attacked one, and copied by SQL under other names. Each figure is that of a
-process of its own and has its target; beside it stands the ratio to a plain read of the same rows by sqlite3. --pages:
-draws a page for every run too: all of them, and again where nothing, or one run, has changed.
+Two runs are played, a clean one and an attacked one, and copied by SQL under other names, without their summaries: the
+first command makes these from the rows, as for a database of an older version. Each figure is that of a process of its
+own; beside it stand the ratio to a plain read of the same rows by sqlite3, and its target. --pages: draws a page for
+every run too: all of them, and again where nothing, or one run, has changed.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ READ = "import sqlite3; print(len(sqlite3.connect('rows.db').execute('SELECT * F
 COMMAND = "import sys; from bench.cli.main import call; sys.exit(call({words!r}))"
 TIMED: dict[str, tuple[str, float | None]] = {
     "plain SQL": (READ, None),
+    "bench list runs, no summaries": (COMMAND.format(words=["list", "runs", "--db", "rows.db"]), None),
     "bench list runs": (COMMAND.format(words=["list", "runs", "--db", "rows.db"]), 2.0),
     "bench list runs --limit 20": (COMMAND.format(words=["list", "runs", "--limit", "20", "--db", "rows.db"]), 2.0),
     "bench.load()": ("import bench; print(len(bench.load('rows.db')))", 5.0),
@@ -114,19 +116,7 @@ def main() -> None:
     parser.add_argument("--pages", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        words = [
-            "run",
-            "--defense",
-            "regular",
-            "--attack",
-            "pgd",
-            "-n",
-            str(asked.rows),
-            "--workers",
-            "1",
-            "--db",
-            "rows.db",
-        ]
+        words = ["run", "--defense", "regular", "--attack", "pgd", "-n", str(asked.rows)]
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             quick = ["--set", "base.epochs=2", "--set", "attack.steps=2"]
             code = call([*words, *quick, "--workers", "1", "--db", "rows.db"])

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
-from bench.analysis.answered import answered
-from bench.analysis.describe import UNRANKED, describe_all
+from bench.analysis.answered import Answered
+from bench.analysis.describe import described
+from bench.analysis.figures import UNRANKED
 from bench.analysis.report import published_figure
+from bench.analysis.summaries import summaries
 from bench.analysis.worst_case import breakers_in_words
 from bench.cache import digest
 from bench.config import Suite
@@ -40,7 +43,7 @@ class Rules:
 
 
 def collect(store: Store, rules: Rules) -> Leaderboard:
-    """All runs that have ended and all audits. The rows of one entry are in memory at a time."""
+    """All runs that have ended and all audits. No row is read where the database holds summaries of the runs."""
     records = [record for record in store.runs() if record.status in ENDED]
     entries = entries_of(records)
     by_entry: dict[Entry, list[RunRecord]] = defaultdict(list)
@@ -50,19 +53,22 @@ def collect(store: Store, rules: Rules) -> Leaderboard:
     runs: list[RunSummary] = []
     standings = []
     tallies: dict[Key, Tally] = {}
-    for entry, own in sorted(by_entry.items(), key=lambda item: item[0].defense != item[0].base):  # bases first
-        described = list(describe_all(store, own))
-        base = base_key(without_folders(own[0].spec))
+    in_order = sorted(by_entry, key=lambda entry: entry.defense != entry.base)  # bases first
+    read = summaries(store, [record for entry in in_order for record in by_entry[entry]], outcomes=True)
+    for entry, found in groupby(read, key=lambda one: entries[one[0].key]):
+        own = [(record, described(record, one.figures), one.answered) for record, one in found]
+        base = base_key(without_folders(own[0][0].spec))
         if entry.defense == entry.base:
-            for machine, times in _answer_times(described).items():
+            for machine, times in _answer_times(own).items():
                 base_times[base, machine] = sorted(times)[len(times) // 2]
         answered = [
-            _answered(store, record, _summary(entry, record, result, base_times.get((base, _machine(record))), rules))
-            for record, result in described
+            _answered(outcomes, _summary(entry, record, result, base_times.get((base, _machine(record))), rules))
+            for record, result, outcomes in own
         ]
         runs += [run.summary for run in answered]
         count(answered, tallies)
-        standings += [_with_command(one, own, rules) for one in standings_of(entry, answered, rules.battery)]
+        records = [record for record, *_ in own]
+        standings += [_with_command(one, records, rules) for one in standings_of(entry, answered, rules.battery)]
     audits = collect_audits(store, entries)
     standings = judged(ranked(standings), audits)
     return Leaderboard(sorted(runs, key=_run_order), standings, audits, rules.battery, attacks_of(tallies))
@@ -84,10 +90,10 @@ def _with_command(standing: Standing, records: Sequence[RunRecord], rules: Rules
     return replace(standing, command=rules.command(largest, standing.missing))
 
 
-def _answer_times(described: Iterable[tuple[RunRecord, dict[str, Any]]]) -> dict[str, list[float]]:
+def _answer_times(described: Iterable[tuple[RunRecord, dict[str, Any], Any]]) -> dict[str, list[float]]:
     """Seconds of an answer in each run, by machine."""
     times: dict[str, list[float]] = defaultdict(list)
-    for record, result in described:
+    for record, result, _ in described:
         if result["answer_s"] is not None:
             times[_machine(record)].append(result["answer_s"])
     return times
@@ -99,8 +105,8 @@ def _machine(record: RunRecord) -> str:
     return digest([made.get("host"), made.get("processor"), made.get("environment", {}).get("device")])
 
 
-def _answered(store: Store, record: RunRecord, summary: RunSummary) -> AnsweredRun:
-    found = answered(store, record)
+def _answered(found: Answered | None, summary: RunSummary) -> AnsweredRun:
+    assert found is not None  # it was asked for
     return AnsweredRun(summary, found.right, found.game, found.shared)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from bench.analysis.describe import MERGED_FLAGS
+from bench.analysis.figures import MERGED_FLAGS
 from bench.auditing.battery import BUDGETS
 from leaderboard.content import SMALL, AuditSummary, RunSummary, Share, Standing
 

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bench.analysis.compare import outcome_of
-from bench.analysis.describe import clean_answers, harm_of
+from bench.analysis.describe import clean_answers
 from bench.analysis.gallery import gallery
+from bench.analysis.harm import harm_of
 from bench.game.resources import Resources
 from bench.rows import Row
 from bench.store import RunRecord, Store

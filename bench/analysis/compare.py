@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.analysis.describe import clean_answers, threat_tag
-from bench.analysis.metrics import Sharing, answered_right, at_budget, refuses
+from bench.analysis.figures import is_minimal, outcomes_of
+from bench.analysis.metrics import Outcomes, Sharing, refuses
 from bench.analysis.pairs import Difference, paired, paired_repeated
 from bench.errors import BadValue
 from bench.rows import Row
 from bench.store import RunRecord, Store
-from bench.threat import ThreatModel
 
 #: examples that are named where inputs differ
 NAMED = 5
@@ -53,15 +53,13 @@ def compare_runs(store: Store, a: RunRecord, b: RunRecord) -> Comparison:
     )
 
 
-def outcome_of(store: Store, record: RunRecord, rows: Sequence[Row]) -> dict[tuple[int, int], bool]:
+def outcome_of(store: Store, record: RunRecord, rows: Sequence[Row]) -> Outcomes:
     """Whether each example (game, index) was answered right: at the budget, for attacks of minimal norm."""
-    if record.spec.get("attack_kind") != "minimal":
-        return answered_right(rows, clean_answers(store, record) if refuses(rows) else {})
-    threat = ThreatModel(**record.spec["threat"])
-    return at_budget(rows, threat.norm, threat.eps, clean_answers(store, record))
+    needs_clean = is_minimal(record) or refuses(rows)
+    return outcomes_of(record, rows, clean_answers(store, record) if needs_clean else {})
 
 
-def _by_example(rows: Sequence[Row], outcome: dict[tuple[int, int], bool]) -> dict[tuple[int, int], bool]:
+def _by_example(rows: Sequence[Row], outcome: Outcomes) -> dict[tuple[int, int], bool]:
     """By (repetition, index): in `probe` each index is in one game, elsewhere in every one."""
     seen: dict[int, int] = {}
     outcomes = {}

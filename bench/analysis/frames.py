@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.analysis.describe import clean_run_of, names_of, resent_in_words
+from bench.analysis.describe import names_of, resent_in_words
+from bench.analysis.figures import clean_run_of
 from bench.errors import BadValue
 from bench.norms import NORMS
 from bench.store import RunRecord, Store
@@ -113,12 +114,12 @@ def _clean_answers(store: Store, records: Sequence[RunRecord], runs: Any, facts:
 def _typed(store: Store, keys: Sequence[str], columns: list[str], types: list[str]) -> tuple[Any, DataFrame]:
     """Columns of the rows of these runs, and for each line the number of its run, (N,)."""
     pd = load_pandas()
-    lengths = []
+    lengths: list[int] = []
     held: list[list[Any]] = [[] for _ in columns]
     parts = []
-    for _, rows in store.facts(keys, columns):
-        lengths.append(len(rows))
-        for column, values in zip(held, zip(*rows, strict=True), strict=bool(rows)):  # without rows, no columns
+    for counts, read in store.columns(keys, columns):
+        lengths += counts
+        for column, values in zip(held, read, strict=True):
             column.extend(values)
         if len(held[0]) >= BLOCK:
             parts.append(_frame(pd, held, types))

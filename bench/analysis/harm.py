@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bench.analysis.metrics import Sharing
 from bench.analysis.pairs import Difference, paired, paired_repeated
 from bench.rows import Row
+from bench.store import RunRecord
 
 #: points of the picture, at most: the judged inputs are divided into so many parts, in the order of their answers
 PARTS = 20
@@ -39,6 +40,14 @@ class Harm:
 
     lost: Difference
     moments: list[Moment]
+
+
+def harm_of(record: RunRecord, rows: Sequence[Row], clean: Mapping[tuple[int, int], int]) -> Harm | None:
+    """What other users lost in a run by the attacker's inputs; None for a `clean` run too.
+
+    rows and clean: as for `harm`.
+    """
+    return None if record.spec["attack"]["name"] == "clean" else harm(rows, clean, Sharing.of(record.spec))
 
 
 def harm(rows: Sequence[Row], clean: Mapping[tuple[int, int], int], sharing: Sharing) -> Harm | None:

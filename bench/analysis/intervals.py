@@ -9,7 +9,6 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
 BOOTSTRAPS = 10_000
@@ -45,6 +44,8 @@ def wilson(right: int, count: int, method: str = "Wilson") -> Estimate:
 @cache
 def _wilson_ends(right: int, count: int) -> tuple[float, float]:
     """Few pairs of numbers occur in a database, and scipy takes a millisecond for each."""
+    from scipy.stats import binomtest  # half a second, which who reads summaries does without
+
     interval = binomtest(right, count).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, chi2
-from scipy.stats import norm as normal
 
 from bench.analysis.intervals import CONFIDENCE, bootstrap
 
@@ -44,6 +42,8 @@ def paired(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[int] | None 
     value = (only_b - only_a) / count
     low, high = _agresti_min(only_a, only_b, count)
     if clusters is None or len(set(clusters)) < 2:
+        from scipy.stats import binomtest  # half a second, which who reads summaries does without
+
         changed = only_a + only_b
         p_value = float(binomtest(only_b, changed).pvalue) if changed else 1.0
         method = f"McNemar's exact test, Agresti-Min interval{f', given this one {given}' if given else ''}"
@@ -83,6 +83,8 @@ def _by_cluster(change: Sequence[int], clusters: Sequence[int]) -> tuple[NDArray
 
 def _agresti_min(only_a: float, only_b: float, count: int) -> tuple[float, float]:
     """95 % interval of (only_b - only_a) / count for matched pairs."""
+    from scipy.stats import norm as normal
+
     first, second, total = only_a + 0.5, only_b + 0.5, count + 2.0
     middle = (second - first) / total
     spread = math.sqrt(first + second - (second - first) ** 2 / total) / total
@@ -92,6 +94,8 @@ def _agresti_min(only_a: float, only_b: float, count: int) -> tuple[float, float
 
 def _durkalski(gains: NDArray[np.float64], sizes: NDArray[np.float64]) -> float:
     """p of no difference, from the gain and the size of each cluster."""
+    from scipy.stats import chi2
+
     shares = gains / sizes
     spread = float((shares**2).sum())
     return float(chi2.sf(shares.sum() ** 2 / spread, 1)) if spread else 1.0

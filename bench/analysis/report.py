@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bench.analysis.answered import Answered
-from bench.analysis.describe import UNRANKED
+from bench.analysis.figures import UNRANKED
 from bench.analysis.worst_case import AttackRun, breakers_in_words, gain_over_base, over_runs, shared_games
 from bench.config import Suite, SuiteTable, TableColumn
 from bench.errors import BadValue, UnknownName

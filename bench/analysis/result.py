@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
-from bench.analysis.describe import describe, figures_of, flat_rows, names_of
+from bench.analysis.describe import accuracies_of, describe, described, flat_rows, names_of
 from bench.analysis.frames import NAMES, frame_of, load_pandas
 from bench.analysis.intervals import Estimate
 from bench.analysis.notebook import facts_of, table_of
+from bench.analysis.summaries import summaries_of
 from bench.store import RunRecord, Store
 
 if TYPE_CHECKING:
@@ -71,9 +72,10 @@ class Result:
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):  # of an object that is being copied, these are not there yet
-            for facts in (self._names, self._facts):
-                if name in facts:
-                    return facts[name]
+            if name in self._names:  # before the figures, which have to be read
+                return self._names[name]
+            if name in self._facts:
+                return self._facts[name]
         raise AttributeError(f"a {type(self).__name__} has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
@@ -186,7 +188,15 @@ class Results(Sequence[Result]):
         pd = load_pandas()
         if examples:
             return frame_of(self._store, [result._record for result in self])
+        self.read()
         return pd.DataFrame([_summary(result) for result in self], columns=list(SUMMARY)).astype(SUMMARY)
+
+    def read(self) -> None:
+        """Read the figures of these runs now, where they were not read before."""
+        missing = [result for result in self if "_facts" not in vars(result)]
+        found = summaries_of(self._store, [result._record for result in missing])
+        for result in missing:
+            vars(result)["_facts"] = described(result._record, found[result._record.key].figures)
 
     def __repr__(self) -> str:
         states = Counter(result.status for result in self)
@@ -232,7 +242,7 @@ SUMMARY = {
 def _summary(result: Result) -> dict[str, Any]:
     """A run as a line of `Results.to_pandas`."""
     line = {name: getattr(result, name) for name in (*NAMES, "answer_s", "violations", "reason")}
-    line |= figures_of(result._facts)
+    line |= accuracies_of(result._facts)
     return {**line, "total_s": result.seconds["total"], "flags": ", ".join(flag["id"] for flag in result.flags)}
 
 

@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from bench import registry
 from bench.analysis.compare import outcome_of
-from bench.analysis.describe import clean_answers, harm_of
-from bench.analysis.harm import Harm
+from bench.analysis.describe import clean_answers
+from bench.analysis.harm import Harm, harm_of
 from bench.analysis.metrics import Sharing
 from bench.analysis.worst_case import INCLUDES, Outcome, gain_over_base, shared_games, tier_verdict
 from bench.auditing.battery import Step, Subject, battery

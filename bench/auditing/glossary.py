@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bench.analysis.describe import UNRANKED
+from bench.analysis.figures import UNRANKED
 from bench.auditing.findings import CHECKS, Check
 
 

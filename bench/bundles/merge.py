@@ -11,10 +11,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from math import isclose
 from pathlib import Path
-from typing import Any
 
+from bench.analysis.summaries import differing, keep
 from bench.bundles.archive import Archive
 from bench.bundles.check import CheckedRun, check_pairs, checked_run, images_of, read_manifest
 from bench.bundles.manifest import Manifest, RunForm
@@ -30,7 +29,7 @@ from bench.execution.session import Session
 from bench.execution.sources import other_plugins
 from bench.execution.verify import other_data, verify
 from bench.game.resources import Resources
-from bench.store import GameRecord, RunRecord, Store, WholeRun
+from bench.store import GameRecord, RunRecord, Store, WholeRun, in_parts
 from bench.store.schema import connect, parse_url
 
 
@@ -163,7 +162,7 @@ def _check(
     record = staged.find(run.form.key)
     assert record is not None
     what = f"its run {run.form.key[:12]}"
-    for name, (said, found) in _differing(run.form.metrics.model_dump(), metrics_of(staged, record)).items():
+    for name, (said, found) in differing(run.form.metrics.model_dump(), metrics_of(staged, record)).items():
         raise archive.wrong(f"{what}: its rows give {name} {found!r:.80}, in the manifest {said!r:.80}")
     check_weights(archive, run, resources)
     notes += [
@@ -184,20 +183,6 @@ def _check(
         raise_difference(archive, run, found)
     if games:
         replay(archive, run, staged, _located(record, run, paths), games, resources)
-
-
-def _differing(said: dict[str, Any], found: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """The figures that differ by more than rounding on another machine."""
-    differing: dict[str, tuple[Any, Any]] = {}
-    for name, value in said.items():
-        other = found[name]
-        if isinstance(value, dict) and isinstance(other, dict):
-            differing |= _differing(value, other, f"{prefix}{name}.")
-        elif isinstance(value, float) and isinstance(other, float):
-            differing |= {} if isclose(value, other, rel_tol=1e-9, abs_tol=1e-12) else {prefix + name: (value, other)}
-        elif value != other:
-            differing[prefix + name] = (value, other)
-    return differing
 
 
 def _located(record: RunRecord, run: CheckedRun, paths: dict[str, str]) -> RunRecord:
@@ -227,13 +212,17 @@ def _store(
             record = target.find(key)
             if record is not None and record.origin is not None:
                 target.note_replayed(key, chosen[key])
+        records = []
         for run in runs:
             record = target.find(run.form.key)
             assert record is not None
+            records.append(record)
             names = {part: record.spec[part]["name"] for part in ("defense", "attack", "dataset")}
             merged.runs.append(
                 MergedRun(record.key, **names, verification=record.verification, known=record.key in known)
             )
+        for part in in_parts(records):
+            keep(target, part)
     finally:
         target.close()
 

@@ -11,7 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench import registry
-from bench.analysis.describe import MERGED_FLAGS, describe, threat_card
+from bench.analysis.describe import threat_card
+from bench.analysis.figures import MERGED_FLAGS
+from bench.analysis.summaries import from_rows
 from bench.bundles.archive import (
     MANIFEST,
     MOST_BYTES,
@@ -164,8 +166,8 @@ def fingerprints(cache: Cache, spec: RunSpec, made: dict[str, str]) -> dict[str,
 
 
 def metrics_of(store: Store, record: RunRecord) -> dict[str, Any]:
-    """The figures of a run as the manifest has them."""
-    found = describe(store, record)
+    """The figures of a run as the manifest has them, from its rows."""
+    found = from_rows(store, [record])[record.key].figures
 
     def share(name: str) -> dict[str, Any] | None:
         estimate = found.get(name)

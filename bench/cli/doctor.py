@@ -12,7 +12,9 @@ from bench.execution.session import open_session
 
 
 @click.command()
-@click.option("--deep", is_flag=True, help="Compare the contents of all files beside the database.")
+@click.option(
+    "--deep", is_flag=True, help="Compare the contents of all files beside the database, and summaries with rows."
+)
 @click.option("--save", metavar="FILE", help="Write the whole runs of a damaged SQLite database into a new one.")
 @using_options
 def doctor(

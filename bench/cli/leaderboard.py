@@ -237,7 +237,8 @@ def plot(
 def _of_a_run(chart: RunChart, store: Store, run: str | None, example: int | None) -> tuple[str, list[dict[str, Any]]]:
     """The title and the records of a chart of one run."""
     from bench.analysis.compare import outcome_of
-    from bench.analysis.describe import clean_answers, harm_of
+    from bench.analysis.describe import clean_answers
+    from bench.analysis.harm import harm_of
     from leaderboard.charts.chart import RunData
 
     if run is None:

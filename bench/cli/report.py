@@ -57,9 +57,9 @@ def report(
     if form not in ("text", "markdown", "html"):
         raise BadValue(f"--format is {form!r}; give text, markdown or html.")
     session = open_session(config)
-    from bench.analysis.answered import answered
     from bench.analysis.describe import describe_all
     from bench.analysis.report import lay_out, table_of, to_markdown
+    from bench.analysis.summaries import answered
 
     if suite not in session.config.suite:
         raise UnknownName("suite", suite, session.config.suite, "bench list suites")

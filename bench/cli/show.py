@@ -224,7 +224,7 @@ def export(
     if form == "every-eval-ever" and out is None:
         raise BadValue("Every Eval Ever has a file for each run; give --out FOLDER.")
     store = open_session(config).store(db)
-    from bench.analysis.describe import describe_all, examples, figures_of, flat_rows
+    from bench.analysis.describe import accuracies_of, describe_all, examples, flat_rows
 
     records = [store.resolve(run) for run in runs] if runs else store.runs()
     if form in ("every-eval-ever", "mlflow"):
@@ -236,7 +236,7 @@ def export(
         text = json.dumps(exported, indent=1) + "\n"
     else:
         together = describe_all(store, records)
-        rows = [{**row, **figures_of(run)} for record, run in together for row in flat_rows(store, record)]
+        rows = [{**row, **accuracies_of(run)} for record, run in together for row in flat_rows(store, record)]
         if form == "parquet":
             _write_parquet(rows, str(out))
             return 0

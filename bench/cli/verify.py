@@ -30,7 +30,7 @@ def verify(
     plugins: tuple[str, ...],
     config: str | None,
 ) -> int:
-    """Stored images and labels against their hashes, then the games once more. Exit code 1 if anything differs.
+    """Stored images, labels and figures against the rows, then the games once more. Exit code 1 if anything differs.
 
     Of a run that came in a bundle, the attack crafts its images again too; if it holds, the run is verified.
     """
@@ -55,7 +55,8 @@ def verify(
     click.echo(
         f"{record.key[:12]} {name}: {result.rows} rows, {result.images} images, {result.games} games played again"
     )
-    lines = [f"game {bad.game}, position {bad.position}, example {bad.index}: {bad.what}" for bad in result.bad]
+    lines = [f"its summary says {w.figure} {_short(w.stored)}, its rows {_short(w.found)}" for w in result.summary]
+    lines += [f"game {bad.game}, position {bad.position}, example {bad.index}: {bad.what}" for bad in result.bad]
     lines += [f"game {game} was not played again: {reason}" for game, reason in result.left_out.items()]
     lines += [
         f"game {d.game}, position {d.position}, example {d.index}: {d.fact} was {d.stored}, now {d.found}"
@@ -70,6 +71,11 @@ def verify(
     if result.holds:
         click.echo("It holds: zero differences.")
     return int(not result.holds)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @click.command()

@@ -65,7 +65,7 @@ def examine(
 ) -> list[Finding]:
     """Look at everything, in the order in which one thing needs another. `BadValue` where `config` is no file.
 
-    deep: compare the contents of all files beside the database too.
+    deep: compare the contents of all files beside the database too, and the summaries of runs with their rows.
     """
     findings = [*_looked("python", _python), *_looked("packages", _packages)]
     if any(finding.level == "problem" for finding in findings):
@@ -81,7 +81,7 @@ def examine(
         ("zoo", lambda patient: _zoo()),
         ("database", _database),
         ("files", _files),
-        *([("contents", _contents)] if deep else []),
+        *([("contents", _contents), ("summaries", _summaries)] if deep else []),
         ("a run on digits", _run),
         ("extras", _extras),
     ):
@@ -318,6 +318,29 @@ def _contents(patient: Patient) -> Iterator[Finding]:
             )
             yield Finding("note", "contents", f"{artefact.path} is damaged: {what}", todo)
     yield Finding("ok", "contents", f"{len(kept) - count} of {len(kept)} artefacts hold what was written into them")
+
+
+def _summaries(patient: Patient) -> Iterator[Finding]:
+    """Whether the stored summaries of runs say what the rows say."""
+    from bench.analysis.summaries import differences
+    from bench.store import Store, glance_at
+
+    seen = glance_at(patient.url)
+    store = Store.open(patient.url, create=False) if seen.schema == seen.newest else None  # else it would be upgraded
+    if store is None:
+        return
+    records = store.runs()
+    wrong = 0
+    for record in records:
+        if found := differences(store, record):
+            wrong += 1
+            todo = f"bench verify {record.key[:12]} names the figures and makes it anew"
+            yield Finding(
+                "note", "summaries", f"of run {record.key[:12]}: {', '.join(found)} are not of its rows", todo
+            )
+    store.close()
+    right = len(records) - wrong
+    yield Finding("ok", "summaries", f"{right} of {len(records)} runs have none, or the one that their rows give")
 
 
 def _not_writable(path: Path) -> Path | None:

@@ -6,7 +6,6 @@ An engine takes jobs while it has room, and reports events. Another engine is a 
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Protocol
@@ -14,7 +13,6 @@ from typing import Protocol
 from bench import plugins
 from bench.deadline import in_units
 from bench.environment import one_thread
-from bench.errors import one_line
 from bench.execution.jobs import End, Event, Failed, Job, Lost, Progress, perform
 from bench.execution.processes import signal_name, start
 from bench.game.resources import Resources

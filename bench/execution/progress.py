@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TextIO
@@ -92,3 +93,10 @@ class PlainListener(Listener, AbstractContextManager["PlainListener"]):
 
     def finished(self, spec: RunSpec, status: str, reason: str) -> None:
         self._line(spec, f"{status}{f': {reason}' if reason else ''}")
+
+
+class Warner(Listener):
+    """Gives what a reader must know as warnings; says nothing else."""
+
+    def note(self, spec: RunSpec, text: str) -> None:
+        warnings.warn(f"{title(spec)}: {text}", stacklevel=2)

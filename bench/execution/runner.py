@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench import registry
+from bench.analysis.summaries import keep
 from bench.cache import Cache, full_disk, is_full
 from bench.deadline import KILL_S
 from bench.environment import collect
@@ -127,6 +128,8 @@ class Runner:
         self._late_s: dict[str, float] = {}
         #: how many workers were lost with each job
         self._lost: Counter[str] = Counter()
+        #: runs that have ended before their clean run has, by the key of that: their summaries wait for it
+        self._unpaired: dict[str, list[str]] = defaultdict(list)
 
     def run(self, planned: list[Planned]) -> None:
         """Play every planned run, and the `clean` runs that they are paired with, to its end.
@@ -388,8 +391,17 @@ class Runner:
         except LeaseLost:
             self._drop(run)
             return
+        self._keep_summary(run)
         self._forget(run)
         self._listener.finished(spec, status, reason)
+
+    def _keep_summary(self, run: _Active) -> None:
+        """Store the summary of a run that has ended, and of those that have waited for it as their clean run."""
+        keys = [run.spec.key, *self._unpaired.pop(run.spec.key, ())]
+        records = [record for key in keys if (record := self._store.find(key)) is not None]
+        kept = keep(self._store, records)
+        if run.spec.key not in kept and run.clean_key is not None:
+            self._unpaired[run.clean_key].append(run.spec.key)
 
     def _drop(self, run: _Active) -> None:
         """Another process has taken the run over: leave it to that process, and wait for its end."""

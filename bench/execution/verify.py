@@ -1,4 +1,4 @@
-"""Checks stored rows: images and labels against their hashes, then each game by playing it again.
+"""Checks stored rows: images and labels against their hashes, the summary, then each game by playing it again.
 
 A game is intact if all its rows are there, its images have the stored hashes, and its labels are those of the dataset.
 Intact games are played again with the stored images, on a fresh defense with the same order, background and noise key
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.analysis.summaries import differences, keep
 from bench.cache import Cache
 from bench.environment import environment
 from bench.errors import BenchError, DiskError, one_line
@@ -57,9 +58,21 @@ class Difference:
     found: Any
 
 
+@dataclass(frozen=True)
+class WrongFigure:
+    """A figure of the stored summary of a run that its rows do not give."""
+
+    figure: str
+    stored: Any
+    found: Any
+
+
 @dataclass
 class Verification:
-    """The result for one run. games: how many were played again; left_out: why others were not, by game."""
+    """The result for one run. games: how many were played again; left_out: why others were not, by game.
+
+    summary: what the stored summary says and the rows do not
+    """
 
     run: str
     rows: int
@@ -68,10 +81,11 @@ class Verification:
     games: int = 0
     left_out: dict[int, str] = field(default_factory=dict)
     differences: list[Difference] = field(default_factory=list)
+    summary: list[WrongFigure] = field(default_factory=list)
 
     @property
     def holds(self) -> bool:
-        return not (self.bad or self.left_out or self.differences)
+        return not (self.bad or self.left_out or self.differences or self.summary)
 
 
 def verify(
@@ -81,7 +95,7 @@ def verify(
     games: Collection[int] | None = None,
     crafts: bool | None = None,
 ) -> Verification:
-    """Check a stored run: see the module.
+    """Check a stored run: see the module. A summary that its rows do not give is told, and made anew.
 
     games   those that are played again; None: all
     crafts  the attack crafts again too; None: where the run came in a bundle
@@ -89,6 +103,9 @@ def verify(
     crafts = record.origin is not None if crafts is None else crafts
     rows = store.all_rows(record.key)
     result = Verification(record.key, len(rows))
+    result.summary = [WrongFigure(name, *values) for name, values in differences(store, record).items()]
+    if result.summary:
+        keep(store, [record])  # readers believe the rows again
     spec = RunSpec.from_dict(record.spec)
     own_files = store.files == resources.cache.root  # else it is a bundle that is being checked
     images = stored_images(store, record, resources.cache if own_files else Cache(store.files))

@@ -9,6 +9,7 @@ from bench.store.rescue import Rescued, damage_in, rescue
 from bench.store.runs import RunRecord
 from bench.store.setup import prepare
 from bench.store.store import Store, in_parts
+from bench.store.summaries import StoredSummary
 
 __all__ = [
     "Claim",
@@ -19,6 +20,7 @@ __all__ = [
     "Rescued",
     "RunRecord",
     "Store",
+    "StoredSummary",
     "WholeRun",
     "damage_in",
     "files_of",

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Select, Text, bindparam, cast, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from bench.errors import DamagedRun, one_line
 from bench.rows import Row
-from bench.store.schema import Unreadable
+from bench.store.schema import Unreadable, read_all
 from bench.store.tables import EXAMPLES, IMAGES, ExampleRow, ImageRow
 
 #: the columns of a row; `to_columns` and `rows_of` convert the values of some
 COLUMNS = tuple(field.name for field in fields(Row))
+#: those of them that are JSON
+JSON_COLUMNS = ("distances", "neighbours", "resent")
 #: of both tables: the lines of a game from a position on, and a new line
 _CLEAR = [
     delete(table).where(
@@ -38,7 +42,7 @@ def rows_of(names: Sequence[str], lines: Iterable[Sequence[Any]]) -> list[Row]:
 
     Columns that are not among the names keep their defaults; distances, which have none, are empty then.
     """
-    objects = [names.index(name) for name in ("distances", "neighbours", "resent") if name in names]
+    objects = [names.index(name) for name in JSON_COLUMNS if name in names]
     measured = names.index("distances") if "distances" in names else None
     named = names if measured is not None else (*names, "distances")
     rows = []
@@ -100,8 +104,26 @@ def columns_by_run(
     return found
 
 
-def _by_position(names: tuple[str, ...], judged: bool) -> Select[Any]:
-    wanted = select(ExampleRow.run, *(getattr(ExampleRow, name) for name in names))
+def columns(session: Session, keys: Sequence[str], names: Sequence[str]) -> tuple[list[int], list[Sequence[Any]]]:
+    """The judged rows of some runs, run by run, as columns; and how many rows each run has.
+
+    No object is made for a row, and all texts of a column of JSON are read as one. An unreadable value is `Unreadable`.
+    """
+    wanted = _by_position(tuple(names), judged=True, as_text=JSON_COLUMNS)
+    by_run: dict[str, list[Any]] = {key: [] for key in keys}
+    for run, lines in groupby(session.connection().execute(wanted, {"runs": list(by_run)}), key=itemgetter(0)):
+        by_run[run] = list(lines)
+    read: list[Sequence[Any]] = list(zip(*chain.from_iterable(by_run.values()), strict=True)) or [()] * (len(names) + 1)
+    found: list[Sequence[Any]] = [
+        read_all(texts) if name in JSON_COLUMNS else texts for name, texts in zip(names, read[1:], strict=True)
+    ]
+    return [len(by_run[key]) for key in keys], found
+
+
+def _by_position(names: tuple[str, ...], judged: bool, as_text: Sequence[str] = ()) -> Select[Any]:
+    columns = {name: getattr(ExampleRow, name) for name in names}
+    columns |= {name: cast(column, Text) for name, column in columns.items() if name in as_text}
+    wanted = select(ExampleRow.run, *columns.values())
     wanted = wanted.where(ExampleRow.run.in_(bindparam("runs", expanding=True)))
     if judged:
         wanted = wanted.where(ExampleRow.poison.is_(False))

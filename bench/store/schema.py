@@ -6,7 +6,8 @@ import errno
 import json
 import logging
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,16 @@ def read_json(text: str | bytes) -> Any:
         return Unreadable()
 
 
+def read_all(texts: Sequence[str | None]) -> list[Any]:
+    """The values of many texts of JSON, as `read_json` gives them; None stays. As one text they are read in a third."""
+    given = [text for text in texts if text is not None]
+    whole = read_json(f"[{','.join(given)}]")
+    if isinstance(whole, Unreadable) or len(whole) != len(given):  # some text is none: which?
+        whole = [read_json(text) for text in given]
+    values = iter(whole)
+    return [None if text is None else next(values) for text in texts]
+
+
 class _NotWritable(StoreError):
     """A SQLite file, or its folder, cannot be written by this user."""
 
@@ -209,9 +220,26 @@ def _immutable(url: URL, file: Path) -> URL:
     return url.set(database=file.absolute().as_uri(), query=query)
 
 
+#: milliseconds for which a statement waits for another process that writes a SQLite file; and one that need not be
+PATIENT_MS, HASTY_MS = 60_000, 200
+
+
+@contextmanager
+def hasty(connection: Connection) -> Iterator[None]:
+    """Within, a SQLite file that another process writes is waited for a moment only."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {HASTY_MS}")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {PATIENT_MS}")
+
+
 def _sqlite_settings(connection: object, record: object) -> None:
     cursor = connection.cursor()  # type: ignore[attr-defined]
-    cursor.execute("PRAGMA busy_timeout = 60000")
+    cursor.execute(f"PRAGMA busy_timeout = {PATIENT_MS}")
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()

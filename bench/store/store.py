@@ -21,13 +21,14 @@ from sqlalchemy.orm import Session
 from bench.errors import DiskError, StoreError, one_line
 from bench.planning.spec import RunSpec
 from bench.rows import Meter, Resume, Row
-from bench.store import audits, examples, folder, games, leases, merged, runs
+from bench.store import audits, examples, folder, games, leases, merged, runs, summaries
 from bench.store.folder import Needs
 from bench.store.games import GameRecord
 from bench.store.leases import Claim, Holder
 from bench.store.merged import WholeRun
 from bench.store.runs import RunRecord
 from bench.store.schema import Frozen, connect, file_of, parse_url, shown, unusable
+from bench.store.summaries import StoredSummary
 
 #: how often a write is tried that other processes may make at the same time; one more is enough in most cases
 WRITE_ATTEMPTS = 10
@@ -205,6 +206,7 @@ class Store:
                 if not goes_on:
                     examples.delete_rows(session, run.key)
                     games.delete_games(session, run.key)
+                    summaries.drop_summary(session, run.key)
             return Claim.MINE
 
         return self._answered(once)
@@ -328,6 +330,10 @@ class Store:
             found = self._read(partial(examples.columns_by_run, keys=part, names=names))
             yield from ((key, found[key]) for key in part)
 
+    def columns(self, keys: Sequence[str], names: Sequence[str]) -> Iterator[tuple[list[int], list[Sequence[Any]]]]:
+        """The judged rows of many runs as columns, a hundred runs at a time: see `examples.columns`."""
+        return (self._read(partial(examples.columns, keys=part, names=names)) for part in in_parts(keys))
+
     def games(self, key: str) -> list[GameRecord]:
         """The games of a run that have rows or seconds."""
         return self.games_of([key])[key]
@@ -343,6 +349,32 @@ class Store:
     def needs(self) -> Needs:
         """What the database needs of its folder now."""
         return self._read(lambda session: folder.needs(session))
+
+    # -- summaries ---------------------------------------------------------------------------------------------------
+
+    def marks(self, keys: Iterable[str]) -> dict[str, list[Any]]:
+        """What tells the state of these runs from others, by key: see `summaries.marks`."""
+        found: dict[str, list[Any]] = {}
+        for part in in_parts(list(keys)):
+            found |= self._read(partial(summaries.marks, keys=part))
+        return found
+
+    def summaries(self, keys: Iterable[str], outcomes: bool = False) -> dict[str, StoredSummary]:
+        """The stored summaries of these runs, by key, as they stand there; outcomes: with those."""
+        found: dict[str, StoredSummary] = {}
+        for part in in_parts(list(keys)):
+            found |= self._read(partial(summaries.stored_summaries, keys=part, outcomes=outcomes))
+        return found
+
+    def put_summaries(self, made: Sequence[StoredSummary]) -> bool:
+        """Store summaries. False where that cannot be done now or here: readers do without, and the next one tries."""
+        if self._frozen is not None:
+            return False
+        try:
+            self._write(lambda session: summaries.put_summaries(session, made), patient=False)
+        except (StoreError, DiskError, IntegrityError):  # IntegrityError: another process has stored one since
+            return False
+        return True
 
     # -- audits -----------------------------------------------------------------------------------------------------
 

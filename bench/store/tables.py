@@ -93,6 +93,20 @@ class ExampleRow(Table):
     poison: Mapped[bool] = mapped_column(default=False)
 
 
+class SummaryRow(Table):
+    """What readers want to know of a finished run, computed from its rows: see `bench.analysis.summaries`.
+
+    stamp: what it was computed from and by; figures and outcomes: their forms stand in `bench.analysis.forms`.
+    """
+
+    __tablename__ = "summaries"
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.key", ondelete="CASCADE"), primary_key=True)
+    stamp: Mapped[str] = mapped_column(String(64))
+    figures: Mapped[dict[str, Any]]
+    outcomes: Mapped[dict[str, Any]]
+
+
 class AuditRow(Table):
     """The verdict of an audit, as `bench audit --json` prints it, with the keys of its runs."""
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench.analysis.describe import UNRANKED
+from bench.analysis.figures import UNRANKED
 from bench.auditing.findings import CHECKS
 from bench.auditing.glossary import SOURCES, glossary, term
 from bench.config import load

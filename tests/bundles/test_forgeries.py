@@ -309,7 +309,7 @@ def agreeing(bench: Bench, bundle: Path, edit: Callable[[Manifest, Rows], None],
     """A forgery all of whose hashes and figures agree: the figures are taken from where it was merged as a claim."""
     first = forged(bundle, Path("first.zip"), edit, **how)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.bundles.merge._differing", lambda said, found: {})
+        patch.setattr("bench.bundles.merge.differing", lambda said, found: {})
         assert bench("merge", first, "--db", "figures.db").code == 0
     store = Store.open("figures.db")
     assert store is not None

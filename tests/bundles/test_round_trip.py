@@ -87,6 +87,8 @@ def test_the_draw_of_games_follows_from_the_seed(sent: Path) -> None:
 def test_a_merged_run_that_is_played_here_again_is_no_claim_any_more(bench: Bench, sent: Path) -> None:
     shutil.copytree(sent / "bench-files", "own-files")  # the trained base
     merged(bench, sent / "bundle.zip", "--db", "own.db")
+    with sqlite3.connect("own.db") as connection:
+        assert connection.execute("select count(*) from summaries").fetchone() == (2,)
     done = bench("run", *ASKED, "--db", "own.db", "--json", "--rerun", "all")
     assert done.code == 0 and {run["verification"] for run in done.runs} == {"played here"}
 

@@ -15,6 +15,7 @@ import torch
 from bench import config
 from bench.analysis import metrics, pairs, worst_case
 from bench.cache import dump_tensors, parse_tensors
+from bench.doctor import examine
 from bench.planning.spec import RunSpec
 from bench.store import Store
 from tests.conftest import Bench, sets, spec_of
@@ -139,6 +140,25 @@ def test_an_edited_label_is_named(bench: Bench, run: Callable[..., str]) -> None
     assert found["bad"][0]["what"] == f"its label is {(label + 1) % 10}, in the dataset {label}"
     said = bench("verify", key)
     assert said.code == 1 and f"game 0, position 4, example {index}: its label" in said.out
+
+
+def test_a_summary_that_its_rows_do_not_give_is_named_and_made_anew(bench: Bench, run: Callable[..., str]) -> None:
+    key = run("--defense", "regular", "--attack", "fgsm", *sets(base__epochs=8))
+    figures = "json_set(figures, '$.robust_accuracy.value', 0.123)"
+    outcomes = "json_set(outcomes, '$.right', '010101')"
+    ((right,),) = sql("select json_extract(outcomes, '$.right') from summaries where run = ?", key)
+    sql(f"update summaries set figures = {figures}, outcomes = {outcomes} where run = ?", key)
+    assert json.loads(bench("show", key, "--json").out)["robust_accuracy"]["value"] == 0.123
+    wrong, whole = examine._summaries(examine.Patient(None, (), DB, None, config.load(None)))
+    assert wrong.message == f"of run {key[:12]}: robust_accuracy.value, outcomes.right are not of its rows"
+    assert whole.message == "1 of 2 runs have none, or the one that their rows give"
+    said = bench("verify", key)
+    robust = sum(map(int, right)) / 6
+    assert said.code == 1 and f"its summary says robust_accuracy.value 0.123, its rows {robust!r}"[:60] in said.out
+    assert f'its summary says outcomes.right "010101", its rows "{right}"' in " ".join(said.out.split())
+    found = verified(bench, key)
+    assert found["holds"] and found["summary"] == []
+    assert json.loads(bench("show", key, "--json").out)["robust_accuracy"]["value"] == robust
 
 
 @pytest.mark.parametrize(("fact", "value"), [("answer", 3), ("linf", 0.123), ("violation", "none of the kind")])

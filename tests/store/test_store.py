@@ -30,13 +30,14 @@ from bench.store import (
     Needs,
     RunRecord,
     Store,
+    StoredSummary,
     WholeRun,
     glance_at,
     schema,
 )
 from bench.store.tables import Table
 from tests.analysis.test_metrics import ROW
-from tests.conftest import ROOT, spec_of
+from tests.conftest import ROOT, migrate, spec_of
 
 PROVENANCE: dict[str, Any] = {"environment": {"torch": "1", "device": "cpu"}}
 #: takes the run whose spec is on standard input, commits its first chunk, says so, and waits to be killed
@@ -448,7 +449,7 @@ def test_databases_of_other_programs_and_of_newer_versions_are_refused(db_url: s
 def test_a_database_that_breaks_while_it_is_open_is_told_in_one_line(store: Store) -> None:
     claim(store)
     with store._engine.begin() as connection:
-        for table in ("images", "games", "examples", "runs"):
+        for table in ("summaries", "images", "games", "examples", "runs"):
             connection.execute(text(f"DROP TABLE {table}"))
     for use in (
         lambda: store.runs(),
@@ -495,6 +496,39 @@ def test_a_whole_run_comes_in_as_it_was_and_replayed_games_are_noted(store: Stor
     )
 
 
+def test_a_summary_is_stored_replaced_and_gone_with_its_run(store: Store, db_url: str) -> None:
+    store.add_runs([whole_run(None)])
+    one = StoredSummary(key(), "a" * 64, {"number": 0.1 + 0.2}, {"right": "01"})
+    assert store.put_summaries([one, replace(one, run="0" * 64)])  # of a run that is not there, none
+    assert store.summaries([key(), "0" * 64]) == {key(): replace(one, outcomes=None)}
+    assert store.put_summaries([replace(one, stamp="b" * 64)])
+    assert store.summaries([key()], outcomes=True) == {key(): replace(one, stamp="b" * 64)}
+    store.close()
+    migrate(db_url, "0008", upwards=False)
+    migrate(db_url, "head")
+    assert store.summaries([key()]) == {} and store.all_rows(key()) == rows(0, 5)
+    store.put_summaries([one])
+    store._write(lambda session: session.execute(text("DELETE FROM runs")))
+    assert store.summaries([key()]) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["answer = 4", "label = 9223372036854775807", "violation = 'x'", "distances = '{}'", "attack_s = 1e300",
+     "attack_s = 7", "clean_answer = 0", "adv_sha256 = 'ab'", "resent = '{\"attacked\": [1], \"clean\": [1]}'"],
+)  # fmt: skip
+def test_what_a_summary_is_of_is_told_from_what_it_becomes(store: Store, change: str) -> None:
+    """The database sums it up; no value, however large, ends that."""
+    store.add_runs([whole_run(None)])
+    before = store.marks([key(), "0" * 64])
+    assert set(before) == {key()} and store.marks([key()]) == before
+    if "9223372036854775807" in change and store.url.startswith("postgresql"):
+        change = "label = 2147483647"  # its whole numbers end there
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE examples SET {change} WHERE position = 2")
+    assert store.marks([key()]) != before
+
+
 def test_of_runs_that_come_together_none_is_added_where_one_is_there(store: Store) -> None:
     claim(store)
     other = whole_run(None)
@@ -520,7 +554,7 @@ def test_urls_of_no_database_are_refused_in_one_line() -> None:
 
 def test_reading_runs_needs_no_torch() -> None:
     """It takes more than a second to import, longer than the rows of a thousand runs take to read."""
-    code = "import sys, bench.analysis.describe, bench.cli.lists; print('torch' in sys.modules)"
+    code = "import sys, bench.library, bench.analysis.describe, bench.cli.lists; print('torch' in sys.modules)"
     there = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=there)
     assert done.stdout == "False\n"
