@@ -529,6 +529,16 @@ class RandomScale(Wrapped):
         return nn.Sequential(copy.deepcopy(self.network), Scale(self.factor()))
 
 
+class MaskedRandomScale(RandomScale):
+    """The same behind a rounding, whose proxy goes around the rounding: sound, and without a gradient of its own."""
+
+    differentiable: ClassVar[bool] = False
+
+    def answer(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return Quantiser(self.network)(x) * self.factor()
+
+
 class Scale(nn.Module):
     """Multiplies by a number."""
 

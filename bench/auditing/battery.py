@@ -111,10 +111,10 @@ def battery(subject: Subject, budget: str) -> list[Step]:
         unrolled = {"attack.steps": size["steps"]}
         steps.append(Step("apgd-unrolled", "apgd-unrolled", few, unrolled, survivors=True))
     if subject.randomised:
-        steps.append(Step("eot:pgd-skip", "eot:pgd-skip", few, direct, survivors=True))
+        steps.append(Step("eot:pgd-skip", f"eot:{around}pgd-skip", few, direct, survivors=True))
         steps += [
             Step(
-                f"eot, {name} randomness", "eot:pgd-skip", size["few"], {**direct, "threat.randomness": value},
+                f"eot, {name} randomness", f"eot:{around}pgd-skip", size["few"], {**direct, "threat.randomness": value},
                 counts=False,
             )
             for name, value in (("hidden", "private"), ("known", "shared"))

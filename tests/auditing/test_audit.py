@@ -348,15 +348,17 @@ def test_the_gain_is_worst_case_against_worst_case() -> None:
 @pytest.mark.parametrize(
     "subject",
     [Subject("static", True, False), Subject("static", False, True), Subject("online", False, True),
-     Subject("batch", False, False), Subject("static", False, False, differentiable=False)],
+     Subject("batch", False, False), Subject("static", False, False, differentiable=False),
+     Subject("static", False, True, differentiable=False)],
 )  # fmt: skip
 def test_a_battery_names_each_step_once(subject: Subject, budget: Any) -> None:
     steps = battery(subject, budget)
     names = [step.name for step in steps]
     assert len(set(names)) == len(names) and {"fgsm", "pgd", "pgd-skip", "autoattack"} <= set(names)
     assert ("gmsa-min" in names) == (subject.kind != "static") and ("base: pgd" in names) == (not subject.is_base)
-    direct = {step.name: step.attack for step in steps}["pgd-skip"]
-    assert direct == ("pgd-skip" if subject.differentiable else "bpda:pgd-skip")
+    attacks, around = {step.name: step.attack for step in steps}, "" if subject.differentiable else "bpda:"
+    assert attacks["pgd-skip"] == f"{around}pgd-skip"
+    assert attacks.get("eot:pgd-skip", f"eot:{around}pgd-skip") == f"eot:{around}pgd-skip"
     assert ("eot:pgd-skip" in names) == subject.randomised and ("bpda:pgd-skip" in names) == (
         budget != "quick" and subject.differentiable
     )

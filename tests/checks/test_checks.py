@@ -20,6 +20,9 @@ def run(resources: Resources, name: str, kind: str, base: str = "regular") -> di
     if name == "tent":  # it adapts batch norm, which the digits' own network has not
         toml = Path("with_batch_norm.toml")
         toml.write_text('base.regular = { model = "cifar-resnet20", epochs = 1 }')
+    if base == "rmc":  # what an attack owes does not depend on how well it adapts
+        toml = Path("quick_rmc.toml")
+        toml.write_text('defense.rmc = { k = 64, epochs = 1, bank_steps = "5" }')
     return {r.name: r for r in checks.run_checks(name, kind, config.load(toml), resources, "digits", base)}
 
 
@@ -38,6 +41,16 @@ def test_every_registered_attack_keeps_the_contract(resources: Resources, name: 
     results = run(resources, name, "attack", base)
     assert len(results) == len(checks.ATTACK_CHECKS)
     assert [r for r in results.values() if not r.passed] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [("eot:bpda:pgd-skip", "random-transform"), ("eot:unrolled:pgd-skip", "ttc"), ("bpda:unrolled", "anti-adversary")],
+)  # fmt: skip
+def test_wrappers_in_wrappers_keep_the_contract(resources: Resources, name: str, base: str) -> None:
+    results = run(resources, name, "attack", base)
+    assert [r for r in results.values() if not r.passed] == []
+    assert results["declines with a reason or runs"].message == f"runs against {base}"
 
 
 @pytest.mark.parametrize(
