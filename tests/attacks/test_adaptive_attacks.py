@@ -318,7 +318,7 @@ def test_the_mean_over_draws_of_what_is_unrolled_is_that_of_the_wrapper_s_own_dr
 
 @pytest.mark.parametrize("defense", ["masked-scale", "rmc"])
 def test_the_mean_over_draws_of_a_straight_through_copy(resources: Resources, defense: str) -> None:
-    """Each draw has the value of its answer and the slope of its proxy; one that adapts has its own for each example."""
+    """Each draw has the value of its answer and the slope of its proxy; what adapts has one of each for an example."""
     registry.register_defense("masked-scale", planted.MaskedRandomScale)
     spec = spec_of(defense, "eot:bpda", n=2, attack__samples=3)
     oracle = resources.of(spec).oracle(0, resources.of(spec).serving(0))
