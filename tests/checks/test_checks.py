@@ -10,6 +10,7 @@ from bench import checks, config, plugins, registry
 from bench.errors import BadValue
 from bench.game.resources import Resources
 from tests import planted
+from tests.conftest import Bench
 
 plugins.load_all()
 DEFENSES = [entry.name for entry in registry.defenses if entry.name != "given"]  # it has no network by itself
@@ -165,3 +166,9 @@ def test_an_attack_that_declines_wrongly_trips_the_first_check(resources: Resour
     registry.register_attack("wavering", cls)
     result = run(resources, "wavering", "attack")["declines with a reason or runs"]
     assert not result.passed and said in result.message
+
+
+def test_a_defense_that_an_attack_declines_is_refused_in_one_line(bench: Bench) -> None:
+    done = bench("check", "apgd-unrolled", "--base", "rmc", "--in-process")
+    assert done.code == 2 and len(done.err.splitlines()) == 1
+    assert "declines rmc: rmc cannot be unrolled" in done.err and "--base anti-adversary" in done.err
