@@ -17,14 +17,21 @@ DEFENSES = [entry.name for entry in registry.defenses if entry.name != "given"] 
 ATTACKS = [entry.name for entry in registry.attacks]
 
 
+#: what a plug-in owes does not depend on how long it adapts or trains; tent needs batch norm, which the digits' own
+#: network has not
+QUICK = {
+    "tent": 'base.regular = { model = "cifar-resnet20", epochs = 1 }',
+    "rmc": 'defense.rmc = { k = 64, epochs = 1, bank_steps = "5" }',
+    "rmc-plus": 'defense.rmc-plus = { k = 64, epochs = 1, bank_steps = "5", replace_steps = 5 }',
+    "purify": "dataset.digits.defense.purify = { epochs = 2, width = 8 }",
+}
+
+
 def run(resources: Resources, name: str, kind: str, base: str = "") -> dict[str, checks.Result]:
     toml = None
-    if name == "tent":  # it adapts batch norm, which the digits' own network has not
-        toml = Path("with_batch_norm.toml")
-        toml.write_text('base.regular = { model = "cifar-resnet20", epochs = 1 }')
-    if base == "rmc":  # what an attack owes does not depend on how well it adapts
-        toml = Path("quick_rmc.toml")
-        toml.write_text('defense.rmc = { k = 64, epochs = 1, bank_steps = "5" }')
+    if text := QUICK.get(name if kind == "defense" else base):
+        toml = Path("quick.toml")
+        toml.write_text(text)
     return {r.name: r for r in checks.run_checks(name, kind, config.load(toml), resources, "digits", base)}
 
 
