@@ -23,7 +23,12 @@ QUICK = {
     "tent": 'base.regular = { model = "cifar-resnet20", epochs = 1 }',
     "rmc": 'defense.rmc = { k = 64, epochs = 1, bank_steps = "5" }',
     "rmc-plus": 'defense.rmc-plus = { k = 64, epochs = 1, bank_steps = "5", replace_steps = 5 }',
+    "knn-at": "defense.knn-at = { k = 64, epochs = 1, craft_steps = 2 }",
     "purify": "dataset.digits.defense.purify = { epochs = 2, width = 8 }",
+    **{
+        base: f"dataset.digits.base.{base}.epochs = 2"
+        for base in ("fgsm-at", "pgd-at", "jacobian", "cross-lipschitz", "feature-denoising")
+    },
 }
 
 
