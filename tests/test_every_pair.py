@@ -108,8 +108,9 @@ def test_every_attack_within_a_radius_runs_in_its_norms_and_declines_the_others(
     classes = {entry.name: entry.load() for entry in entries if "eps" not in (entry.preset or {})}
     has_it = {name: norm in (cls.norms or (cls.norm,)) for name, cls in classes.items() if cls.kind == "budget"}
     attacks = [part for name in has_it for part in ("--attack", name)]
-    minimal = ("attack__targets", "attack__binary_search_steps")  # of attacks that have one norm
-    given = {key: value for key, value in small_for("rmc").items() if key not in minimal}
+    # of attacks that have one norm, or a radius of their own
+    others = ("attack__targets", "attack__binary_search_steps", "attack__candidates")
+    given = {key: value for key, value in small_for("rmc").items() if key not in others}
     done = bench(
         "run",
         "--defense",
