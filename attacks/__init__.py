@@ -209,6 +209,14 @@ def register() -> None:
     ):
         _add(name, f"poison:{target}", summary=summary, preset=preset, free=free, protocol="poison")
     _add(
+        "greedy-poison",
+        "greedy_poison:GreedyPoison",
+        summary="inputs tried on a copy of the defense, after which it answers other users worst",
+        preset={"weights": "adapted", "bank": True, "share": 0.5, "place": "before", "others": True, **sends},
+        free=("share", "place", "eps", "randomness"),
+        protocol="poison",
+    )
+    _add(
         "oars",
         "oars:OARS",
         summary="adapts to refusals of queries that are alike; oars:square, oars:hopskipjump (Feng et al. 2023)",

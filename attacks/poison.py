@@ -81,11 +81,12 @@ class DIA(Attack):
         free = radius >= float(ball_of(oracle.threat.norm).distance(torch.ones_like(x[:1])))
         return pgd(
             network, x, y, eps=radius, steps=self.params.steps, step_size=self.params.step_size,
-            norm=oracle.threat.norm, offset=0.5 - x if free else None, loss=self._loss(labels, draws),
+            norm=oracle.threat.norm, offset=0.5 - x if free else None,
+            loss=self._loss(labels, draws, oracle.info.abstains),
         )  # fmt: skip
 
-    def _loss(self, labels: Tensor, draws: Draws) -> Loss:
-        """What is ascended, from the logits (M, columns) of the others."""
+    def _loss(self, labels: Tensor, draws: Draws, abstains: bool) -> Loss:
+        """What is ascended, from the logits (M, columns) of the others; a refusal is no class to move one to."""
         if self.params.goal == "all":
             return lambda logits, _: cross_entropy(logits, labels, reduction="sum")
         if self.params.goal == "margins":
@@ -93,7 +94,7 @@ class DIA(Attack):
         shift = torch.rand((), generator=draws[0]).item()
 
         def towards_one(logits: Tensor, _: Tensor) -> Tensor:
-            classes = int(logits.shape[1])
+            classes = logits.shape[1] - abstains
             target = (labels[:1] + 1 + int(shift * (classes - 1))) % classes
             return -cross_entropy(logits[:1], target)
 

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attacks.autoattack import AutoAttack, AutoAttackParams, Parts
-from attacks.wrappers import Drawn, MeanOfDraws, Wrapper
+from attacks.wrappers import Drawn, MeanOfDraws, OneDraw
 from bench.contracts import DefenseInfo, Effort
 from bench.contracts.oracle import Oracle, Simulation
 from bench.data.task import TaskFacts
@@ -38,9 +38,10 @@ class UnrolledParams(Params):
     draws: int = Field(default=1, ge=1)
 
 
-class Unrolled(Wrapper):
+class Unrolled(OneDraw):
     """The attack inside differentiates the defense through its adaptation."""
 
+    name: ClassVar[str] = "unrolled"
     Params: ClassVar[type[Params]] = UnrolledParams
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
@@ -57,7 +58,11 @@ class Unrolled(Wrapper):
         params = self.params
         if params.draws == 1:
             return copy.unrolled(params.through, params.served)
-        return MeanOfDraws(UnrolledDraws(copy, params.draws, params.through, params.served))
+        return MeanOfDraws(self.drawn(oracle, copy, x, 1))
+
+    def drawn(self, oracle: Oracle, copy: Simulation, x: Tensor, count: int) -> Drawn:
+        params = self.params
+        return UnrolledDraws(copy, count * params.draws, params.through, params.served)
 
 
 class UnrolledDraws(Drawn):
@@ -66,13 +71,9 @@ class UnrolledDraws(Drawn):
     def __init__(self, copy: Simulation, count: int, through: int, served: int = 0) -> None:
         super().__init__(copy, count)
         self._given = through, served
-        self._before = 0
-
-    def redraw(self) -> None:
-        self._before += self.count
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self._copy.unrolled(*self._given, self._before + self.number)(x)
+        logits: Tensor = self._copy.unrolled(*self._given, self.draw)(x)
         return logits
 
 

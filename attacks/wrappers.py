@@ -12,6 +12,15 @@ eot   Expectation Over Transformation. The mean of the log-probabilities over dr
       adapts to the unperturbed example: to adapt at every step of an attack would cost as much as an answer each time.
 
 Both need a copy of the defense. Where the threat model grants none, they decline.
+
+Two wrappers, of these and `unrolled`, compose in one order:
+
+eot:bpda       the mean over draws, each with the forward pass of that draw's answer and the backward pass of its proxy
+eot:unrolled   the mean over draws of the unrolled defense: `samples` times its own `draws`
+bpda:unrolled  forward by the defense itself, backward through its unrolled adaptation (of fewer steps, where `served`
+               says so)
+
+In the other order the outer one would have nothing left to do, so it declines and names the order.
 """
 
 from __future__ import annotations
@@ -37,6 +46,9 @@ class Wrapper(Attack):
     """An attack around another attack, which gets the network of the wrapper instead of the granted one."""
 
     brings_network: ClassVar[bool] = True
+    name: ClassVar[str]
+    #: names of the wrappers that may stand between this one and an attack
+    composes_with: ClassVar[tuple[str, ...]] = ()
     #: the attack inside; set by `around`
     inside: ClassVar[type[Attack]]
 
@@ -54,7 +66,11 @@ class Wrapper(Attack):
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
         if not self.inside.needs_gradients:
             return "the attack inside uses no gradients"
-        if self.inside.brings_network:
+        if issubclass(self.inside, Wrapper):
+            if self.inside.name not in self.composes_with:
+                inner = self.inside.name
+                return f"{self.name} goes inside {inner}: give {inner}:{self.name}:ATTACK"
+        elif self.inside.brings_network:
             return "the attack inside makes its own network of the defense, so a wrapper around it would do nothing"
         if threat.weights not in ("adapted", "simulated") or not threat.bank:
             return "it needs a copy of the defense, and the threat model grants none (threat.weights, threat.bank)"
@@ -64,18 +80,34 @@ class Wrapper(Attack):
         own = {name: getattr(self.params, name) for name in self.inside.Params.model_fields}
         return self.inside(self.inside.Params(**own))
 
+    def _innermost(self) -> Attack:
+        """The attack inside all wrappers."""
+        inside = self._attack()
+        return inside._innermost() if isinstance(inside, Wrapper) else inside
+
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         copy = oracle.deployed() if oracle.threat.weights == "adapted" else oracle.simulate()
         with oracle.granting(self.network(oracle, copy, x)):
-            return self._attack().perturb(oracle, x, y, draws)
+            return self._innermost().perturb(oracle, x, y, draws)
 
     @abstractmethod
     def network(self, oracle: Oracle, copy: Simulation, x: Tensor) -> nn.Module:
         """The network for the attack inside, made from a copy of the defense and the examples x (N, C, H, W)."""
 
 
-class BPDA(Wrapper):
+class OneDraw(Wrapper):
+    """A wrapper whose network is of one draw of the defense's randomness, so that `eot` may go around it."""
+
+    @abstractmethod
+    def drawn(self, oracle: Oracle, copy: Simulation, x: Tensor, count: int) -> Drawn:
+        """Its network in each of `count` draws, for the examples x (N, C, H, W)."""
+
+
+class BPDA(OneDraw):
     """Forward pass through the defense, backward pass through its proxy."""
+
+    name: ClassVar[str] = "bpda"
+    composes_with: ClassVar[tuple[str, ...]] = ("unrolled",)
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
         """A defense without a gradient is what it is for: the proxy stands in for it."""
@@ -83,27 +115,37 @@ class BPDA(Wrapper):
 
     def effort(self, threat: ThreatModel) -> Effort:
         inside = self._attack().effort(threat)
-        return replace(inside, probes=inside.probes + inside.passes)
+        return replace(inside, probes=inside.probes + self._innermost().effort(threat).passes)
 
     def network(self, oracle: Oracle, copy: Simulation, x: Tensor) -> nn.Module:
-        return _StraightThrough(copy)
+        inside = self._attack()
+        proxy = inside.network(oracle, copy, x) if isinstance(inside, Wrapper) else copy.bare_proxy()
+        return _StraightThrough(copy, proxy)
+
+    def drawn(self, oracle: Oracle, copy: Simulation, x: Tensor, count: int) -> Drawn:
+        return _StraightThroughDraws(copy, drawn(oracle, copy, x, count))
+
+
+def _straight_through(x: Tensor, answer: Callable[[Tensor], Tensor], proxy: nn.Module) -> Tensor:
+    """Logits (N, K) of the answers to x (N, C, H, W), with the gradient of a proxy."""
+    with torch.enable_grad():  # a defense that adapts needs gradients to answer, also under no_grad
+        answers = answer(x.detach()).detach()
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return answers
+    relaxed: Tensor = proxy(x)
+    return relaxed + (answers - relaxed).detach()
 
 
 class _StraightThrough(nn.Module):
-    """The copy's answers, with the gradient of its proxy."""
+    """The copy's answers, with the gradient of a proxy."""
 
-    def __init__(self, copy: Simulation) -> None:
+    def __init__(self, copy: Simulation, proxy: nn.Module) -> None:
         super().__init__()
         self._copy = copy
-        self._proxy = copy.bare_proxy()
+        self._proxy = proxy
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.enable_grad():  # a defense that adapts needs gradients to answer, also under no_grad
-            answers = self._copy.probe(x.detach()).detach()
-        if not (x.requires_grad and torch.is_grad_enabled()):
-            return answers
-        relaxed: Tensor = self._proxy(x)
-        return relaxed + (answers - relaxed).detach()
+        return _straight_through(x, self._copy.probe, self._proxy)
 
 
 class EOTParams(Params):
@@ -115,18 +157,22 @@ class EOTParams(Params):
 class EOT(Wrapper):
     """The mean of the log-probabilities over draws of the defense's randomness."""
 
+    name: ClassVar[str] = "eot"
+    composes_with: ClassVar[tuple[str, ...]] = ("bpda", "unrolled")
     Params: ClassVar[type[Params]] = EOTParams
     quick: ClassVar[Mapping[str, Any]] = {"samples": 2}
 
     def effort(self, threat: ThreatModel) -> Effort:
         inside, samples = self._attack().effort(threat), self.params.samples
-        return replace(inside, passes=inside.passes * samples, probes=inside.probes + samples)
+        return replace(inside, passes=inside.passes * samples, probes=(inside.probes + 1) * samples)
 
     def declines(self, threat: ThreatModel, facts: TaskFacts, info: DefenseInfo) -> str | None:
         return undrawn(info) or super().declines(threat, facts, info)
 
     def network(self, oracle: Oracle, copy: Simulation, x: Tensor) -> nn.Module:
-        return MeanOfDraws(drawn(oracle, copy, x, self.params.samples))
+        inside, count = self._attack(), self.params.samples
+        draws = inside.drawn if isinstance(inside, OneDraw) else drawn
+        return MeanOfDraws(draws(oracle, copy, x, count))
 
 
 def undrawn(info: DefenseInfo) -> str | None:
@@ -169,6 +215,12 @@ class Drawn(nn.Module):
         self._copy = copy
         self.count = count
         self.number = 0
+        self._before = 0
+
+    @property
+    def draw(self) -> int:
+        """The draw of the copy's randomness that answers next."""
+        return self._before + self.number
 
     def each(self) -> Iterator[Drawn]:
         """Itself, once for each draw, which answers while it is the last one given."""
@@ -178,18 +230,14 @@ class Drawn(nn.Module):
 
     def redraw(self) -> None:
         """Go on to other draws, if there is a network for more."""
+        self._before += self.count
 
 
 class _Redrawn(Drawn):
     """Of a static defense: as many draws as one likes."""
 
-    _before = 0
-
-    def redraw(self) -> None:
-        self._before += self.count
-
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self._copy.bare_proxy(x, self._before + self.number)(x)
+        logits: Tensor = self._copy.bare_proxy(x, self.draw)(x)
         return logits
 
 
@@ -201,6 +249,25 @@ class _DrawnOnce(Drawn):
         self._oracle = oracle
         self._networks = [[copy.bare_proxy(point, draw) for draw in range(count)] for point in x.split(1)]
 
+    def redraw(self) -> None:
+        """There are no others."""
+
     def forward(self, x: Tensor) -> Tensor:
         whose = self._oracle.whose(x).tolist()
         return torch.cat([self._networks[row][self.number](x[i : i + 1]) for i, row in enumerate(whose)])
+
+
+class _StraightThroughDraws(Drawn):
+    """The copy's answers in each draw, with the gradient of that draw's network among `proxies`."""
+
+    def __init__(self, copy: Simulation, proxies: Drawn) -> None:
+        super().__init__(copy, proxies.count)
+        self._proxies = proxies
+
+    def redraw(self) -> None:
+        self._proxies.redraw()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._proxies.number = self.number
+        draw = self._proxies.draw
+        return _straight_through(x, lambda points: self._copy.probe(points, draw), self._proxies)

@@ -21,6 +21,7 @@ from bench import (
     generator,
     shallow_fork,
 )
+from bench.contracts import with_refusal
 
 
 class Wrapped(StaticDefense):
@@ -272,6 +273,124 @@ class RaisingDefense(Wrapped):
         raise ValueError("no answer\ntoday")
 
 
+class Detector(Wrapped):
+    """Refuses points whose mean pixel is above a bound: sound, static, abstains."""
+
+    abstains: ClassVar[bool] = True
+    bound: ClassVar[float] = 0.35
+
+    def excess(self, x: Tensor) -> Tensor:
+        return x.flatten(1).mean(1) - self.bound
+
+    def answer(self, x: Tensor) -> Tensor:
+        return with_refusal(super().answer(x), self.excess(x))
+
+    def proxy(self) -> nn.Module:
+        return Refusing(super().proxy(), self.bound)
+
+
+class Refusing(nn.Module):
+    """Logits (N, K + 1) of a network, and of the refusal of bright images."""
+
+    def __init__(self, network: nn.Module, bound: float) -> None:
+        super().__init__()
+        self.network, self.bound = network, bound
+
+    def forward(self, x: Tensor) -> Tensor:
+        return with_refusal(self.network(x), x.flatten(1).mean(1) - self.bound)
+
+
+class RefusesEverything(Detector):
+    """Accepts nothing."""
+
+    bound: ClassVar[float] = -1.0
+
+
+class NoColumnForRefusals(Detector):
+    """Says that it abstains, and has no column for it."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        return super().answer(x)[:, :10]
+
+
+class RefusesUndeclared(Detector):
+    """Has a column for refusals, and does not say that it abstains."""
+
+    abstains: ClassVar[bool] = False
+
+
+class ProxyNeverRefuses(Detector):
+    """Its proxy lacks the column of the refusal."""
+
+    def proxy(self) -> nn.Module:
+        return Wrapped.proxy(self)
+
+
+class RefusesTheBrightestOfTheCall(Detector):
+    """The bound is the mean over all points that are answered together."""
+
+    def excess(self, x: Tensor) -> Tensor:
+        own = x.flatten(1).mean(1)
+        return own - own.mean()
+
+    def predict(self, x: Tensor) -> Tensor:
+        return self.answer(x)
+
+
+class RefusesWhatItWouldGetWrong(Detector):
+    """Looks up the labels of the test points."""
+
+    def fit(self, task: Any, base: Defense | None, context: Context) -> None:
+        super().fit(task, base, context)
+        count = len(task.test_labels)
+        x, y = task.test_points(list(range(count)))
+        self.known = dict(zip((point.numpy().tobytes() for point in x), y.tolist(), strict=True))
+
+    def excess(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            answers = self.network(x).argmax(1).tolist()
+        wrong = [self.known.get(one.numpy().tobytes(), own) != own for one, own in zip(x, answers, strict=True)]
+        return torch.tensor([1.0 if one else -1.0 for one in wrong])
+
+
+class Remembering(Counting):
+    """Refuses an image that it was sent before, and remembers every one: sound, online, abstains."""
+
+    abstains: ClassVar[bool] = True
+    randomised: ClassVar[bool] = False
+
+    def fit(self, task: Any, base: Defense | None, context: Context) -> None:
+        super().fit(task, base, context)
+        self.seen = torch.empty(0, 64)
+
+    def noise(self) -> Tensor:
+        return torch.zeros(1, 10)
+
+    def answer_one(self, x: Tensor) -> Tensor:
+        known = bool((self.seen == x.flatten(1)).all(1).any())
+        self.seen = torch.cat([self.seen, x.flatten(1)])
+        return with_refusal(super().answer_one(x), torch.tensor([1.0 if known else -1.0]))
+
+    def snapshot(self) -> State:
+        return State({"seen": self.seen.clone()}, {"t": self.t})
+
+    def restore(self, state: State) -> None:
+        super().restore(state)
+        self.seen = state.tensors["seen"].clone()
+
+    def proxy(self) -> nn.Module:
+        return Refusing(super().proxy(), 2.0)
+
+
+class RemembersProbes(Remembering):
+    """What it is only asked about is remembered too, so it refuses what follows."""
+
+    def probe(self, x: Tensor, draw: int | None = None, company: Tensor | None = None) -> Tensor:
+        answers = super().probe(x, draw)
+        self.seen = torch.cat([self.seen, x.flatten(1)])
+        return answers
+
+
 class DeadProxy(Wrapped):
     """A proxy without gradient."""
 
@@ -357,6 +476,23 @@ class Declining(Attack):
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         return x
+
+
+class Wavering(Declining):
+    """Declines only when it is asked for the second time."""
+
+    asked: ClassVar[list[str]] = []
+
+    def declines(self, threat: Any, facts: Any, info: Any) -> str | None:
+        self.asked.append(info.name)
+        return "not twice" if len(self.asked) > 1 else None
+
+
+class FailsToDecline(Declining):
+    """Raises instead of declining."""
+
+    def declines(self, threat: Any, facts: Any, info: Any) -> str | None:
+        raise RuntimeError("no idea")
 
 
 class AsksForWeights(Attack):
@@ -527,6 +663,16 @@ class RandomScale(Wrapped):
 
     def proxy(self) -> nn.Module:
         return nn.Sequential(copy.deepcopy(self.network), Scale(self.factor()))
+
+
+class MaskedRandomScale(RandomScale):
+    """The same behind a rounding, whose proxy goes around the rounding: sound, and without a gradient of its own."""
+
+    differentiable: ClassVar[bool] = False
+
+    def answer(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return Quantiser(self.network)(x) * self.factor()
 
 
 class Scale(nn.Module):

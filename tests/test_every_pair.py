@@ -20,7 +20,7 @@ SMALL = {
     "defense__craft_steps": 2, "defense__batch_size": 2,
     "defense__steps": 2, "defense__samples": 8, "defense__proxy_samples": 2,
     "attack__steps": 3, "attack__binary_search_steps": 2, "attack__targets": 2, "attack__square_queries": 20,
-    "attack__draws": 20, "attack__rounds": 2, "attack__samples": 2, "attack__copies": 2,
+    "attack__draws": 20, "attack__rounds": 2, "attack__samples": 2, "attack__copies": 2, "attack__candidates": 2,
     "threat__queries": 6, "threat__resubmits": 2, "threat__delay": 2,
     "game__p": 4, "game__trials": 1,
 }  # fmt: skip
@@ -90,7 +90,9 @@ def test_every_attack_runs_or_declines(bench: Bench, defense: str) -> None:
     declined |= {"pgd-skip-copies"} if cls.kind == "static" else set()
     declined |= {"unrolled", "apgd-unrolled"} if cls.not_unrolled else set()
     declined |= {"square", "hopskipjump", "hopskipjump-linf", "oars"} if cls.kind == "batch" else set()
-    declined |= {"dia", "rttdp", "repeat"} if cls.kind == "static" else {"dia"} if cls.kind == "online" else set()
+    poisons = {"dia", "rttdp", "repeat", "greedy-poison"}
+    declined |= poisons if cls.kind == "static" else {"dia"} if cls.kind == "online" else set()
+    declined |= {"greedy-poison"} if cls.abstains else set()
     if not cls.differentiable:  # then a backward pass needs a stand-in: bpda
         entries = [registry.attacks[name].resolved() for name in ATTACKS if name != "bpda"]
         declined |= {entry.name for entry in entries if entry.load().needs_gradients
@@ -106,8 +108,9 @@ def test_every_attack_within_a_radius_runs_in_its_norms_and_declines_the_others(
     classes = {entry.name: entry.load() for entry in entries if "eps" not in (entry.preset or {})}
     has_it = {name: norm in (cls.norms or (cls.norm,)) for name, cls in classes.items() if cls.kind == "budget"}
     attacks = [part for name in has_it for part in ("--attack", name)]
-    minimal = ("attack__targets", "attack__binary_search_steps")  # of attacks that have one norm
-    given = {key: value for key, value in small_for("rmc").items() if key not in minimal}
+    # of attacks that have one norm, or a radius of their own
+    others = ("attack__targets", "attack__binary_search_steps", "attack__candidates")
+    given = {key: value for key, value in small_for("rmc").items() if key not in others}
     done = bench(
         "run",
         "--defense",

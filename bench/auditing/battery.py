@@ -12,11 +12,11 @@ from bench.planning.rules import protocols_with
 #: sizes by budget. n: examples; few: examples of attacks that are expensive against a defense that adapts
 SIZES: dict[str, dict[str, int]] = {
     "quick": {"n": 30, "few": 10, "queries": 100, "hops": 100, "draws": 1000, "asked": 20, "rounds": 3, "square": 200,
-              "steps": 20},
+              "steps": 20, "tried": 4},
     "standard": {"n": 100, "few": 20, "queries": 300, "hops": 300, "draws": 10_000, "asked": 200, "rounds": 10,
-                 "square": 1000, "steps": 100},
+                 "square": 1000, "steps": 100, "tried": 8},
     "full": {"n": 200, "few": 40, "queries": 1000, "hops": 1000, "draws": 10_000, "asked": 200, "rounds": 10,
-             "square": 5000, "steps": 100},
+             "square": 5000, "steps": 100, "tried": 8},
 }  # fmt: skip
 BUDGETS = tuple(SIZES)
 
@@ -111,10 +111,10 @@ def battery(subject: Subject, budget: str) -> list[Step]:
         unrolled = {"attack.steps": size["steps"]}
         steps.append(Step("apgd-unrolled", "apgd-unrolled", few, unrolled, survivors=True))
     if subject.randomised:
-        steps.append(Step("eot:pgd-skip", "eot:pgd-skip", few, direct, survivors=True))
+        steps.append(Step("eot:pgd-skip", f"eot:{around}pgd-skip", few, direct, survivors=True))
         steps += [
             Step(
-                f"eot, {name} randomness", "eot:pgd-skip", size["few"], {**direct, "threat.randomness": value},
+                f"eot, {name} randomness", f"eot:{around}pgd-skip", size["few"], {**direct, "threat.randomness": value},
                 counts=False,
             )
             for name, value in (("hidden", "private"), ("known", "shared"))
@@ -147,7 +147,8 @@ def _watched(subject: Subject, size: Mapping[str, int], few: int) -> list[Step]:
 
 def _among_others(subject: Subject, size: Mapping[str, int], n: int, few: int) -> list[Step]:
     """What other users lose, for a defense that learns from what it serves. No input of theirs is attacked."""
-    sends: list[tuple[str, int, dict[str, Any]]] = [("repeat", n, {}), ("rttdp", n, {})]
+    tried = {"attack.candidates": size["tried"], "attack.victims": size["tried"]}
+    sends: list[tuple[str, int, dict[str, Any]]] = [("repeat", n, {}), ("rttdp", n, {}), ("greedy-poison", few, tried)]
     if subject.kind == "batch" and subject.differentiable:
         sends.append(("dia", few, {"attack.steps": size["steps"], "attack.goal": "margins", "threat.share": 0.2}))
     return [Step(name, name, count, sets, counts=False, optional=True) for name, count, sets in sends]

@@ -12,12 +12,13 @@ from bench.checks.defense import DEFENSE_CHECKS, DefenseSubject
 from bench.checks.verdict import Check, Result, Violated
 from bench.config import Config, load
 from bench.environment import one_thread
-from bench.errors import BenchError, one_line
+from bench.errors import BadValue, BenchError, one_line
 from bench.game.resources import Resources
 from bench.interrupts import from_outside, interrupts_noted
 from bench.planning.facts import facts_of
 from bench.planning.plan import plan
 from bench.planning.requests import Request
+from bench.planning.spec import RunSpec
 from bench.settings import Settings
 
 __all__ = ["ATTACK_CHECKS", "DEFENSE_CHECKS", "Result", "check_file", "run_checks"]
@@ -27,16 +28,18 @@ POINTS = 12
 FEW_POINTS = 5
 #: queries per point for attacks that query: the contract does not ask for success
 QUERIES = 10
+#: what an attack is checked against where it declines the first of them: the first that it does not decline
+STAND_INS = ("regular", "anti-adversary", "random-transform", "dent", "rmc")
 
 
 @interrupts_noted()
-def check_file(file: Path, name: str, cache: Path, dataset: str = "digits", base: str = "regular") -> list[Result]:
+def check_file(file: Path, name: str, cache: Path, dataset: str = "digits", base: str = "") -> list[Result]:
     """What `bench check NAME` does, for a test that lies beside a plug-in: all checks of what `file` registers as
     `name`.
 
     file   in the folder `defenses` or `attacks`, beside which a bench.toml may lie
     cache  a folder for what is trained, such as pytest's tmp_path
-    base   the network under a defense, or that an attack attacks
+    base   the network under a defense, or the defense that an attack attacks; "": see `run_checks`
 
     `BrokenPlugin` if the file does not load.
     """
@@ -48,24 +51,71 @@ def check_file(file: Path, name: str, cache: Path, dataset: str = "digits", base
     return run_checks(name, registry.kind_of(name), config, Resources(settings), dataset, base)
 
 
-def run_checks(name: str, kind: str, config: Config, resources: Resources, dataset: str, base: str) -> list[Result]:
-    """All checks of one plug-in; `kind` is `defense` or `attack`. A check that raises has failed."""
-    facts = facts_of(resources.settings.data_dir)
+def run_checks(
+    name: str, kind: str, config: Config, resources: Resources, dataset: str, base: str = ""
+) -> list[Result]:
+    """All checks of one plug-in; `kind` is `defense` or `attack`. A check that raises has failed.
+
+    base: the network under a defense, or the defense that an attack attacks. "": `regular`; for an attack that declines
+    it, the first of `STAND_INS` that it does not decline. `BadValue` where there is none, or it declines the one given.
+    """
     if kind == "defense":
-        request = Request(defenses=(name,), attacks=("clean",), bases=(base,), datasets=(dataset,), n=POINTS)
-        spec = plan([request], config, facts)[0].spec
+        request = Request(
+            defenses=(name,), attacks=("clean",), bases=(base or "regular",), datasets=(dataset,), n=POINTS
+        )
+        spec = plan([request], config, facts_of(resources.settings.data_dir))[0].spec
         subject = DefenseSubject(resources, replace(spec, n=max(POINTS, 3 * spec.game.batch)))
         return [_result(check, subject) for check in DEFENSE_CHECKS]
+    spec, declined = _against(name, config, resources, dataset, base)
+    return [_result(check, AttackSubject(resources, spec, declined)) for check in ATTACK_CHECKS]
+
+
+def _against(name: str, config: Config, resources: Resources, dataset: str, base: str) -> tuple[RunSpec, str]:
+    """A run of an attack against a defense that it does not decline; what it says against the one before, or ""."""
+    spec = _quick(name, config, resources, dataset, base or STAND_INS[0])
+    reason = _declines(resources, spec)
+    if not reason:
+        return spec, ""
+    found = None
+    for other in STAND_INS:
+        try:
+            found = _quick(name, config, resources, dataset, other)
+        except BadValue:  # such as batches that do not fit the protocol: it cannot stand in
+            continue
+        if not _declines(resources, found):
+            break
+        found = None
+    said = f"{name} declines {spec.defense.name}: {reason}"
+    if found is None:
+        raise BadValue(
+            f"{said}. It declines {', '.join(STAND_INS)}; give a defense that it does not decline with --base."
+        )
+    if base:
+        raise BadValue(f"{said}. It can be checked with --base {found.defense.name}.")
+    return found, said
+
+
+def _declines(resources: Resources, spec: RunSpec) -> str | None:
+    """Why the attack of a run declines; what it raises instead of an answer is the finding of the first check."""
+    try:
+        return resources.of(spec).declined()
+    except BenchError:
+        raise
+    except Exception:
+        return None
+
+
+def _quick(name: str, config: Config, resources: Resources, dataset: str, defense: str) -> RunSpec:
+    """A run of an attack with few points, steps and queries."""
     entry = registry.attacks[name].resolved()
     quick = registry.protocols.load(str(entry.protocol)).quick
     sets: dict[str, Any] = {f"game.{key}": value for key, value in quick.items()}
     if (entry.preset or {}).get("queries") and "queries" in (entry.free or ()):
         sets["threat.queries"] = QUERIES
     sets.update({f"attack.{key}": value for key, value in entry.load().quick.items()})
-    count = POINTS if registry.defenses.load(base).kind == "static" else FEW_POINTS
-    request = Request(defenses=(base,), attacks=(name,), datasets=(dataset,), n=count, sets=sets)
-    spec = plan([request], config, facts)[0].spec
-    return [_result(check, AttackSubject(resources, spec)) for check in ATTACK_CHECKS]
+    count = POINTS if registry.defenses.load(defense).kind == "static" else FEW_POINTS
+    request = Request(defenses=(defense,), attacks=(name,), datasets=(dataset,), n=count, sets=sets)
+    return plan([request], config, facts_of(resources.settings.data_dir))[0].spec
 
 
 def _result(check: Check, subject: object) -> Result:

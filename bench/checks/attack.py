@@ -22,11 +22,15 @@ from bench.planning.spec import RunSpec
 
 
 class AttackSubject:
-    """An attack, a deployed defense that it may run against, and a dozen victims."""
+    """An attack, a deployed defense that it may run against, and a dozen victims.
 
-    def __init__(self, resources: Resources, spec: RunSpec) -> None:
+    declined: what it says against the defense in whose place this one stands; "": it was the first.
+    """
+
+    def __init__(self, resources: Resources, spec: RunSpec, declined: str = "") -> None:
         self.resources = resources
         self.spec = spec
+        self.declined = declined
         self.x, self.y = resources.of(spec).points(spec.indices)
         self.bounded = resources.of(spec).attack.kind == "budget"
 
@@ -52,10 +56,10 @@ class AttackSubject:
 
 
 def check_declines_with_a_reason_or_runs(subject: AttackSubject) -> str:
-    """declines gives None or a reason."""
+    """declines gives None or a reason, always the same one."""
     reason = subject.resources.of(subject.spec).declined()
-    demand(reason is None or (isinstance(reason, str) and bool(reason)), f"declines returned {reason!r}")
-    return reason or f"runs against {subject.spec.defense.name}"
+    demand(not reason, f"declines said nothing when it was asked first, and now {reason!r}")
+    return f"runs against {subject.spec.defense.name}" + (f"; {subject.declined}" if subject.declined else "")
 
 
 def check_returns_images_of_the_right_shape(subject: AttackSubject) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import secrets
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from bench.checks.verdict import Check, demand, under_global_seed
-from bench.contracts import Defense, probe
+from bench.contracts import Defense, labels_of, probe
 from bench.game.resources import Resources
 from bench.planning.spec import RunSpec
+from bench.rows import REFUSED
 from bench.values import State
 
 #: two answers of a static defense differ by no more, however the stream is cut
@@ -37,6 +39,12 @@ class DefenseSubject:
     def fresh(self) -> Defense:
         """A copy that has not served anything."""
         return self.resources.of(self.spec).fitted().fork(self.spec.noise_key(0))
+
+    def with_other_labels(self) -> Defense:
+        """A copy that has not served anything, fitted to the same task but for the labels of its test points."""
+        own = self.resources.of(self.spec)
+        task = replace(own.task, test_labels=(own.task.test_labels + 1) % self.classes)
+        return own.fitted_to(task).fork(self.spec.noise_key(0))
 
     def shared_prints(self) -> list[str]:
         """Fingerprints of what other runs use too."""
@@ -69,6 +77,26 @@ def check_answers_finite_logits(subject: DefenseSubject) -> str:
     demand(tuple(logits.shape) == want, f"logits have the shape {tuple(logits.shape)} where {want} is due")
     demand(bool(torch.isfinite(logits).all()), "some logits are not finite")
     return f"{want[0]} x {want[1]}, finite"
+
+
+def check_some_inputs_are_answered(subject: DefenseSubject) -> str:
+    """A defense that abstains does not refuse every clean point: its accuracy would be 0, and no attack could fail."""
+    if not subject.spec.abstains:
+        return "it never refuses"
+    refused = labels_of(subject.fresh().predict(subject.x), subject.classes).count(REFUSED)
+    demand(refused < len(subject.x), f"it refuses all of {refused} clean points: raise its threshold")
+    return f"{refused} of {len(subject.x)} clean points are refused"
+
+
+def check_test_labels_shape_no_answer(subject: DefenseSubject) -> str:
+    """Fitted to a task with other labels of the test points, a defense answers and refuses alike."""
+    if subject.spec.is_base:
+        return "does not apply to a base: what it trained is kept"
+    first, second = subject.fresh().predict(subject.x), subject.with_other_labels().predict(subject.x)
+    demand(
+        torch.equal(first, second), "with other labels of the test points it answers otherwise: those are the judge's"
+    )
+    return "same answers with other test labels"
 
 
 def check_answers_leave_their_input_alone(subject: DefenseSubject) -> str:
@@ -278,6 +306,8 @@ def same_state(a: State, b: State) -> bool:
 DEFENSE_CHECKS: tuple[Check, ...] = (
     check_declares_its_kind,
     check_answers_finite_logits,
+    check_some_inputs_are_answered,
+    check_test_labels_shape_no_answer,
     check_answers_leave_their_input_alone,
     check_cutting_the_stream_changes_nothing,
     check_a_static_answer_ignores_the_stream,

@@ -27,8 +27,9 @@ from bench.execution.session import open_session
 @click.option(
     "--base",
     metavar="NAME",
-    default="regular",
-    help="The network under a defense, or that an attack attacks.",
+    default="",
+    help="The network under a defense, or the defense that an attack attacks. Default: regular; for an attack that "
+    "declines it, one that it takes.",
     shell_complete=names("defense"),
 )
 @click.option("--in-process", is_flag=True, help="Check in this process, for a debugger; else it has one of its own.")
@@ -51,9 +52,15 @@ def check(
     if in_process or any(names.registered_here(name) for names in (registry.defenses, registry.attacks)):
         verdict: dict[str, Any] | int = _checked(name, dataset, base, db, data_dir, plugins, config)
     else:
-        more = [("--db", db), ("--data-dir", data_dir), ("--config", config), *(("--plugin", file) for file in plugins)]
+        more = [
+            ("--base", base or None),
+            ("--db", db),
+            ("--data-dir", data_dir),
+            ("--config", config),
+            *(("--plugin", file) for file in plugins),
+        ]
         options = [part for option, value in more if value is not None for part in (option, value)]
-        verdict = _checked_apart(["--dataset", dataset, "--base", base, *options, "--", name])
+        verdict = _checked_apart(["--dataset", dataset, *options, "--", name])
     if isinstance(verdict, int):
         return verdict
     if as_json:

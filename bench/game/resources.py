@@ -207,6 +207,12 @@ class RunResources:
 
         return self.resources.keep("fitted", self.spec.fit_key, fit)
 
+    def fitted_to(self, task: Task) -> Defense:
+        """The run's defense, fitted anew to another task, on the base of its own. It is kept nowhere."""
+        defense = self._unfitted()
+        defense.fit(task, self.base(), self._context(self.spec.seed))
+        return defense
+
     @contextmanager
     def shared_kept(self) -> Iterator[None]:
         """Within, code of plug-ins is at work: `ChangedFit` where it has changed what other runs use too."""

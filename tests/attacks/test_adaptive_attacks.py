@@ -243,7 +243,8 @@ def test_a_wrapper_needs_a_copy_of_the_defense_and_a_gradient_inside(bench: Benc
         ("bpda:random-search", "the attack inside uses no gradients"),
         ("eot:pgd-skip", "regular is not randomised"),
     ):
-        done = bench("run", "--defense", "regular", "--attack", attack, "-n", 2, "--json", "--workers", 1)
+        done = bench("run", "--defense", "regular", "--attack", attack, "-n", 2, "--json", "--workers", 1,
+                     "--set", "base.epochs=1")  # fmt: skip
         assert done.runs[0]["status"] == "SKIPPED" and reason in done.runs[0]["reason"]
 
 
@@ -268,6 +269,103 @@ def test_a_wrapper_has_what_the_attack_inside_has() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'pgd'"):
         registry.attacks["bpda:pgdd"]
     assert "bpda:pgdd" not in registry.attacks and "pgd:bpda" not in registry.attacks
+
+
+def wrapped(resources: Resources, defense: str, attack: str, n: int = 4, **values: object) -> tuple[nn.Module, Tensor]:
+    """The network that a wrapper hands to the attack inside, and the examples; of a copy of its own for each call."""
+    spec = spec_of(defense, attack, n=n, **values)
+    oracle = resources.of(spec).oracle(0, resources.of(spec).serving(0))
+    x, y = resources.of(spec).points(spec.indices)
+    oracle.begin(x, y, spec.indices)
+    return resources.of(spec).attack.network(oracle, oracle.deployed(), x), x
+
+
+def value_and_slope(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (N, K) at x (N, C, H, W), and the gradient (N, C, H, W) of those of class 3."""
+    at = x.clone().requires_grad_(True)
+    shares = network(at).log_softmax(1)
+    return shares.detach(), torch.autograd.grad(shares[:, 3].sum(), at)[0]
+
+
+@pytest.mark.parametrize(
+    ("defense", "outer", "inner", "sets"),
+    [
+        ("input-transform", "eot:bpda", "bpda", {}),  # nothing is drawn
+        ("anti-adversary", "eot:unrolled", "unrolled", {"defense__steps": 1}),
+        ("anti-adversary", "bpda:unrolled", "unrolled", {}),  # what is unrolled is the answer itself
+    ],
+)
+def test_a_second_wrapper_that_has_nothing_to_do_changes_nothing(
+    resources: Resources, defense: str, outer: str, inner: str, sets: dict[str, object]
+) -> None:
+    both, x = wrapped(resources, defense, outer, **sets)
+    alone, _ = wrapped(resources, defense, inner, **sets)
+    for one, other in zip(value_and_slope(both, x), value_and_slope(alone, x), strict=True):
+        assert float((one - other).abs().max()) <= 1e-3 * float(other.abs().max()) and bool(other.any())
+
+
+def test_the_mean_over_draws_of_what_is_unrolled_is_that_of_the_wrapper_s_own_draws(resources: Resources) -> None:
+    images = [
+        crafted(resources, "hedge", attack, 3, defense__steps=2, attack__through=2, **sets)[0].images
+        for attack, sets in (
+            ("eot:unrolled", {"attack__samples": 3}),
+            ("unrolled", {"attack__draws": 3}),
+            ("unrolled", {"attack__draws": 1}),
+        )
+    ]
+    assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
+
+
+@pytest.mark.parametrize("defense", ["masked-scale", "rmc"])
+def test_the_mean_over_draws_of_a_straight_through_copy(resources: Resources, defense: str) -> None:
+    """Each draw has the value of its answer and the slope of its proxy; what adapts has one of each for an example."""
+    registry.register_defense("masked-scale", planted.MaskedRandomScale)
+    spec = spec_of(defense, "eot:bpda", n=2, attack__samples=3)
+    oracle = resources.of(spec).oracle(0, resources.of(spec).serving(0))
+    x, y = resources.of(spec).points(spec.indices)
+    oracle.begin(x, y, spec.indices)
+    copy = oracle.deployed()
+    value, slope = value_and_slope(resources.of(spec).attack.network(oracle, copy, x), x)
+    at, parts = x.clone().requires_grad_(True), []
+    for draw in range(3):
+        proxies = torch.cat([copy.bare_proxy(point.detach(), draw)(point) for point in at.split(1)])
+        parts.append((proxies + (copy.probe(x, draw) - proxies).detach()).log_softmax(1))
+    mean = torch.stack(parts).mean(0).log_softmax(1)
+    assert torch.allclose(value, mean.detach(), atol=1e-5)
+    assert torch.allclose(slope, torch.autograd.grad(mean[:, 3].sum(), at)[0], atol=1e-4) and bool(slope.any())
+
+
+def test_the_forward_pass_of_bpda_is_the_whole_defense_around_fewer_steps(resources: Resources) -> None:
+    both, x = wrapped(resources, "anti-adversary", "bpda:unrolled", defense__steps=3, attack__served=1)
+    short, _ = wrapped(resources, "anti-adversary", "unrolled", defense__steps=3, attack__served=1)
+    defense = resources.of(spec_of("anti-adversary", "clean", defense__steps=3)).serving(0).defense
+    at = x.clone().requires_grad_(True)
+    (ours,) = torch.autograd.grad(both(at)[:, 3].sum(), at)
+    (theirs,) = torch.autograd.grad(short(at)[:, 3].sum(), at)
+    assert torch.allclose(both(x), defense.predict(x), atol=1e-5) and not torch.allclose(both(x), short(x), atol=1e-3)
+    assert torch.allclose(ours, theirs)
+
+
+def test_wrappers_in_the_other_order_decline_and_say_which(bench: Bench) -> None:
+    wrong = {"unrolled:eot": "eot:unrolled", "bpda:eot": "eot:bpda", "unrolled:bpda": "bpda:unrolled"}
+    asked = [part for name in wrong for part in ("--attack", f"{name}:pgd-skip")]
+    done = bench(
+        "run", "--defense", "hedge", *asked, "-n", 2, "--json", "--workers", 1, "--set", "base.epochs=1",
+    )  # fmt: skip
+    for run in done.runs:
+        named = wrong[run["attack"].rpartition(":")[0]]
+        assert run["status"] == "SKIPPED" and f"give {named}:ATTACK" in run["reason"]
+
+
+def test_the_mean_over_draws_breaks_what_has_no_gradient_and_is_random(bench: Bench) -> None:
+    """eot alone has no gradient to follow there, and says so; around bpda it has."""
+    registry.register_defense("masked-scale", planted.MaskedRandomScale)
+    args = ("-n", 20, "--json", "--workers", 1, "--set", "base.epochs=8", "--set", "attack.samples=2")
+    alone, around = bench(
+        "run", "--defense", "masked-scale", "--attack", "eot:pgd-skip", "--attack", "eot:bpda:pgd-skip", *args
+    ).runs
+    assert alone["status"] == "SKIPPED" and "no differentiable proxy" in alone["reason"]
+    assert around["status"] == "DONE" and around["robust_accuracy"]["value"] <= 0.2 < around["clean_accuracy"]["value"]
 
 
 # -- random search ----------------------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def test_gmsa_over_copies_looks_for_what_fools_the_copy_that_stands_best(bench: 
     assert bench("verify", copies["run"]).code == 0
 
 
-@pytest.mark.parametrize("inside", ["fpa", "bpda:pgd-skip", "pgd-skip-copies", "diffhammer"])
+@pytest.mark.parametrize("inside", ["fpa", "pgd-skip-copies", "diffhammer"])
 def test_a_wrapper_that_would_do_nothing_declines(bench: Bench, inside: str) -> None:
     done = bench("run", "--defense", "rmc", "--attack", f"eot:{inside}", "-n", "2", "--json", "--workers", "1",
                  *sets(base__epochs=2, defense__epochs=1, defense__k=16, defense__bank_steps=1, game__p=2,

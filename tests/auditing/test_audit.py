@@ -213,20 +213,25 @@ def test_what_other_users_lose_for_sure_trips_p1() -> None:
     ("subject", "names"),
     [
         (Subject("static", False, False), set()),
-        (Subject("static", False, True), {"diffhammer"}),
-        (Subject("online", False, False), {"repeat", "rttdp"}),
+        (Subject("static", False, True), {"diffhammer", "eot:pgd-skip"}),
+        (Subject("static", False, True, differentiable=False), {"eot:pgd-skip"}),
+        (Subject("static", False, False, unrolls=True), {"apgd-unrolled"}),
+        (Subject("online", False, False), {"repeat", "rttdp", "greedy-poison"}),
+        (Subject("online", False, True),
+         {"repeat", "rttdp", "greedy-poison", "diffhammer", "eot:pgd-skip", "pgd-skip-copies"}),
         (Subject("online", False, False, watches_queries=True),
-         {"repeat", "rttdp", "oars:square", "oars:hopskipjump-linf"}),
-        (Subject("batch", False, True), {"repeat", "rttdp", "dia"}),
-        (Subject("batch", False, True, differentiable=False), {"repeat", "rttdp"}),
+         {"repeat", "rttdp", "greedy-poison", "oars:square", "oars:hopskipjump-linf"}),
+        (Subject("batch", False, False, unrolls=True), {"repeat", "rttdp", "greedy-poison", "dia", "apgd-unrolled"}),
+        (Subject("batch", False, False, differentiable=False), {"repeat", "rttdp", "greedy-poison"}),
     ],
 )  # fmt: skip
 def test_the_battery_follows_from_what_a_defense_declares(subject: Subject, names: set[str]) -> None:
     steps = {step.name: step for step in battery(subject, "standard")}
-    asked = {"repeat", "rttdp", "dia", "diffhammer", "oars:square", "oars:hopskipjump-linf"}
-    assert set(steps) & asked == names
+    poisons = {"repeat", "rttdp", "greedy-poison", "dia"}
+    others = {"diffhammer", "oars:square", "oars:hopskipjump-linf", "eot:pgd-skip", "apgd-unrolled", "pgd-skip-copies"}
+    assert set(steps) & (poisons | others) == names
     for name in names:
-        among = name in ("repeat", "rttdp", "dia")  # nobody's input is attacked, so it counts in no worst case
+        among = name in poisons  # nobody's input is attacked, so it counts in no worst case
         assert steps[name].counts != among and steps[name].optional == among
 
 
@@ -348,15 +353,17 @@ def test_the_gain_is_worst_case_against_worst_case() -> None:
 @pytest.mark.parametrize(
     "subject",
     [Subject("static", True, False), Subject("static", False, True), Subject("online", False, True),
-     Subject("batch", False, False), Subject("static", False, False, differentiable=False)],
+     Subject("batch", False, False), Subject("static", False, False, differentiable=False),
+     Subject("static", False, True, differentiable=False)],
 )  # fmt: skip
 def test_a_battery_names_each_step_once(subject: Subject, budget: Any) -> None:
     steps = battery(subject, budget)
     names = [step.name for step in steps]
     assert len(set(names)) == len(names) and {"fgsm", "pgd", "pgd-skip", "autoattack"} <= set(names)
     assert ("gmsa-min" in names) == (subject.kind != "static") and ("base: pgd" in names) == (not subject.is_base)
-    direct = {step.name: step.attack for step in steps}["pgd-skip"]
-    assert direct == ("pgd-skip" if subject.differentiable else "bpda:pgd-skip")
+    attacks, around = {step.name: step.attack for step in steps}, "" if subject.differentiable else "bpda:"
+    assert attacks["pgd-skip"] == f"{around}pgd-skip"
+    assert attacks.get("eot:pgd-skip", f"eot:{around}pgd-skip") == f"eot:{around}pgd-skip"
     assert ("eot:pgd-skip" in names) == subject.randomised and ("bpda:pgd-skip" in names) == (
         budget != "quick" and subject.differentiable
     )

@@ -7,19 +7,36 @@ from pathlib import Path
 import pytest
 
 from bench import checks, config, plugins, registry
+from bench.errors import BadValue
 from bench.game.resources import Resources
 from tests import planted
+from tests.conftest import Bench
 
 plugins.load_all()
 DEFENSES = [entry.name for entry in registry.defenses if entry.name != "given"]  # it has no network by itself
 ATTACKS = [entry.name for entry in registry.attacks]
 
 
-def run(resources: Resources, name: str, kind: str, base: str = "regular") -> dict[str, checks.Result]:
+#: what a plug-in owes does not depend on how long it adapts or trains; tent needs batch norm, which the digits' own
+#: network has not
+QUICK = {
+    "tent": 'base.regular = { model = "cifar-resnet20", epochs = 1 }',
+    "rmc": 'defense.rmc = { k = 64, epochs = 1, bank_steps = "5" }',
+    "rmc-plus": 'defense.rmc-plus = { k = 64, epochs = 1, bank_steps = "5", replace_steps = 5 }',
+    "knn-at": "defense.knn-at = { k = 64, epochs = 1, craft_steps = 2 }",
+    "purify": "dataset.digits.defense.purify = { epochs = 2, width = 8 }",
+    **{
+        base: f"dataset.digits.base.{base}.epochs = 2"
+        for base in ("fgsm-at", "pgd-at", "jacobian", "cross-lipschitz", "feature-denoising")
+    },
+}
+
+
+def run(resources: Resources, name: str, kind: str, base: str = "") -> dict[str, checks.Result]:
     toml = None
-    if name == "tent":  # it adapts batch norm, which the digits' own network has not
-        toml = Path("with_batch_norm.toml")
-        toml.write_text('base.regular = { model = "cifar-resnet20", epochs = 1 }')
+    if text := QUICK.get(name if kind == "defense" else base):
+        toml = Path("quick.toml")
+        toml.write_text(text)
     return {r.name: r for r in checks.run_checks(name, kind, config.load(toml), resources, "digits", base)}
 
 
@@ -30,21 +47,47 @@ def test_every_registered_defense_keeps_the_contract(resources: Resources, name:
     assert [r for r in results.values() if not r.passed] == []
 
 
-@pytest.mark.parametrize("base", ["regular", "rmc"])
+#: what an attack that declines `regular` is checked against instead
+INSTEAD = {
+    "unrolled": "anti-adversary", "apgd-unrolled": "anti-adversary",  # they need an adaptation
+    "eot": "random-transform", "diffhammer": "random-transform",  # they need draws
+    "dia": "dent", "rttdp": "dent", "repeat": "dent", "pgd-skip-copies": "rmc",  # they need a state
+    "greedy-poison": "dent",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("base", ["", "rmc"])
 @pytest.mark.parametrize("name", ATTACKS)
 def test_every_registered_attack_keeps_the_contract(resources: Resources, name: str, base: str) -> None:
-    if "unrolled" in name:  # it declines what does not adapt, and what chooses neighbours
-        base = {"regular": "anti-adversary", "rmc": "hedge"}[base]
+    if base == "rmc" and name in ("unrolled", "apgd-unrolled", "dia"):
+        with pytest.raises(BadValue, match=f"^{name} declines rmc: .* It can be checked with --base {INSTEAD[name]}"):
+            run(resources, name, "attack", base)
+        return
     results = run(resources, name, "attack", base)
+    said = results["declines with a reason or runs"].message
+    if base or name not in INSTEAD:
+        assert said == f"runs against {base or 'regular'}"
+    else:
+        assert said.startswith(f"runs against {INSTEAD[name]}; {name} declines regular: ")
     assert len(results) == len(checks.ATTACK_CHECKS)
     assert [r for r in results.values() if not r.passed] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [("eot:bpda:pgd-skip", "random-transform"), ("eot:unrolled:pgd-skip", "ttc"), ("bpda:unrolled", "anti-adversary")],
+)  # fmt: skip
+def test_wrappers_in_wrappers_keep_the_contract(resources: Resources, name: str, base: str) -> None:
+    results = run(resources, name, "attack", base)
+    assert [r for r in results.values() if not r.passed] == []
+    assert results["declines with a reason or runs"].message == f"runs against {base}"
 
 
 @pytest.mark.parametrize(
     "cls",
     [
         planted.Wrapped, planted.Counting, planted.Batched, planted.BigBatches, planted.CopiesBox,
-        planted.SoundNeighbours,
+        planted.SoundNeighbours, planted.Detector, planted.Remembering,
     ],
 )  # fmt: skip
 def test_sound_plug_ins_of_all_three_kinds_pass(resources: Resources, cls: type) -> None:
@@ -72,6 +115,14 @@ def test_sound_plug_ins_of_all_three_kinds_pass(resources: Resources, cls: type)
         (planted.NanDefense, "answers finite logits"),
         (planted.WrongShapeDefense, "answers finite logits"),
         (planted.RaisingDefense, "answers finite logits"),
+        (planted.NoColumnForRefusals, "answers finite logits"),
+        (planted.RefusesUndeclared, "answers finite logits"),
+        (planted.RefusesEverything, "some inputs are answered"),
+        (planted.RefusesWhatItWouldGetWrong, "test labels shape no answer"),
+        (planted.RefusesTheBrightestOfTheCall, "cutting the stream changes nothing"),
+        (planted.RefusesTheBrightestOfTheCall, "a static answer ignores the stream"),
+        (planted.RemembersProbes, "probe equals fork and predict"),
+        (planted.ProxyNeverRefuses, "the proxy has gradients"),
         (planted.DeadProxy, "the proxy has gradients"),
         (planted.LivingProxy, "the proxy has gradients"),
     ],
@@ -114,6 +165,22 @@ def test_an_attack_may_hold_what_it_leaves_as_it_is(resources: Resources) -> Non
     assert run(resources, "sound", "attack")["remembers nothing"].passed
 
 
-def test_an_attack_that_declines_says_so(resources: Resources) -> None:
+def test_an_attack_that_declines_everything_is_not_checked(resources: Resources) -> None:
     registry.register_attack("declining", planted.Declining)
-    assert run(resources, "declining", "attack")["declines with a reason or runs"].message == "not today"
+    with pytest.raises(BadValue, match=r"declines regular: not today\. It declines regular, .*, rmc; give a defense"):
+        run(resources, "declining", "attack")
+
+
+@pytest.mark.parametrize(
+    ("cls", "said"), [(planted.Wavering, "and now 'not"), (planted.FailsToDecline, "raised Runtime")]
+)
+def test_an_attack_that_declines_wrongly_trips_the_first_check(resources: Resources, cls: type, said: str) -> None:
+    registry.register_attack("wavering", cls)
+    result = run(resources, "wavering", "attack")["declines with a reason or runs"]
+    assert not result.passed and said in result.message
+
+
+def test_a_defense_that_an_attack_declines_is_refused_in_one_line(bench: Bench) -> None:
+    done = bench("check", "apgd-unrolled", "--base", "rmc", "--in-process")
+    assert done.code == 2 and len(done.err.splitlines()) == 1
+    assert "declines rmc: rmc cannot be unrolled" in done.err and "--base anti-adversary" in done.err

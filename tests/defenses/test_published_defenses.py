@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import tomllib
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from bench import config
 from bench.contracts import labels_of
+from bench.errors import BadValue
 from bench.game.resources import Resources
 from bench.rows import REFUSED
+from defenses.non_local_means import non_local_means
 from defenses.squeeze_detect import threshold_at
 from defenses.tent import BatchStatistics
 from defenses.transforms import jpeg, median, reduced_bits, resized_and_padded
@@ -79,7 +84,8 @@ def test_the_median_norm_ignores_a_few_far_values() -> None:
 
 
 def test_tent_without_batch_norm_says_what_to_do(bench: Bench) -> None:
-    done = bench("run", "--defense", "tent", "--attack", "clean", "-n", "4", "--set", "base.epochs=1", "--json")
+    done = bench("run", "--defense", "tent", "--attack", "clean", "-n", "4", "--set", "base.epochs=1", "--json",
+                 "--workers", "1")  # fmt: skip
     assert done.runs[0]["status"] == "FAILED" and "give a network that has it" in done.runs[0]["reason"]
 
 
@@ -115,6 +121,64 @@ def test_squeeze_detect_refuses_by_the_largest_distance(resources: Resources) ->
     refused = torch.tensor(labels_of(defense.predict(x), 10)) == REFUSED
     assert torch.equal(refused, scores > defense._squeezed.threshold)
     assert 0 < int(refused.sum()) < len(x)
+
+
+def test_non_local_means_are_those_of_a_loop_over_pixels() -> None:
+    x = torch.rand(2, 3, 6, 7, generator=torch.Generator().manual_seed(0)).double()
+    search, patch, strength = 5, 3, 0.2
+    wide = torch.nn.functional.pad(x, (3, 3, 3, 3), mode="reflect")
+    expected = torch.zeros_like(x)
+    for image in range(2):
+        for row in range(6):
+            for column in range(7):
+                weights, total = 0.0, torch.zeros(3).double()
+                around = wide[image, :, row + 2 : row + 5, column + 2 : column + 5]
+                for other in range(row, row + 5):
+                    for place in range(column, column + 5):
+                        there = wide[image, :, other : other + 3, place : place + 3]
+                        weight = math.exp(-float((around - there).square().mean()) / strength**2)
+                        weights, total = weights + weight, total + weight * wide[image, :, other + 1, place + 1]
+                expected[image, :, row, column] = total / weights
+    assert torch.allclose(non_local_means(x, search, patch, strength), expected, atol=1e-12)
+    flat = torch.full((1, 1, 5, 5), 0.3)
+    assert torch.allclose(non_local_means(flat, 3, 1, 0.1), flat)
+    edge = torch.tensor([0.0, 0, 0, 1, 1, 1]).expand(1, 1, 6, 6)
+    assert torch.allclose(non_local_means(edge, 5, 1, 0.01), edge), "what does not look alike is not mixed"
+    small = x[:1, :, :4, :4].clone().requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda z: non_local_means(z, 3, 1, 0.3), small)
+
+
+def test_squeeze_detect_looks_at_non_local_means_where_they_are_asked_for(resources: Resources) -> None:
+    sets = {"defense__false_rejections": 0.5, "defense__search": 7, "defense__strength": 0.3}
+    spec = spec_of("squeeze-detect", "clean", **sets)
+    x, _ = resources.of(spec).points(spec.indices)
+    defense, network = resources.of(spec).serving(0).defense, resources.of(spec).base().network
+    _, scores = defense._squeezed.scored(x)
+    shares = [network(one).softmax(1) for one in (x, reduced_bits(x, 1), median(x, 2), non_local_means(x, 7, 3, 0.3))]
+    far = torch.stack([(shares[0] - other).abs().sum(1) for other in shares[1:]])
+    assert torch.allclose(scores, far.amax(0)) and bool((far[2] > far[:2].amax(0)).any()), "it decides for some"
+    for given, said in (
+        ({"search": 4}, "odd number"),
+        ({"search": 15}, "reach 8 pixels beyond"),
+        ({"patch": 2}, "odd"),
+    ):
+        with pytest.raises(BadValue, match=said):
+            spec_of("squeeze-detect", "clean", **{f"defense__{key}": value for key, value in given.items()})
+
+
+PAPERS = [name for name, own in tomllib.loads(config.DEFAULTS.read_text())["recipe"].items() if name != "rmc"]
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_papers_recipe_is_planned_and_answers(resources: Resources, name: str) -> None:
+    base = {"base__epochs": 1, "base__model": "cifar-resnet20"} if name == "tent" else {}
+    spec = spec_of(name, "clean", n=4, defense__recipe="paper", **base)
+    given = tomllib.loads(config.DEFAULTS.read_text())["recipe"][name]["paper"]
+    constants = {key: value for key, value in given.items() if not isinstance(value, dict)} | given.get("digits", {})
+    assert {key: spec.defense.params[key] for key in constants} == constants
+    x, _ = resources.of(spec).points(spec.indices)
+    serving = resources.of(spec).serving(0)
+    assert serving.serve(x).shape == (4, serving.columns)
 
 
 def test_blacklight_hashes_windows_of_salted_and_rounded_pixels(resources: Resources) -> None:

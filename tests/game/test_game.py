@@ -143,6 +143,40 @@ def test_a_stream_goes_on_from_any_chunk_as_if_it_had_not_stopped(
     assert facts(lost) == facts(whole)
 
 
+ONE = {"game__p": 2, "game__trials": 1}
+SMALL = {
+    "tent": {"base__model": "cifar-resnet20", "base__epochs": 1, "defense__batch_size": 2},
+    "dent": {"defense__batch_size": 2, "defense__steps": 1},
+    "purify": {"defense__noise": "0.1", "defense__epochs": 1, "defense__width": 4, **ONE},
+    "rmc": {"defense__k": 32, "attack__candidates": 2, "attack__victims": 2, "attack__ahead": 1},
+    "blacklight": {"threat__queries": 8, "attack__squares": 2, "attack__probes": 1},
+    "random-transform": {"attack__samples": 2, "attack__steps": 2, **ONE},
+    "hedge": {"defense__steps": 2, "attack__through": 1, "attack__steps": 2, **ONE},
+}
+
+
+@pytest.mark.parametrize(
+    ("defense", "attack"),
+    [
+        ("tent", "repeat"), ("tent", "rttdp"), ("dent", "dia"), ("rmc", "greedy-poison"), ("blacklight", "oars:square"),
+        ("purify", "diffhammer"), ("random-transform", "eot:bpda:pgd-skip"), ("hedge", "apgd-unrolled"),
+    ],
+)  # fmt: skip
+def test_a_game_that_stopped_anywhere_goes_on_and_repeats(
+    resources: Resources, tmp_path: Path, defense: str, attack: str
+) -> None:
+    spec = spec_of(defense, attack, n=4, **SMALL[defense])
+    whole = rows_of(resources, spec)
+    assert not [row for row in whole if row.violation]
+    own = apart(resources, tmp_path, chunk=1)
+    if spec.kind == "static":  # its few examples are answered in one block
+        assert facts(rows_of(own, spec)) == facts(whole)
+        return
+    head, resume = stopped_after(own, spec, 1)
+    assert 0 < len(head) < len(whole)
+    assert facts(head + rows_of(Resources(own.settings), spec, 0, resume)) == facts(whole)
+
+
 def test_a_probe_answers_victims_from_one_state_x_and_x_adv_both(resources: Resources) -> None:
     spec = spec_of("rmc", "pgd-skip-delayed", n=6, game__p=4, game__trials=2, threat__delay=3)
     for game in range(2):

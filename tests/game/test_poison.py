@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attacks.greedy_poison import GreedyPoison
 from attacks.poison import DIA, RTTDP, _Surrogate
 from bench import plugins
 from bench.analysis.harm import harm
@@ -271,6 +272,7 @@ class _Given:
 
     threat = ThreatModel(share=0.5, others=True, weights="adapted", bank=True, eps=1.0)
     others = (torch.full((4, 1, 2, 2), 0.8), torch.zeros(4, dtype=torch.int64))
+    info = DefenseInfo("meets", "batch", True, False)
 
     def deployed(self) -> _Copy:
         return _Copy()
@@ -289,6 +291,108 @@ def test_dia_moves_what_the_others_are_answered(goal: str) -> None:
         Draws(0, "attack", [0, 1]),  # type: ignore[arg-type]
     )
     assert torch.allclose(first, torch.full_like(first, 0.6)), "it starts from grey where nothing bounds it"
+
+
+class _Refuses(_Given):
+    """Its network has a column for refusals, which dark images raise; the second class is raised by white ones."""
+
+    info = DefenseInfo("meets", "batch", True, False, abstains=True)
+
+    def deployed(self) -> _Copy:
+        class Copy(_Copy):
+            def of_batches(self, through: int) -> nn.Module:
+                return _Columns()
+
+        return Copy()
+
+
+class _Columns(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x.flatten(1).mean(1) * 0 + x.mean()
+        return torch.stack([torch.zeros_like(bright), bright, -bright], 1)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_dia_moves_another_user_to_a_class_and_not_to_a_refusal(index: int) -> None:
+    x = torch.zeros(2, 1, 2, 2)
+    attack = DIA(DIA.Params(steps=200, goal="one"))
+    draws = Draws(0, "attack", [index, index + 1])
+    sent = attack.perturb(_Refuses(), x, torch.zeros(2, dtype=torch.int64), draws)  # type: ignore[arg-type]
+    assert bool((sent == 1).all()), "there is one other class"
+
+
+class _Remembers:
+    """A copy that answers right until it has served an image of mean 0.7 three times, and is counted."""
+
+    kind, batch_size, served = "online", 1, 0
+
+    def __init__(self, seen: int = 0) -> None:
+        self.seen = seen
+
+    def fork(self) -> _Remembers:
+        return _Remembers(self.seen)
+
+    def predict(self, x: Tensor) -> Tensor:
+        self.seen += int(abs(float(x.mean()) - 0.7) < 1e-3)
+        return self.answers(x)
+
+    def answers(self, x: Tensor) -> Tensor:
+        return torch.tensor([[3.0, 0.0] if self.seen < 3 else [0.0, 3.0]]).expand(len(x), 2)
+
+
+class _Shows:
+    """An oracle that grants others of class 0: one image of mean 0.7, one of 0.9 and one of 0.5."""
+
+    others = (torch.tensor([0.7, 0.9, 0.5]).view(3, 1, 1, 1).expand(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64))
+
+    def __init__(self, eps: float = 1.0, last: float | None = None) -> None:
+        self.threat = ThreatModel(share=0.5, others=True, weights="adapted", bank=True, eps=eps, place="before")
+        self.received = (torch.full((int(last is not None), 1, 2, 2), last or 0.0), torch.zeros(0, 2))
+
+    def deployed(self) -> _Remembers:
+        return _Remembers()
+
+
+def test_greedy_poison_sends_what_it_saw_harm_others_on_a_copy() -> None:
+    x, y = torch.full((1, 1, 2, 2), 0.1), torch.tensor([1])
+
+    def sent(oracle: _Shows, **params: int) -> float:
+        attack = GreedyPoison(GreedyPoison.Params(**params))
+        return float(attack.perturb(oracle, x, y, Draws(0, "attack", [3])).mean())  # type: ignore[arg-type]
+
+    assert sent(_Shows(), candidates=20) == pytest.approx(0.7), "an image of others, or the blend of the two"
+    assert sent(_Shows(), candidates=20, ahead=2) == pytest.approx(0.1), "nothing harms so soon: its own image"
+    assert sent(_Shows(last=0.3), candidates=20, ahead=2) == pytest.approx(0.3), "and then it goes on as it did"
+    assert sent(_Shows(last=0.7), candidates=1) == pytest.approx(0.7)
+    assert sent(_Shows(eps=0.2), candidates=20) == pytest.approx(0.1), "out of reach"
+
+
+def test_greedy_poison_finds_what_repetition_does_not(bench: Bench, tmp_path: Path) -> None:
+    """The learner is spoilt by images with ink at most places: no digit has so much, but blends of two have."""
+    path = tmp_path / "blends.py"
+    path.write_text(PLUGIN.replace("bool((x > 0.99).all())", "float((x > 0.02).float().mean()) > 0.61"))
+    done = bench(
+        "run", "--plugin", str(path), "--defense", "learner", "--attack", "repeat", "--attack", "greedy-poison", "-n",
+        "20", "--json", "--workers", "1", *sets(base__epochs=8, threat__share=0.2, attack__victims=2),
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    lost = {run["attack"]: run["harm"]["lost"] for run in done.runs if run["attack"] != "clean"}
+    assert lost["repeat"]["value"] == 0 and lost["greedy-poison"]["low"] > 0.3, lost
+    (ours,) = [run for run in done.runs if run["attack"] == "greedy-poison"]
+    assert ours["violations"] == 0 and bench("verify", "--plugin", str(path), ours["run"]).code == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "abstains", "said"),
+    [
+        ("within", False, "give threat.place=before or"), ("before", True, "d refuses inputs, and a copy tells"),
+        ("before", False, ""),
+    ],
+)  # fmt: skip
+def test_greedy_poison_says_what_it_cannot_do(place: str, abstains: bool, said: str) -> None:
+    threat = ThreatModel(share=0.5, others=True, weights="adapted", bank=True, eps=1.0, place=place)  # type: ignore[arg-type]
+    reason = GreedyPoison().declines(threat, None, DefenseInfo("d", "batch", True, False, abstains))  # type: ignore[arg-type]
+    assert said in str(reason) if said else reason is None
 
 
 def test_rttdps_surrogate_follows_the_probabilities_that_came_back() -> None:

@@ -69,13 +69,19 @@ def test_a_recipe_that_is_asked_for_stands_above_the_tables_of_datasets() -> Non
         planned("regular", sets={"defense.recipe": "paper"})
 
 
+#: constants of papers that are no defaults here: what they cost is out of proportion, or a model of ours stands in
+OWN_DEFAULTS = {"squeeze-detect": {"search"}, "purify": {"noise", "samples"}}
+
+
 def test_the_defaults_of_a_defense_are_its_papers_constants() -> None:
     recipes = tomllib.loads(config.DEFAULTS.read_text())["recipe"]
     papers = {name: recipes[name]["paper"] for name in recipes if name != "rmc"}
-    assert {"tent", "hedge", "ttc", "blacklight", "squeeze-detect", "input-transform"} <= set(papers)
+    named = {"tent", "hedge", "ttc", "blacklight", "squeeze-detect", "input-transform", "random-transform", "purify"}
+    assert named <= set(papers)
     for name, constants in papers.items():
         params = registry.defenses.load(name).Params().model_dump()
-        assert {key: params[key] for key in constants} == constants, name
+        differs = {key for key, value in constants.items() if not isinstance(value, dict) and params[key] != value}
+        assert differs == OWN_DEFAULTS.get(name, set()), name
 
 
 def test_layers_go_from_recipe_to_file_to_dataset_to_command_line() -> None:
