@@ -73,13 +73,13 @@ def completion(shell: str) -> int:
     """
     from click.shell_completion import get_completion_class
 
-    from bench.cli.main import cli
+    from bench.cli.main import COMPLETES, cli
 
     if shell not in SHELLS:
         raise UnknownName("shell", shell, SHELLS)
     script = get_completion_class(shell)
     assert script is not None
-    click.echo(script(cli, {}, "bench", "_BENCH_COMPLETE").source(), nl=False)
+    click.echo(script(cli, {}, "bench", COMPLETES).source(), nl=False)
     return 0
 
 

@@ -121,6 +121,10 @@ def cli() -> None:
     """
 
 
+#: a shell that completes names sets this variable
+COMPLETES = "_BENCH_COMPLETE"
+
+
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line. Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 75 the time
     limit passed and the same command goes on, 130 interrupted."""
@@ -181,7 +185,9 @@ def _called(args: Sequence[str] | None) -> int:
         return 1
     except Exception:  # a fault of this program, which its traceback shows
         raise
-    except BaseException as error:  # nothing of this program raises one
+    except BaseException as error:  # nothing of this program raises one, but click does at the end of a completion
+        if isinstance(error, SystemExit) and COMPLETES in os.environ:
+            return int(error.code or 0)
         return _ended_by_a_plugin(error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 import sqlite3
 from pathlib import Path
 
@@ -438,7 +439,7 @@ def test_an_interrupt_is_told_and_the_run_is_given_back(bench: Bench, monkeypatc
     from bench.execution.progress import PlainListener
 
     def interrupt(*args: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     command = ("run", "--defense", "regular", "--attack", "clean", "-n", 4, "--workers", 1, *BASE)
     with monkeypatch.context() as patch:
