@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,7 @@ from bench.analysis.compare import outcome_of
 from bench.analysis.describe import clean_answers
 from bench.analysis.gallery import gallery
 from bench.analysis.harm import harm_of
+from bench.errors import DamagedRun, one_line
 from bench.game.resources import Resources
 from bench.rows import Row
 from bench.store import RunRecord, Store
@@ -57,7 +59,12 @@ def details_of(
     store: Store, record: RunRecord, run: RunSummary, resources: Resources, command: tuple[str, str] = ("", "")
 ) -> RunDetails:
     """Reads the details of one run. command: how to repeat it, and a note on that."""
-    served = store.all_rows(run.run)
+    ended = "" if record.finished is None else f"The run ended {_utc(record.finished)}."
+    try:
+        served = store.all_rows(run.run)
+    except DamagedRun as error:  # its figures, which do not need what is damaged, stand
+        warnings.warn(f"{one_line(error)} Its page shows no examples.", stacklevel=2)
+        return RunDetails(*command, gallery_note=one_line(error), facts=_facts(record, run), ended=ended)
     rows = [row for row in served if not row.poison]
     clean = clean_answers(store, record)
     right = outcome_of(store, record, rows)
@@ -75,7 +82,7 @@ def details_of(
         examples=[_example(row, run.norm, clean, data.outcome(row)) for row in rows[:TABLE]],
         facts=_facts(record, run),
         cut=TABLE if len(rows) > TABLE else 0,
-        ended="" if record.finished is None else f"The run ended {_utc(record.finished)}.",
+        ended=ended,
     )
 
 

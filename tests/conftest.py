@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -40,6 +41,12 @@ QUICK = {"base.epochs": 8, "defense.epochs": 1, "defense.k": 128, "defense.bank_
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     one_thread()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """A shell starts its background jobs deaf to Ctrl-C, and what they start is deaf too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
