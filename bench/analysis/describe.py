@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.analysis.figures import clean_run_of
 from bench.analysis.summaries import summaries, summary
+from bench.errors import DamagedRun, one_line
 from bench.norms import NORMS
 from bench.rows import Row
-from bench.store import RunRecord, Store
+from bench.store import RunRecord, Store, in_parts
 from bench.threat import ThreatModel, tier_of
 
 #: figures that only some runs have, and that are told last
@@ -127,11 +129,48 @@ def _number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def examples(store: Store, record: RunRecord) -> list[dict[str, Any]]:
-    """All examples of a run as `bench export` writes them."""
-    clean = clean_answers(store, record)
-    norm = record.spec["threat"]["norm"]
-    return [example(row, norm, clean) for row in store.rows(record.key)]
+#: columns that only JSON has: lists by set
+NESTED = ("neighbours",)
+
+
+def examples(store: Store, record: RunRecord, without: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """All examples of a run as `bench export` writes them; `DamagedRun` where one cannot be read.
+
+    without: columns that are not read, as for `Store.all_rows_of`.
+    """
+    return _examples(store, [record], without)[record.key]
+
+
+def examples_of(
+    store: Store, records: Sequence[RunRecord], without: Sequence[str] = ()
+) -> Iterator[tuple[RunRecord, list[dict[str, Any]]]]:
+    """Many runs in their order, each with its examples; they are read a hundred at a time.
+
+    A run whose rows are damaged is left out, and a warning says so.
+    """
+    for part in in_parts(records):
+        try:
+            found = _examples(store, part, without)
+        except DamagedRun:  # of one of them: which one?
+            found = {}
+            for record in part:
+                try:
+                    found |= _examples(store, [record], without)
+                except DamagedRun as error:
+                    warnings.warn(f"{one_line(error)} It is left out.", stacklevel=2)
+        yield from ((record, found[record.key]) for record in part if record.key in found)
+
+
+def _examples(store: Store, records: Sequence[RunRecord], without: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    rows = store.all_rows_of([record.key for record in records], without)
+    pairs = {record.key: clean_run_of(record) for record in records}
+    answers = dict(store.facts({key for key in pairs.values() if key}, ("game", "index", "answer")))
+    made = {}
+    for record in records:
+        norm = record.spec["threat"]["norm"]
+        clean = {(game, index): answer for game, index, answer in answers.get(str(pairs[record.key]), ())}
+        made[record.key] = [example(row, norm, clean) for row in rows[record.key] if not row.poison]
+    return made
 
 
 def accuracies_of(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,24 +183,27 @@ def accuracies_of(described: Mapping[str, Any]) -> dict[str, Any]:
     return figures
 
 
-def flat_rows(store: Store, record: RunRecord) -> list[dict[str, Any]]:
-    """All examples as lines of a table: the run's names, then the facts, without nesting.
+def flat_rows(
+    record: RunRecord, examples: Sequence[dict[str, Any]], figures: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Examples of a run as lines of a table: the run's names, the facts, and figures of the run, without nesting.
 
     The answers to an image that is sent again are one text, such as `3 3 8`.
     """
-    names = names_of(record)
+    names, last = names_of(record), figures or {}
     rows = []
-    for facts in examples(store, record):
+    for facts in examples:
         row = dict(names)
         for name, value in facts.items():
-            if name == "neighbours":
-                continue  # lists by set: only JSON has them
+            if name in NESTED:
+                continue
             if name == "resent":
                 row.update(resent_in_words(value))
             elif isinstance(value, dict):
                 row.update({f"{name}_{part}": v for part, v in value.items()})
             else:
                 row[name] = value
+        row.update(last)
         rows.append(row)
     return rows
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
-from bench.analysis.describe import accuracies_of, describe, described, flat_rows, names_of
+from bench.analysis.describe import NESTED, accuracies_of, describe, described, examples, flat_rows, names_of
 from bench.analysis.frames import NAMES, frame_of, load_pandas
 from bench.analysis.intervals import Estimate
 from bench.analysis.notebook import facts_of, table_of
@@ -129,7 +129,7 @@ class Result:
 
         The accuracies of the run, which end such a line, are `clean_accuracy` and `robust_accuracy`.
         """
-        return flat_rows(self._store, self._record)
+        return flat_rows(self._record, examples(self._store, self._record, NESTED))
 
     def to_pandas(self) -> DataFrame:
         """One line per example, with the columns and types that `bench.load` gives.

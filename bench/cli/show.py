@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,21 +225,25 @@ def export(
     if form == "every-eval-ever" and out is None:
         raise BadValue("Every Eval Ever has a file for each run; give --out FOLDER.")
     store = open_session(config).store(db)
-    from bench.analysis.describe import accuracies_of, describe_all, examples, flat_rows
+    from bench.analysis.describe import NESTED, accuracies_of, describe_all, examples_of, flat_rows
 
     records = [store.resolve(run) for run in runs] if runs else store.runs()
     if form in ("every-eval-ever", "mlflow"):
         _exchange(store, records, form, out)
         return 0
+    described = {record.key: run for record, run in describe_all(store, records)}
+    whole = [record for record in records if record.key in described]
     if form == "json":
-        described = describe_all(store, records)
-        exported = [{**run, "examples": examples(store, record)} for record, run in described]
+        exported = [{**described[record.key], "examples": found} for record, found in examples_of(store, whole)]
         text = json.dumps(exported, indent=1) + "\n"
     else:
-        together = describe_all(store, records)
-        rows = [{**row, **accuracies_of(run)} for record, run in together for row in flat_rows(store, record)]
+        rows = (
+            row
+            for record, found in examples_of(store, whole, NESTED)
+            for row in flat_rows(record, found, accuracies_of(described[record.key]))
+        )
         if form == "parquet":
-            _write_parquet(rows, str(out))
+            _write_parquet(list(rows), str(out))
             return 0
         text = _csv(rows)
     if out is None:
@@ -270,12 +275,15 @@ def _exchange(store: Store, records: list[RunRecord], form: str, out: str | None
     click.echo(f"{out}: {written} files")
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
+def _csv(rows: Iterator[dict[str, Any]]) -> str:
+    """The rows as text, read one by one: of many runs they fill gigabytes as objects."""
     buffer = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    writer = csv.writer(buffer, lineterminator="\n")
+    for first in rows:
+        writer.writerow(first)
+        writer.writerow(first.values())
+        break
+    writer.writerows(row.values() for row in rows)  # all have the same names in the same order
     return buffer.getvalue()
 
 

@@ -72,6 +72,18 @@ def test_a_run_that_cannot_be_read_is_left_out_by_name(bench: Bench, db: str, co
     assert len(json.loads(bench("list", "runs", "--json", "--db", db).out)) == 3
 
 
+def test_an_export_leaves_out_a_run_with_a_damaged_row_and_reads_no_more_than_it_writes(bench: Bench, db: str) -> None:
+    key = key_of(db, "pgd")
+    assert bench("list", "runs", "--db", db).code == 0  # its figures are kept, and do not depend on what is damaged
+    damaged(db, "UPDATE examples SET neighbours = '{' WHERE run = ? AND position = 1", key)
+    told = bench("export", "--db", db)
+    assert told.code == 0 and {run["attack"] for run in json.loads(told.out)} == {"clean", "fgsm"}
+    assert told.err.count("\n") == 1 and told.err.startswith(f"bench: The run {key[:12]} is damaged")
+    assert "position 1 of game 0" in told.err and told.err.endswith("It is left out.\n")
+    table = bench("export", "--format", "csv", "--db", db)
+    assert table.code == 0 and not table.err and f"{key[:12]}" in table.out
+
+
 #: what is changed inside a stored request, and the words that name it
 INNER: list[tuple[tuple[str, ...], Any, str]] = [
     (("defense", "name"), 3, "defense: name is 3"),
