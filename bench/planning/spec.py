@@ -281,13 +281,18 @@ def _check_form(values: Any) -> None:
     ):
         least = 0 if what.startswith("chosen") else 1
         if type(value) is not int or not least <= value <= most - 1 + least:
-            raise BadValue(f"{what} is {value!r:.60}")
+            raise _wrong(what, value)
+
+
+def _wrong(where: str, value: Any) -> BadValue:
+    """The error for a value; what stands in a database may have names of any length and over many lines."""
+    return BadValue(f"{' '.join(where.split()):.80} is {value!r:.60}")
 
 
 def _check_table(where: str, table: Any, cls: type) -> None:
     """`BadValue` where a table lacks a field of a dataclass that has no default, or holds another type."""
     if not isinstance(table, dict):
-        raise BadValue(f"{where} is {table!r:.60}")
+        raise _wrong(where, table)
     form = _form(cls)
     if cls is not RunSpec and (unknown := table.keys() - {name for name, _, _ in form}):
         raise BadValue(f"{where} has the unknown field {min(unknown, key=repr)!r:.60}")
@@ -319,4 +324,4 @@ def _check_numbers(where: str, value: Any) -> None:
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
             _check_numbers(f"{where}.{key}", part)
     elif (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and abs(value) > MOST):
-        raise BadValue(f"{where} is {value!r:.60}")
+        raise _wrong(where, value)

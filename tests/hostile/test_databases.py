@@ -96,6 +96,7 @@ INNER: list[tuple[tuple[str, ...], Any, str]] = [
     (("chosen",), [0, 99], "chosen.1 is 99"),
     (("game", "strange"), 1, "game has the unknown field 'strange'"),
     (("defense", "params", "deep"), {"x": [float("inf")]}, "deep.x.0 is inf"),
+    (("two\nlines" + "x" * 5000,), 2**63, "two linesxxx"),
 ]
 
 
