@@ -137,6 +137,7 @@ class SharedStore:
         try:
             told = about.get("mtime") or about.get("LastModified") or self._fs.modified(path)
         except (NotImplementedError, FileNotFoundError):
+            # what fsspec raises where its kind of store keeps no times, and where the file went since it was listed
             return time.time()
         return float(told.timestamp() if isinstance(told, datetime) else told)
 

@@ -159,7 +159,7 @@ READER, OWNER, OTHER, GROUP = 60001, 60002, 60003, 60009
 @pytest.fixture
 def shared() -> Iterator[Path]:
     """A folder that every user can read, with a cache of the user OWNER in it."""
-    if os.geteuid() != 0:
+    if os.geteuid() != 0:  # the system lets nobody else, and what these tests show is about files of others
         pytest.skip("only root can give files to other users")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)

@@ -239,7 +239,7 @@ def test_a_file_whose_time_is_not_known_counts_as_in_use(
         return {path: {"size": about["size"]} for path, about in find(*args, **kwargs).items()}
 
     def unknown(path: str) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # as fsspec does for a kind of store that keeps no times
 
     monkeypatch.setattr(store._fs, "find", timeless)
     monkeypatch.setattr(store._fs, "modified", unknown)

@@ -41,7 +41,7 @@ def ordinary_user() -> Iterator[None]:
 @contextmanager
 def as_user(uid: int) -> Iterator[None]:
     """Within, this process reads and writes files as another user; the test is skipped where it may not become one."""
-    if os.geteuid() != 0:
+    if os.geteuid() != 0:  # the system lets nobody else: an ordinary user has nobody's files but its own to try with
         pytest.skip("only root can act as another user, and give files to one")
     os.seteuid(uid)
     try:
