@@ -80,7 +80,8 @@ class GreedyPoison(Attack):
         return best
 
     def _harm(self, copy: Simulation, sent: Tensor, victims: Tensor, right: Tensor) -> float:
-        """The expected number of wrong answers to victims (V, C, H, W) of labels (V,) once the copy served `sent`."""
+        """The expected number of wrong answers to victims (V, C, H, W) in [0, 1] of labels (V,), once the copy served
+        `sent` (N, C, H, W)."""
         for _ in range(self.params.ahead):
             copy.predict(sent)
         return float(torch.sigmoid(-margins(copy.answers(victims), right).double()).sum())

@@ -57,7 +57,7 @@ class Wrapper(Attack):
         """This wrapper around an attack, with the parameters of both."""
         kept = {name: getattr(inside, name) for name in ("kind", "norm", "norms", "block", "needs_gradients")}
         params = inside.Params
-        if cls.Params.model_fields:
+        if cls.Params.model_fields and not issubclass(inside.Params, cls.Params):  # else it declines
             params = create_model(f"{cls.__name__}{inside.__name__}Params", __base__=(cls.Params, inside.Params))
         quick = {**inside.quick, **cls.quick}
         own = {**kept, "inside": inside, "Params": params, "quick": quick}
@@ -67,8 +67,10 @@ class Wrapper(Attack):
         if not self.inside.needs_gradients:
             return "the attack inside uses no gradients"
         if issubclass(self.inside, Wrapper):
-            if self.inside.name not in self.composes_with:
-                inner = self.inside.name
+            inner = self.inside.name
+            if inner == self.name:
+                return f"the attack inside is {inner} already: leave the outer {inner} out"
+            if inner not in self.composes_with:
                 return f"{self.name} goes inside {inner}: give {inner}:{self.name}:ATTACK"
         elif self.inside.brings_network:
             return "the attack inside makes its own network of the defense, so a wrapper around it would do nothing"
@@ -89,6 +91,12 @@ class Wrapper(Attack):
         copy = oracle.deployed() if oracle.threat.weights == "adapted" else oracle.simulate()
         with oracle.granting(self.network(oracle, copy, x)):
             return self._innermost().perturb(oracle, x, y, draws)
+
+    def _drawn_inside(self, oracle: Oracle, copy: Simulation, x: Tensor, count: int) -> Drawn:
+        """What is inside in each of `count` draws, for the examples x (N, C, H, W) in [0, 1]: of a wrapper its network,
+        else the proxy."""
+        inside = self._attack()
+        return (inside.drawn if isinstance(inside, OneDraw) else drawn)(oracle, copy, x, count)
 
     @abstractmethod
     def network(self, oracle: Oracle, copy: Simulation, x: Tensor) -> nn.Module:
@@ -123,7 +131,7 @@ class BPDA(OneDraw):
         return _StraightThrough(copy, proxy)
 
     def drawn(self, oracle: Oracle, copy: Simulation, x: Tensor, count: int) -> Drawn:
-        return _StraightThroughDraws(copy, drawn(oracle, copy, x, count))
+        return _StraightThroughDraws(copy, self._drawn_inside(oracle, copy, x, count))
 
 
 def _straight_through(x: Tensor, answer: Callable[[Tensor], Tensor], proxy: nn.Module) -> Tensor:
@@ -170,9 +178,7 @@ class EOT(Wrapper):
         return undrawn(info) or super().declines(threat, facts, info)
 
     def network(self, oracle: Oracle, copy: Simulation, x: Tensor) -> nn.Module:
-        inside, count = self._attack(), self.params.samples
-        draws = inside.drawn if isinstance(inside, OneDraw) else drawn
-        return MeanOfDraws(draws(oracle, copy, x, count))
+        return MeanOfDraws(self._drawn_inside(oracle, copy, x, self.params.samples))
 
 
 def undrawn(info: DefenseInfo) -> str | None:

@@ -183,7 +183,8 @@ class Registry:
         """The entry of this name; `WRAPPER:NAME` is a wrapper around another, and a wrapper alone has its default."""
         wrapper = self._entries.get(name.partition(":")[0])
         if wrapper is not None and wrapper.wraps:
-            around = name.split(":")[:-1]
+            last = self._entries.get(name.rpartition(":")[2])
+            around = name.split(":")[: None if last is not None and last.wraps else -1]
             if len(around) > MOST_WRAPPERS or len(set(around)) < len(around):
                 raise BadValue(
                     f"{name!r:.80} puts {len(around)} wrappers around an attack; give at most {MOST_WRAPPERS}, each "

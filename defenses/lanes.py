@@ -16,6 +16,9 @@ from bench.clock import timed
 
 #: what is tried, in this order
 TRIED = (1, 2, 4, 8)
+#: how often each is used before the fastest is chosen: its steps are recorded in the first use, which does not count,
+#: and generated anew in any one of all
+USES = 3
 #: room on the device that each victim is given, in bytes
 LANE_BYTES = 2 << 30
 
@@ -27,19 +30,19 @@ class Lanes:
         """room: victims that there is room for; None: asks the device."""
         self._device = device
         room = _room(device) if room is None else room
-        #: by number, seconds for a victim: when it was used first, and its steps were recorded, and the time after
+        #: by number, seconds for a victim in each of its first uses
         self._taken: dict[int, list[float]] = {count: [] for count in TRIED if count <= room}
 
     def count(self, points: int) -> int:
         """How many of these points to adapt next: a number that is still to be measured, else the fastest."""
         possible = [count for count in self._taken if count <= points]
-        unmeasured = [count for count in possible if len(self._taken[count]) < 2]
-        return unmeasured[0] if unmeasured else min(possible, key=lambda count: self._taken[count][1])
+        unmeasured = [count for count in possible if len(self._taken[count]) < USES]
+        return unmeasured[0] if unmeasured else min(possible, key=lambda count: min(self._taken[count][1:]))
 
     @contextmanager
     def measured(self, count: int) -> Iterator[None]:
         """The work on `count` victims, which is timed while that is still to be known."""
-        if len(self._taken) == 1 or len(self._taken.get(count, (0.0, 0.0))) == 2:
+        if len(self._taken) == 1 or len(self._taken.get(count, (0.0,) * USES)) == USES:
             yield
             return
         with timed(self._device) as taken:

@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 
 def non_local_means(x: Tensor, search: int, patch: int, strength: float) -> Tensor:
-    """x (N, C, H, W), smoothed. search and patch: odd sides of the window and of a patch; strength: h, in pixels of
-    [0, 1]."""
+    """x (N, C, H, W) in [0, 1], smoothed. search and patch: odd sides of the window and of a patch; strength: h, in
+    pixels of [0, 1]."""
     reach, rim = search // 2, patch // 2
     wide = pad(x, (reach + rim,) * 4, mode="reflect")
     height, width = x.shape[2:]

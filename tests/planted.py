@@ -495,6 +495,13 @@ class FailsToDecline(Declining):
         raise RuntimeError("no idea")
 
 
+class LeavesInsteadOfDeclining(Declining):
+    """Ends the program instead of declining."""
+
+    def declines(self, threat: Any, facts: Any, info: Any) -> str | None:
+        raise SystemExit(0)
+
+
 class AsksForWeights(Attack):
     """Wants the network whatever the threat model says."""
 

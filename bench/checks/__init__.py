@@ -15,7 +15,6 @@ from bench.environment import one_thread
 from bench.errors import BadValue, BenchError, one_line
 from bench.game.resources import Resources
 from bench.interrupts import from_outside, interrupts_noted
-from bench.planning.facts import facts_of
 from bench.planning.plan import plan
 from bench.planning.requests import Request
 from bench.planning.spec import RunSpec
@@ -63,7 +62,7 @@ def run_checks(
         request = Request(
             defenses=(name,), attacks=("clean",), bases=(base or "regular",), datasets=(dataset,), n=POINTS
         )
-        spec = plan([request], config, facts_of(resources.settings.data_dir))[0].spec
+        spec = plan([request], config, resources.facts)[0].spec
         subject = DefenseSubject(resources, replace(spec, n=max(POINTS, 3 * spec.game.batch)))
         return [_result(check, subject) for check in DEFENSE_CHECKS]
     spec, declined = _against(name, config, resources, dataset, base)
@@ -76,23 +75,29 @@ def _against(name: str, config: Config, resources: Resources, dataset: str, base
     reason = _declines(resources, spec)
     if not reason:
         return spec, ""
-    found = None
-    for other in STAND_INS:
-        try:
-            found = _quick(name, config, resources, dataset, other)
-        except BadValue:  # such as batches that do not fit the protocol: it cannot stand in
-            continue
-        if not _declines(resources, found):
-            break
-        found = None
+    found = _stand_in(name, config, resources, dataset, spec.defense.name)
     said = f"{name} declines {spec.defense.name}: {reason}"
     if found is None:
         raise BadValue(
-            f"{said}. It declines {', '.join(STAND_INS)}; give a defense that it does not decline with --base."
+            f"{said}. None of {', '.join(STAND_INS)} can stand in; give a defense that it does not decline with --base."
         )
     if base:
         raise BadValue(f"{said}. It can be checked with --base {found.defense.name}.")
     return found, said
+
+
+def _stand_in(name: str, config: Config, resources: Resources, dataset: str, declined: str) -> RunSpec | None:
+    """A run against the first of `STAND_INS`, but for the one that was declined, which the attack does not decline."""
+    for other in STAND_INS:
+        if other == declined:
+            continue
+        try:
+            spec = _quick(name, config, resources, dataset, other)
+        except BadValue:  # such as batches that do not fit the protocol: it cannot stand in
+            continue
+        if not _declines(resources, spec):
+            return spec
+    return None
 
 
 def _declines(resources: Resources, spec: RunSpec) -> str | None:
@@ -101,7 +106,9 @@ def _declines(resources: Resources, spec: RunSpec) -> str | None:
         return resources.of(spec).declined()
     except BenchError:
         raise
-    except Exception:
+    except BaseException as error:
+        if from_outside(error):
+            raise
         return None
 
 
@@ -115,7 +122,7 @@ def _quick(name: str, config: Config, resources: Resources, dataset: str, defens
     sets.update({f"attack.{key}": value for key, value in entry.load().quick.items()})
     count = POINTS if registry.defenses.load(defense).kind == "static" else FEW_POINTS
     request = Request(defenses=(defense,), attacks=(name,), datasets=(dataset,), n=count, sets=sets)
-    return plan([request], config, facts_of(resources.settings.data_dir))[0].spec
+    return plan([request], config, resources.facts)[0].spec
 
 
 def _result(check: Check, subject: object) -> Result:

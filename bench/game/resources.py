@@ -199,9 +199,8 @@ class RunResources:
             return self.base()
 
         def fit() -> Defense:
-            defense = self._unfitted()
             with self.shared_kept():
-                defense.fit(self.task, self.base(), self._context(self.spec.seed))
+                defense = self.fitted_to(self.task)
             self._hold_against(self.spec.fit_key, f"The defense {self.spec.defense.name!r}", defense)
             return defense
 

@@ -355,6 +355,27 @@ def test_wrappers_in_the_other_order_decline_and_say_which(bench: Bench) -> None
     for run in done.runs:
         named = wrong[run["attack"].rpartition(":")[0]]
         assert run["status"] == "SKIPPED" and f"give {named}:ATTACK" in run["reason"]
+    twice = ("--attack", "unrolled:apgd-unrolled", "-n", 2, "--json", "--workers", 1, "--set", "base.epochs=1")
+    (run,) = bench("run", "--defense", "hedge", *twice).runs
+    assert run["status"] == "SKIPPED" and "leave the outer unrolled out" in run["reason"]
+
+
+def test_two_wrappers_around_one_with_a_name_of_its_own_leave_out_none(
+    resources: Resources,
+) -> None:
+    given = {"defense__steps": 3, "attack__samples": 2}
+    all_three, x = wrapped(resources, "hedge", "eot:bpda:apgd-unrolled", attack__served=1, **given)
+    answers, _ = wrapped(resources, "hedge", "eot:bpda", **given)
+    gradients, _ = wrapped(resources, "hedge", "eot:unrolled", attack__served=1, **given)
+
+    def gradient(network: nn.Module) -> Tensor:
+        at = x.clone().requires_grad_(True)
+        return torch.autograd.grad(network(at)[:, 3].sum(), at)[0]
+
+    assert torch.allclose(all_three(x), answers(x), atol=1e-5)
+    ours, adapted, proxies = gradient(all_three), gradient(gradients), gradient(answers)
+    near, far = (float((ours - other).norm() / other.norm()) for other in (adapted, proxies))
+    assert near < far
 
 
 def test_the_mean_over_draws_breaks_what_has_no_gradient_and_is_random(bench: Bench) -> None:

@@ -167,12 +167,17 @@ def test_an_attack_may_hold_what_it_leaves_as_it_is(resources: Resources) -> Non
 
 def test_an_attack_that_declines_everything_is_not_checked(resources: Resources) -> None:
     registry.register_attack("declining", planted.Declining)
-    with pytest.raises(BadValue, match=r"declines regular: not today\. It declines regular, .*, rmc; give a defense"):
+    with pytest.raises(BadValue, match=r"declines regular: not today\. None of regular, .*, rmc can stand in; give a"):
         run(resources, "declining", "attack")
 
 
 @pytest.mark.parametrize(
-    ("cls", "said"), [(planted.Wavering, "and now 'not"), (planted.FailsToDecline, "raised Runtime")]
+    ("cls", "said"),
+    [
+        (planted.Wavering, "and now 'not"),
+        (planted.FailsToDecline, "raised Runtime"),
+        (planted.LeavesInsteadOfDeclining, "raised SystemExit"),
+    ],
 )
 def test_an_attack_that_declines_wrongly_trips_the_first_check(resources: Resources, cls: type, said: str) -> None:
     registry.register_attack("wavering", cls)

@@ -55,6 +55,8 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     (("run", "--defense", "regular", "--attack", LONG), "No attack is called 'x"),
     (("run", "--defense", "regular", "--attack", "eot:" * 300 + "pgd"), "'eot:eot:eot:eot:eot:eot:eot:eot:eot:eot:eot"),
     (("run", "--defense", "regular", "--attack", "eot:eot:pgd"), "'eot:eot:pgd' puts 2 wrappers around an atta"),
+    (("run", "--defense", "regular", "--attack", "eot:eot"), "'eot:eot' puts 2 wrappers around an attack; give at"),
+    (("run", "--defense", "regular", "--attack", "eot:bpda:unrolled"), "'eot:bpda:unrolled' puts 3 wrappers around"),
     (("run", "--defense", "regular", "--attack", "eot:nosuch"), "No attack is called 'nosuch'. Did you mean '"),
     (("run", "--defense", "regular", "--attack", "pgd:eot"), "No attack is called 'pgd:eot'. Did you mean"),
     (("run", "--defense", "regular", "--attack", ":pgd"), "No attack is called ':pgd'. Did you mean 'pg"),
