@@ -149,7 +149,7 @@ def proof_cost() -> None:
             return proving
 
         with ExitStack() as stack:
-            for name in ("damage", "_content", "_manifest", "stranger"):
+            for name in ("damage", "_content", "_manifest"):  # damage asks whose files they are, and counts that
                 stack.enter_context(patch.object(cache, name, timed(getattr(cache, name))))
             stack.enter_context(patch.dict(os.environ, BENCH_CACHE=folder))
             took = seconds(lambda: run("rmc", "pgd-skip", n=50, workers=1, db=Path(folder) / "bench.db"))

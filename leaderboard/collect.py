@@ -17,7 +17,6 @@ from bench.analysis.worst_case import breakers_in_words
 from bench.cache import digest
 from bench.config import Suite
 from bench.store import RunRecord, Store
-from bench.threat import ThreatModel, tier_of
 from leaderboard.attack_ranking import Key, Tally, attacks_of, count
 from leaderboard.content import TIERS, AuditSummary, Entry, Leaderboard, RunSummary, Standing, share
 from leaderboard.doubts import judged
@@ -124,7 +123,7 @@ def _summary(
         attack=result["attack"],
         norm=result["norm"],
         eps=result["eps"],
-        tier=tier_of(ThreatModel(**spec["threat"])),
+        tier=result["tier"],
         threat=result["threat_in_words"],
         threat_tag=result["threat_in_short"],
         protocol=result["protocol"],

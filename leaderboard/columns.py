@@ -89,14 +89,13 @@ DEFENSE_TOOLTIP = "The defense, its base, and the parameters in which its entrie
 BASE_TOOLTIP = "The trained network that the defense runs on."
 
 
-def _place() -> tuple[Column[Any], ...]:
-    """The board by its parts: a table on the page shows one board, its CSV may be laid beside that of another."""
-    return (
-        Column("dataset", "Dataset", "The dataset.", lambda one: one.board.dataset, shown=False),
-        Column("norm", "Norm", "The norm in which the attacks are bounded.", lambda one: one.board.norm, shown=False),
-        Column("eps", "Radius", "The radius of the attacks, in units of [0, 1] pixels.", lambda one: one.board.eps,
-               "precise", layout="number", shown=False),
-    )  # fmt: skip
+#: the board by its parts: a table on the page shows one board, its CSV may be laid beside that of another
+PLACE: tuple[Column[Any], ...] = (
+    Column("dataset", "Dataset", "The dataset.", lambda one: one.board.dataset, shown=False),
+    Column("norm", "Norm", "The norm in which the attacks are bounded.", lambda one: one.board.norm, shown=False),
+    Column("eps", "Radius", "The radius of the attacks, in units of [0, 1] pixels.", lambda one: one.board.eps,
+           "precise", layout="number", shown=False),
+)  # fmt: skip
 
 
 RANK = Column[Standing]("rank", "Rank", RANK_TOOLTIP, lambda one: one.rank, "whole", layout="number")
@@ -141,7 +140,7 @@ RANKING: tuple[Column[Standing], ...] = (
            "from elsewhere.", lambda one: one.entry.extra_data, shown=False),
     Column("paper", "Paper", "The paper that describes the defense: authors, year, venue.", _paper, "link",
            layout="name"),
-    *_place(),
+    *PLACE,
     Column("level", "The attacker knows", LEVEL_TOOLTIP, lambda one: level_name(one.tier), shown=False),
 )  # fmt: skip
 
@@ -211,7 +210,7 @@ RUNS: tuple[Column[RunSummary], ...] = (
     Column("flags", "Flags and reasons", "Warnings about the run, and why it was skipped or failed.",
            lambda run: [run.flags, "" if run.status == "DONE" else f"{run.status}: {run.reason}"], "flags",
            layout="wide"),
-    *_place(),
+    *PLACE,
     Column("run", "Run", "The key of the run.", lambda run: [run.run, run.page], "run"),
 )  # fmt: skip
 

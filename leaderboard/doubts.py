@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from bench.analysis.figures import MERGED_FLAGS
 from bench.auditing.battery import BUDGETS
 from leaderboard.content import SMALL, AuditSummary, RunSummary, Share, Standing
 
 #: flags of a run by which its own figure is in doubt; others say what it may be compared with
-DOUBTED = ("V1", *MERGED_FLAGS)
+DOUBTED = ("V1", "claimed")
 
 
 def judged(standings: Iterable[Standing], audits: Sequence[AuditSummary]) -> list[Standing]:

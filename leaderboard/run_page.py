@@ -22,7 +22,7 @@ from leaderboard.charts import RUN_CHARTS, spec_of
 from leaderboard.charts.chart import RunData
 from leaderboard.charts.neighbours import SETS_IN_WORDS
 from leaderboard.columns import columns_of
-from leaderboard.content import Example, RunSummary, Share, level_name
+from leaderboard.content import SMALL, Example, RunSummary, Share, level_name
 from leaderboard.doubts import doubts_of_run
 from leaderboard.images import gallery_data
 from leaderboard.page import Site, render
@@ -149,7 +149,7 @@ def verdict_of(run: RunSummary) -> Verdict:
     reasons = doubts or list(run.flags)
     words = "\n".join(f"{name}: {message}" for name, message in reasons)
     return Verdict(
-        run.robust, _meaning(run, run.robust), trust, state, words or "It has no flag and at least 100 examples."
+        run.robust, _meaning(run, run.robust), trust, state, words or f"It has no flag and at least {SMALL} examples."
     )
 
 

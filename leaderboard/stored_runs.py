@@ -97,15 +97,10 @@ class StoredRuns:
         """What changes when the rows of a run do."""
         if key is None:
             return None
-        if key not in self._records:
-            try:
-                found = self._store.find(key)
-            except BenchError as error:
-                return one_line(error)
-            if found is None:
-                return None
-            self._records[key] = found
-        record = self._records[key]
+        try:
+            record = self._record(key)
+        except BenchError as error:  # it is damaged or was removed, which the page follows too
+            return one_line(error)
         ended = record.finished is not None
         return [record.status, record.finished, record.origin, 0 if ended else self._store.count_rows(key)]
 
@@ -175,12 +170,15 @@ class _Watched(Cache):
             path = self.path(kind, key)
         except ValueError:  # no artefact is called so: somebody edited the file that names it
             return "no artefact"
-        if path.is_dir():
-            manifest = path / MANIFEST
-            return sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else "no manifest"
-        if path.is_file():
-            return f"{path.stat().st_size} bytes"
-        return "shared" if self.has(kind, key) else ""
+        try:
+            if path.is_dir():
+                manifest = path / MANIFEST
+                return sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else "no manifest"
+            if path.is_file():
+                return f"{path.stat().st_size} bytes"
+            return "shared" if self.has(kind, key) else ""
+        except OSError as error:  # the page says what it could not show
+            return f"unreadable: {error.strerror}"
 
 
 @cache
@@ -188,7 +186,7 @@ def drawn_by() -> str:
     """Digest of the code, the templates and the assets that draw, and of the versions of what they use."""
     packages = {name: tree_hash(HOME / name) for name in ("bench", "attacks", "defenses", "leaderboard")}
     files = [path for folder in (TEMPLATES, ASSETS) for path in sorted(folder.rglob("*")) if path.is_file()]
-    texts = {path.name: sha256(path.read_bytes()).hexdigest() for path in files}
+    texts = [(path.relative_to(HOME).as_posix(), sha256(path.read_bytes()).hexdigest()) for path in files]
     versions = {name: version(name) for name in PACKAGES}
     return _digest([packages, texts, versions, environment("cpu"), platform.python_version()])
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.analysis.metrics import Sharing
 from bench.rows import Row
 from bench.store import RunRecord
 
@@ -23,7 +24,7 @@ class Answered:
     shared: str
 
     @staticmethod
-    def of(record: RunRecord, rows: Sequence[Row], outcomes: Mapping[tuple[int, int], bool], shared: str) -> Answered:
+    def of(record: RunRecord, rows: Sequence[Row], outcomes: Mapping[tuple[int, int], bool]) -> Answered:
         """From the judged rows of a run and their outcomes by (game, index).
 
         An example that is in several games counts with its first one. Where some example has no outcome there are none:
@@ -35,7 +36,7 @@ class Answered:
             for (game, index), ok in outcomes.items():
                 if index not in right:
                     right[index], games[index] = ok, game
-        return Answered(right, games, shared)
+        return Answered(right, games, Sharing.of(record.spec).shared)
 
     def to_json(self) -> dict[str, Any]:
         """The outcomes as they are stored: see `bench.analysis.forms.OutcomesForm`."""

@@ -7,8 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bench.analysis.figures import clean_run_of
-from bench.analysis.summaries import summaries, summary
+from bench.analysis.summaries import clean_answers_of, summaries, summary
 from bench.errors import DamagedRun, one_line
 from bench.norms import NORMS
 from bench.rows import Row
@@ -70,11 +69,7 @@ def described(record: RunRecord, figures: dict[str, Any]) -> dict[str, Any]:
 
 def clean_answers(store: Store, record: RunRecord) -> dict[tuple[int, int], int]:
     """Clean answers by (game, index), from the paired `clean` run; a `clean` run is its own pair."""
-    key = clean_run_of(record)
-    if key is None:
-        return {}
-    ((_, rows),) = store.facts([key], ("game", "index", "answer"))
-    return {(game, index): answer for game, index, answer in rows}
+    return clean_answers_of(store, [record])[record.key]
 
 
 def threat_tag(spec: dict[str, Any]) -> str:
@@ -163,14 +158,15 @@ def examples_of(
 
 def _examples(store: Store, records: Sequence[RunRecord], without: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     rows = store.all_rows_of([record.key for record in records], without)
-    pairs = {record.key: clean_run_of(record) for record in records}
-    answers = dict(store.facts({key for key in pairs.values() if key}, ("game", "index", "answer")))
-    made = {}
-    for record in records:
-        norm = record.spec["threat"]["norm"]
-        clean = {(game, index): answer for game, index, answer in answers.get(str(pairs[record.key]), ())}
-        made[record.key] = [example(row, norm, clean) for row in rows[record.key] if not row.poison]
-    return made
+    answers = clean_answers_of(store, records)
+    return {
+        record.key: [
+            example(row, record.spec["threat"]["norm"], answers[record.key])
+            for row in rows[record.key]
+            if not row.poison
+        ]
+        for record in records
+    }
 
 
 def accuracies_of(described: Mapping[str, Any]) -> dict[str, Any]:

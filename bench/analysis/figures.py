@@ -51,16 +51,17 @@ def figures_of(
     served: Sequence[Row],
     games: Sequence[GameRecord],
     clean: Mapping[tuple[int, int], int],
+    right: Outcomes,
     pair: RunRecord | None,
 ) -> dict[str, Any]:
     """The figures of a run, as JSON values (`bench.analysis.forms.FiguresForm`).
 
-    served: all its rows; clean: answers of its clean run by (game, index); pair: that run, where it has no answers
+    served: all its rows; clean: answers of its clean run by (game, index); right: the outcomes of its judged rows
+    (`outcomes_of`); pair: its clean run, where that has no answers
     """
     spec = record.spec
     rows = [row for row in served if not row.poison]
     sharing, facts = Sharing.of(spec), spec["game"]["facts"]
-    right = outcomes_of(record, rows, clean)
     robust = robust_accuracy(rows, sharing, right) if len(right) == len(rows) else None
     delays = answer_delays(games, rows)
     result = {

@@ -44,7 +44,7 @@ def wilson(right: int, count: int, method: str = "Wilson") -> Estimate:
 @cache
 def _wilson_ends(right: int, count: int) -> tuple[float, float]:
     """Few pairs of numbers occur in a database, and scipy takes a millisecond for each."""
-    from scipy.stats import binomtest  # half a second, which who reads summaries does without
+    from scipy.stats import binomtest  # its import takes half a second; readers of summaries never need it
 
     interval = binomtest(right, count).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)

@@ -42,7 +42,7 @@ def paired(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[int] | None 
     value = (only_b - only_a) / count
     low, high = _agresti_min(only_a, only_b, count)
     if clusters is None or len(set(clusters)) < 2:
-        from scipy.stats import binomtest  # half a second, which who reads summaries does without
+        from scipy.stats import binomtest  # its import takes half a second; readers of summaries never need it
 
         changed = only_a + only_b
         p_value = float(binomtest(only_b, changed).pvalue) if changed else 1.0
@@ -83,7 +83,7 @@ def _by_cluster(change: Sequence[int], clusters: Sequence[int]) -> tuple[NDArray
 
 def _agresti_min(only_a: float, only_b: float, count: int) -> tuple[float, float]:
     """95 % interval of (only_b - only_a) / count for matched pairs."""
-    from scipy.stats import norm as normal
+    from scipy.stats import norm as normal  # late, as in `paired`
 
     first, second, total = only_a + 0.5, only_b + 0.5, count + 2.0
     middle = (second - first) / total
@@ -94,7 +94,7 @@ def _agresti_min(only_a: float, only_b: float, count: int) -> tuple[float, float
 
 def _durkalski(gains: NDArray[np.float64], sizes: NDArray[np.float64]) -> float:
     """p of no difference, from the gain and the size of each cluster."""
-    from scipy.stats import chi2
+    from scipy.stats import chi2  # late, as in `paired`
 
     shares = gains / sizes
     spread = float((shares**2).sum())

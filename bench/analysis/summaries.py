@@ -26,7 +26,6 @@ import bench
 from bench.analysis.answered import Answered
 from bench.analysis.figures import clean_run_of, figures_of, is_minimal, outcomes_of
 from bench.analysis.forms import FiguresForm, OutcomesForm, has_form
-from bench.analysis.metrics import Sharing
 from bench.errors import DamagedRun, one_line
 from bench.source import tree_hash
 from bench.store import RunRecord, Store, StoredSummary, in_parts
@@ -189,15 +188,23 @@ def from_rows(store: Store, records: Sequence[RunRecord]) -> dict[str, Summary]:
     keys = [record.key for record in records]
     near = any(is_minimal(record) for record in records)
     rows, games = store.all_rows_of(keys, UNREAD if near else (*UNREAD, "distances")), store.games_of(keys)
-    pairs = {record.key: clean_run_of(record) for record in records}
-    answers = dict(store.facts({key for key in pairs.values() if key}, ("game", "index", "answer")))
+    answers = clean_answers_of(store, records)
     made = {}
     for record in records:
-        served, own = rows[record.key], pairs[record.key]
-        clean = {(game, index): answer for game, index, answer in answers.get(str(own), ())}
-        pair = store.find(record.clean_key) if served and own and not clean and record.clean_key else None
-        figures = figures_of(record, served, games[record.key], clean, pair)
+        served, clean = rows[record.key], answers[record.key]
+        lacks = served and not clean and clean_run_of(record)
+        pair = store.find(record.clean_key) if lacks and record.clean_key else None
         judged = [row for row in served if not row.poison]
         right = outcomes_of(record, judged, clean)
-        made[record.key] = Summary(figures, Answered.of(record, judged, right, Sharing.of(record.spec).shared))
+        figures = figures_of(record, served, games[record.key], clean, right, pair)
+        made[record.key] = Summary(figures, Answered.of(record, judged, right))
     return made
+
+
+def clean_answers_of(store: Store, records: Sequence[RunRecord]) -> dict[str, dict[tuple[int, int], int]]:
+    """Of each run by key: clean answers by (game, index), from its clean run; a `clean` run is its own. {} where there
+    are none."""
+    pairs = {record.key: clean_run_of(record) for record in records}
+    read = store.facts({key for key in pairs.values() if key}, ("game", "index", "answer"))
+    answers = {key: {(game, index): answer for game, index, answer in rows} for key, rows in read}
+    return {key: answers.get(own or "", {}) for key, own in pairs.items()}

@@ -15,7 +15,7 @@ from bench.errors import BadValue, UnknownName
 from bench.execution.session import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from bench.store.prune import Pruned, Size
@@ -87,7 +87,7 @@ def cache(
     from bench.store import Store
     from bench.store.prune import prune, survey
 
-    _check_kind(kind, survey(root))
+    _check_kind(kind, lambda: survey(root))
     done = prune(root, Store.open(url, create=False), shared, kind, older_s, dry_run)
     return _tell_pruned(str(root), shared, done, dry_run, as_json)
 
@@ -102,16 +102,16 @@ def _in_store(url: str, action: str, kind: str, older_s: float, dry_run: bool, a
         raise BadValue("--store is empty; give a folder or a URL such as s3://BUCKET/bench.")
     if action == "size":
         return _tell_sizes(url, True, Size.of(artefacts_of(store)), None, why, as_json)
-    _check_kind(kind, Size.of(artefacts_of(store)) if kind else {})
+    _check_kind(kind, lambda: Size.of(artefacts_of(store)))
     return _tell_pruned(url, why, prune_store(store, kind, older_s, dry_run), dry_run, as_json)
 
 
-def _check_kind(kind: str, there: Iterable[str]) -> None:
+def _check_kind(kind: str, there: Callable[[], Iterable[str]]) -> None:
+    """there: the kinds that are there, asked for where it is no usual one; a bucket takes long to list."""
     from bench.store.prune import KINDS, TEMPORARY
 
-    known = {*KINDS, TEMPORARY, *there}
-    if kind and kind not in known:
-        raise UnknownName("kind of file", kind, known, "bench cache")
+    if kind and kind not in (*KINDS, TEMPORARY) and kind not in (found := set(there())):
+        raise UnknownName("kind of file", kind, {*KINDS, TEMPORARY, *found}, "bench cache")
 
 
 def _size(root: Path, shared: str, store: str, as_json: bool) -> int:

@@ -45,7 +45,7 @@ def named(ctx: click.Context, option: click.Parameter, value: str | None) -> str
     """The value of an option that names a place; `BadValue` for "", which a shell makes of an unset variable."""
     if value == "":
         what = option.opts[0] if option.opts[0].startswith("-") else option.make_metavar(ctx)
-        raise BadValue(f"{what} is ''; give the name of a place, or leave it out.")
+        raise BadValue(f"{what} is ''; give the name of a place{'' if option.required else ', or leave it out'}.")
     return value
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench import plugins, registry
-from bench.errors import BenchError, BrokenPlugin, StoreError, one_line
+from bench.errors import BenchError, BrokenPlugin, DamagedRun, StoreError, one_line
 
 if TYPE_CHECKING:
     from bench.config import Config
@@ -326,19 +326,29 @@ def _summaries(patient: Patient) -> Iterator[Finding]:
     from bench.store import Store, glance_at
 
     seen = glance_at(patient.url)
-    store = Store.open(patient.url, create=False) if seen.schema == seen.newest else None  # else it would be upgraded
+    if seen.schema and seen.schema != seen.newest:  # to open it would upgrade it
+        yield Finding("note", "summaries", "they were not compared: the next command that writes upgrades the database")
+        return
+    store = Store.open(patient.url, create=False)
     if store is None:
         return
-    records = store.runs()
     wrong = 0
-    for record in records:
-        if found := differences(store, record):
-            wrong += 1
-            todo = f"bench verify {record.key[:12]} names the figures and makes it anew"
-            yield Finding(
-                "note", "summaries", f"of run {record.key[:12]}: {', '.join(found)} are not of its rows", todo
-            )
-    store.close()
+    try:
+        records = store.runs()
+        for record in records:
+            try:
+                found = differences(store, record)
+            except DamagedRun as error:
+                wrong += 1
+                yield Finding("problem", "summaries", one_line(error))
+                continue
+            if found:
+                wrong += 1
+                todo = f"bench verify {record.key[:12]} names the figures and makes it anew"
+                words = f"of run {record.key[:12]}: {', '.join(found)} are not of its rows"
+                yield Finding("note", "summaries", words, todo)
+    finally:
+        store.close()
     right = len(records) - wrong
     yield Finding("ok", "summaries", f"{right} of {len(records)} runs have none, or the one that their rows give")
 

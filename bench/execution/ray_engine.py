@@ -63,7 +63,12 @@ HOME = "bench-worker-"
 LEAVE_S = 2.0
 
 
-def check_ray(address: str) -> None:
+def address_of(given: str) -> str:
+    """The address of a cluster: the one that was given, or Ray's own variable; "" for neither."""
+    return given or os.environ.get("RAY_ADDRESS", "")
+
+
+def check_ray(given: str) -> None:
     """`BadValue` where Ray is not installed, or cannot be reached in this way."""
     try:
         known = importlib.util.find_spec("ray") is not None
@@ -71,10 +76,11 @@ def check_ray(address: str) -> None:
         known = False
     if not known:
         raise BadValue("--engine ray needs Ray, which is not installed: pip install 'adversarial-game-bench[ray]'.")
+    address = address_of(given)
     if address.startswith("ray://"):
         raise BadValue(
-            f"--address {address} is of Ray's client, whose program runs outside the cluster; give --address auto on a "
-            f"machine of the cluster, such as: ray job submit -- bench run ..."
+            f"{'--address' if given else 'RAY_ADDRESS'} {address} is of Ray's client, whose program runs outside the "
+            f"cluster; give --address auto on a machine of the cluster, such as: ray job submit -- bench run ..."
         )
 
 
@@ -267,6 +273,7 @@ class Worker:
     """An actor: does one job at a time, event by event."""
 
     def __init__(self, number: int, parcel: Parcel, depot: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the command's; what a plug-in raises is its own
         self._number = number
         self._depot = depot
         self._ray = import_ray()
@@ -456,9 +463,9 @@ class RayEngine:
         self._hearing = self._depot.heard.remote(1.0)
 
     def _connect(self) -> None:
-        address = self._settings.address or os.environ.get("RAY_ADDRESS", "")
         if not self._own_cluster:  # the program that uses the library has connected
             return
+        address = address_of(self._settings.address)
         self._on_sigterm = signal.getsignal(signal.SIGTERM)
         quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
         try:

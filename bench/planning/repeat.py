@@ -10,8 +10,9 @@ from typing import Any
 from bench import registry
 from bench.config import Config
 from bench.data.task import TaskFacts, TaskParams
-from bench.errors import BenchError, one_line
+from bench.errors import BadValue, BenchError, one_line
 from bench.planning.plan import plan
+from bench.planning.preflight import check_radius
 from bench.planning.requests import Request
 from bench.planning.spec import RunSpec
 from bench.threat import ThreatModel
@@ -64,10 +65,10 @@ def command_of(
     for one in tried:
         key = _key(one, config, facts)
         if key == spec.key:
-            return _text(spec, one, options), ""
+            return _text(spec, one, options, facts), ""
         shortest = shortest or (one if key else None)
     note = "It gives another run now: what the run was made of has changed since."
-    return _text(spec, shortest or tried[-1], options), note
+    return _text(spec, shortest or tried[-1], options, facts), note
 
 
 def command_against(
@@ -91,7 +92,7 @@ def command_against(
         try:
             own = _as_typed(_of_entry(spec, request, sets, config, facts, checked))
             if not _of_entry(spec, request, {**sets, **own}, config, facts, True):
-                return _text(spec, replace(request, sets={**sets, **own}), options)
+                return _text(spec, replace(request, sets={**sets, **own}), options, facts)
         except BenchError:  # the next try, or none
             continue
     return ""
@@ -116,6 +117,8 @@ def _call(spec: RunSpec, config: Config) -> str:
     arguments: dict[str, Any] = {"attack": spec.attack.name}
     if spec.attack.name != "clean":
         arguments["eps"] = spec.threat.eps
+        if spec.threat.eps >= 1:  # no smaller one is ever refused; how large the images are is not known here
+            arguments["force_eps"] = True
     if spec.attack_kind != "minimal" and spec.attack.name != "clean":
         arguments["norm"] = spec.threat.norm
     if not spec.is_base:
@@ -141,6 +144,12 @@ def _sets(spec: RunSpec, config: Config) -> dict[str, Any]:
         free = set(entry.free or ()) - {"eps", "norm"}
         sets |= {f"threat.{key}": threat[key] for key in sorted(free) if threat[key] != usual[key]}
         protocol = str(config.game.get("protocol", entry.protocol))
+    if spec.base_seed:
+        sets["base.seed"] = spec.base_seed
+    if spec.surrogate_base is not None:
+        usual = _usual("base", registry.defenses[spec.surrogate_base.name], config)
+        own = spec.surrogate_base.params
+        sets |= {f"surrogate.{key}": value for key, value in own.items() if usual.get(key) != value}
     game = {"protocol": spec.game.protocol, **spec.game.params}
     usual = {"protocol": protocol}
     if spec.game.protocol in registry.protocols:
@@ -169,6 +178,16 @@ def _of_entry(
     plain = plan([replace(request, sets=sets)], config, facts, checked)[0].spec
     differ = _differences(spec, plain)
     return {key: value for key, value in differ.items() if key.split(".")[0] in ("defense", "base", "dataset")}
+
+
+def _is_forced(spec: RunSpec, facts: Callable[[str, TaskParams], TaskFacts]) -> bool:
+    """Whether the radius is refused unless it is forced."""
+    try:
+        params = registry.datasets.load(spec.dataset.name).Params(**spec.dataset.params)
+        check_radius(spec.threat, facts(spec.dataset.name, params).image_shape)
+    except BadValue:
+        return True
+    return False
 
 
 def _radii(spec: RunSpec) -> dict[str, Any]:
@@ -211,7 +230,9 @@ def _differences(spec: RunSpec, plain: RunSpec) -> dict[str, Any]:
     return differing | {f"game.{k}": v for k, v in own.items() if k != "repeats" and v != given.get(k)}
 
 
-def _text(spec: RunSpec, request: Request, options: Sequence[str]) -> str:
+def _text(
+    spec: RunSpec, request: Request, options: Sequence[str], facts: Callable[[str, TaskParams], TaskFacts]
+) -> str:
     words = ["bench", "run", "--defense", spec.defense.name]
     if not spec.is_base:
         words += ["--base", spec.base.name]
@@ -220,6 +241,7 @@ def _text(spec: RunSpec, request: Request, options: Sequence[str]) -> str:
     words += ["--eps", *map(str, request.eps)] if request.eps else []
     words += ["--norm", request.norm] if request.norm else []
     words += ["--repeats", str(request.repeats)] if request.repeats else []
+    words += ["--force-eps"] if _is_forced(spec, facts) else []
     for name, value in request.sets.items():
         words += ["--set", f"{name}={value}"]
     return shlex.join([*words, *options])

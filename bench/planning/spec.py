@@ -274,13 +274,12 @@ def _check_form(values: Any) -> None:
     _check_table("game.facts", values["game"]["facts"], GameFacts)
     key = values["game"]["facts"]["games_key"]
     n, places = values["n"], values.get("chosen")
-    for what, value, most in (
-        ("n", n, values["test_size"]),
-        (f"game.params.{key}", values["game"]["params"].get(key), MOST_GAMES),
-        *((f"chosen.{at}", place, n) for at, place in enumerate(places or ())),
+    for what, value, least, most in (
+        ("n", n, 1, values["test_size"]),
+        (f"game.params.{key}", values["game"]["params"].get(key), 1, MOST_GAMES),
+        *((f"chosen.{at}", place, 0, n - 1) for at, place in enumerate(places or ())),
     ):
-        least = 0 if what.startswith("chosen") else 1
-        if type(value) is not int or not least <= value <= most - 1 + least:
+        if type(value) is not int or not least <= value <= most:
             raise _wrong(what, value)
 
 

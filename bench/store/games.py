@@ -12,11 +12,8 @@ from sqlalchemy.orm import Session
 from bench.rows import Meter, Resume
 from bench.store.tables import GAMES, GameRow
 
-#: a game that has no row yet
-_NEW: dict[str, Any] = {
-    "rows": 0, "served": 0, "digest": "", "done": False, "attack_s": 0.0, "defense_s": 0.0, "wall_s": 0.0,
-    "background_answers": 0, "background_steps": 0, "background_s": 0.0, "background_delays": None, "flags": {},
-}  # fmt: skip
+#: what a game that has no line yet has spent
+_NOTHING: dict[str, Any] = {"attack_s": 0.0, "defense_s": 0.0, "wall_s": 0.0, "flags": {}}
 _THIS = (GAMES.c.run == bindparam("of"), GAMES.c.game == bindparam("number"))
 _LINE, _MOVE = select(GAMES).where(*_THIS), update(GAMES).where(*_THIS)
 
@@ -89,7 +86,7 @@ def _put(
     connection: Connection, run: str, game: int, known: Any, meter: Meter, wall_s: float, values: dict[str, Any]
 ) -> None:
     """Write these columns of a game and add its seconds. known: its line, None: it is added."""
-    old = _NEW if known is None else known._mapping
+    old = _NOTHING if known is None else known._mapping
     values = {
         **values,
         "attack_s": old["attack_s"] + meter.attack_s,
@@ -106,6 +103,6 @@ def _put(
     if meter.flags:
         values["flags"] = {**old["flags"], **meter.flags}
     if known is None:
-        connection.execute(insert(GAMES), {"run": run, "game": game, **_NEW, **values})
+        connection.execute(insert(GAMES), {"run": run, "game": game, **values})
     else:
         connection.execute(_MOVE, {"of": run, "number": game, **values})

@@ -35,8 +35,8 @@ WRITE_ATTEMPTS = 10
 #: seconds for which a server that does not answer is tried again, and the longest pause between two tries
 RECONNECT_S = 60.0
 PAUSE_S = 5.0
-#: classes of PostgreSQL's error codes that say so: a broken connection; a shutdown, a start that goes on
-GONE = ("08", "57")
+#: how PostgreSQL's error codes that say so begin: a broken connection; a shutdown, a start that goes on
+GONE = ("08", "57P")
 
 
 def _is_gone(error: DBAPIError) -> bool:
@@ -45,7 +45,7 @@ def _is_gone(error: DBAPIError) -> bool:
         return True
     server = isinstance(error, OperationalError) and "sqlite3" not in type(error.orig).__module__
     state = getattr(error.orig, "sqlstate", None) or ""  # none where no server has answered
-    return server and (state[:2] in GONE or state == "")
+    return server and (state == "" or state.startswith(GONE))
 
 
 def _say(line: str) -> None:

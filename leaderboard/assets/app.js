@@ -73,8 +73,8 @@ const FORMATS = {
 };
 const valueOf = (column, cell) => (column.has_sort ? cell[0] : cell);
 const missing = (column, cell) => [null, ""].includes(FORMATS[column.format].plain(valueOf(column, cell)));
-// whether a column is drawn where the reader did not say: not where no row has a value in it
-const drawnAtFirst = (column, at, rows) => column.shown && rows.some((row) => !missing(column, row.cells[at]));
+// whether a column is drawn where the reader did not say: not where no row has a value in it; all where there are no rows
+const drawnAtFirst = (column, at, rows) => column.shown && (!rows.length || rows.some((row) => !missing(column, row.cells[at])));
 const htmlOf = (column, cell) => FORMATS[column.format].html(valueOf(column, cell));
 
 // ---- tables ---------------------------------------------------------------------------------------------------------
@@ -154,8 +154,9 @@ const chosen = (id) => choices.get(id) ?? choices.set(id, new Map()).get(id);
 let unasked = false; // the script, not the reader, changes what is visible
 function show(id, table) {
   const rows = table.rows().data().toArray();
+  const visible = page.tables[id].columns.map((column, at) => chosen(id).get(column.name) ?? drawnAtFirst(column, at, rows));
   unasked = true;
-  page.tables[id].columns.forEach((column, at) => table.column(at).visible(chosen(id).get(column.name) ?? drawnAtFirst(column, at, rows)));
+  for (const state of [true, false]) table.columns((at) => visible[at] === state).visible(state); // each draws the heads anew
   unasked = false;
 }
 
@@ -266,7 +267,7 @@ function overview(boards, tables, charts) {
   };
   obey();
   window.addEventListener("hashchange", obey); // an address that was changed by hand, or the way back
-  for (const table of Object.values(tables)) table.on("order search column-visibility", () => keep(menu, tables));
+  for (const table of Object.values(tables)) table.on("order search column-visibility", () => unasked || keep(menu, tables));
 }
 
 const names = (id) => page.tables[id].columns.map((column) => column.name);

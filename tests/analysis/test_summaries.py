@@ -15,7 +15,7 @@ import pytest
 
 import bench as lib
 from bench.analysis import summaries
-from bench.analysis.figures import figures_of
+from bench.analysis.figures import figures_of, outcomes_of
 from bench.analysis.forms import FiguresForm, OutcomesForm, has_form
 from bench.execution.runner import Runner, _Active
 from bench.planning.spec import RunSpec
@@ -229,11 +229,12 @@ def test_the_forms_take_the_figures_of_every_kind_of_run() -> None:
             {**spec, "game": {**spec["game"], "facts": {**spec["game"]["facts"], "splits": kind == "plain"}}}
         )
         clean = {(row.game, row.index): row.label for row in rows} if kind in ("harm", "abstains", "minimal") else {}
+        right = outcomes_of(record, [row for row in rows if not row.poison], clean)
         games = [GameRecord(0, 6, 6, "", True, 0.1, 0.2, 0.3, 0, 0, 0.0, [0.5], {"short-batch": "it is short"})]
-        figures = json.loads(json.dumps(figures_of(record, rows, games, clean, None)))
+        figures = json.loads(json.dumps(figures_of(record, rows, games, clean, right, None)))
         assert has_form(FiguresForm, figures), (kind, figures)
         found |= set(figures)
-        answered = summaries.Answered.of(record, rows, {(row.game, row.index): True for row in rows}, "stream")
+        answered = summaries.Answered.of(record, rows, {(row.game, row.index): True for row in rows})
         assert has_form(OutcomesForm, json.loads(json.dumps(answered.to_json())))
         assert summaries.Answered.from_json(answered.to_json()) == answered
     assert found == set(FiguresForm.model_fields)

@@ -476,6 +476,13 @@ def test_without_an_address_a_cluster_of_its_own_is_started(
     assert {name: value for name, value in seen.items() if name in ("address", "num_cpus")} == asked
 
 
+def test_rays_client_is_refused_wherever_its_address_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://h:10001")
+    with pytest.raises(BadValue, match="RAY_ADDRESS ray://h:10001 is of Ray's client"):
+        check_ray("")
+    check_ray("h:6379")
+
+
 def test_a_signal_to_end_is_an_interruption_though_ray_would_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
 

@@ -84,6 +84,22 @@ def test_an_export_leaves_out_a_run_with_a_damaged_row_and_reads_no_more_than_it
     assert table.code == 0 and not table.err and f"{key[:12]}" in table.out
 
 
+def test_doctor_holds_all_summaries_against_their_rows_and_names_those_it_cannot(bench: Bench, db: str) -> None:
+    pgd, fgsm = key_of(db, "pgd"), key_of(db, "fgsm")
+    damaged(db, "UPDATE examples SET resent = 'null' WHERE run = ?", pgd)
+    assert bench("list", "runs", "--db", db).code == 0
+    damaged(db, "UPDATE summaries SET figures = '{}' WHERE run = ?", fgsm)
+    told = " ".join(bench("doctor", "--deep", "--db", db).out.split())
+    assert f"of run {fgsm[:12]}: summary are not of its rows" in told and "2 of 3 runs have none, or the one" in told
+    damaged(db, "UPDATE examples SET resent = 'nil?' WHERE run = ? AND position = 1", pgd)
+    told = " ".join(bench("doctor", "--deep", "--db", db).out.split())
+    assert f"The run {pgd[:12]} is damaged. The row at position 1 of game 0" in told and "1 of 3 runs have none" in told
+    damaged(db, "UPDATE alembic_version SET version_num = '0008'")
+    assert "they were not compared: the next command that writes" in " ".join(
+        bench("doctor", "--deep", "--db", db).out.split()
+    )
+
+
 #: what is changed inside a stored request, and the words that name it
 INNER: list[tuple[tuple[str, ...], Any, str]] = [
     (("defense", "name"), 3, "defense: name is 3"),

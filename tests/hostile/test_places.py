@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sqlite3
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.cache import Cache
+from bench.errors import DiskError
 from bench.store import Store
 from tests.conftest import Bench, sets
 from tests.hostile.places import fill, not_writable, small_disk
@@ -66,6 +69,17 @@ def test_another_users_damaged_images_are_named_and_left_where_they_are(bench: B
         told = bench("verify", key, "--db", theirs / "bench.db")
     assert told.code == 1 and not told.err and told.out.count("its image is not there, or its file cannot be read") == 4
     assert not list(theirs.rglob("*.damaged"))
+
+
+def test_a_disk_without_room_for_the_images_of_a_store_is_told(
+    bench: Bench, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Cache, kind: str, key: str) -> object:
+        raise DiskError(errno.ENOSPC, "No space left on device", key)
+
+    monkeypatch.setattr(Cache, "find_tensors", full)
+    told = bench("verify", key_of(theirs, "pgd"), "--db", theirs / "bench.db")
+    assert told.code == 1 and "No space left on device" in told.err and "its image is not there" not in told.out
 
 
 def test_what_has_to_write_there_says_so_in_one_line(bench: Bench, theirs: Path) -> None:

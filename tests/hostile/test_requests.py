@@ -227,7 +227,7 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     (("init", "--db", "nosuch://x"), "No driver for nosuch://x is installed"),
     ((*RUN, "--engine", "rey"), "engine in [runner] is 'rey'"),
     ((*RUN, "--engine", "ray", "--in-process"), "leave --engine ray out"),
-    ((*RUN, "--engine", "ray", "--address", "ray://h:1"), "is of Ray's client"),
+    ((*RUN, "--engine", "ray", "--address", "ray://h:1"), "--address ray://h:1 is of Ray's client"),
     ((*RUN, "--store", "ftp://"), "--store 'ftp://' names no place"),
     ((*RUN, "--store", "nosuch://x"), "is no folder and no URL of a store"),
 ]

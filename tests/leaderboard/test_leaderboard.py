@@ -958,6 +958,16 @@ def test_another_norm_has_its_radius_in_the_command(bench: Bench) -> None:
     assert [row["run"] for row in bench(*shlex.split(text)[1:], "--dry-run", "--json").runs] == [planned["run"]]
 
 
+def test_a_radius_that_was_forced_is_forced_in_the_command(bench: Bench) -> None:
+    import shlex
+
+    args = ("--defense", "regular", "--attack", "pgd", "--norm", "l2", "--eps", "8", "-n", 5, "--dry-run", "--json")
+    (planned,) = bench("run", *args, "--force-eps").runs
+    text, note = command_of(RunSpec.from_dict(planned["spec"]), config.load(None), facts_of(None))
+    assert note == "" and text.endswith("--force-eps")
+    assert [row["run"] for row in bench(*shlex.split(text)[1:], "--dry-run", "--json").runs] == [planned["run"]]
+
+
 def test_radii_stand_in_the_command_where_the_dataset_has_none(bench: Bench) -> None:
     import shlex
 
@@ -1001,7 +1011,8 @@ def test_a_run_that_no_command_gives_says_so() -> None:
         {"attack": "eot:pgd", "eps": 0.1, "defense": "noise-vote", "sets": {"defense.samples": 3, "attack.samples": 2}},
         {"attack": "square", "eps": 0.1, "network": "mine", "name": "images", "sets": {"threat.queries": 7}},
         {"attack": "pgd-skip", "eps": 0.1, "sets": {"game.protocol": "stream", "attack.steps": 2}},
-        {"attack": "clean"},
+        {"attack": "clean", "sets": {"base.seed": 3}},
+        {"attack": "fgsm", "eps": 1.0, "force_eps": True},
     ],
 )
 def test_the_lines_of_a_network_in_memory_give_the_same_run(tmp_path: Path, more: dict[str, Any]) -> None:

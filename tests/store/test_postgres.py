@@ -148,6 +148,7 @@ def test_a_server_that_stays_away_is_told_after_a_while_and_waited_for_once(
         (psycopg.errors.CannotConnectNow(), True),
         (psycopg.errors.ConnectionFailure(), True),
         (psycopg.errors.DiskFull(), False),
+        (psycopg.errors.QueryCanceled(), False),
         (psycopg.errors.DeadlockDetected(), False),
         (sqlite3.OperationalError("database is locked"), False),
     ],
