@@ -330,7 +330,10 @@ def test_columns_without_a_value_on_this_board_are_hidden_until_they_are_chosen(
     assert column(page, "ranking", "Refuses %") == ["\u2013"] * 4
     again = visit(fragment=page.evaluate("location.hash.slice(1)"))
     assert "Refuses %" in (titles := again.locator("#ranking thead th").all_inner_texts()) and "Clean %" not in titles
-    page.select_option("select[name=dataset]", "mnist")  # one entry, so no rank; what was chosen stays
+    page.select_option("select[name=dataset]", "mnist")
+    assert page.inner_text("#ranking tbody") == "Nothing here."
+    assert {"Rank", "Refuses %"} < set(page.locator("#ranking thead th").all_inner_texts())  # nothing says what to hide
+    page.check("[value=train-time]")  # one entry, so no rank; what was chosen stays
     assert "Rank" not in (titles := page.locator("#ranking thead th").all_inner_texts()) and "Refuses %" in titles
     page.evaluate("location.hash = 'dataset=digits'")
     page.wait_for_selector("#ranking thead th:has-text('Rank')")
