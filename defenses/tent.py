@@ -72,7 +72,7 @@ class Tent(BatchDefense):
         if not self._names:
             raise BadAnswer(
                 f"tent has nothing to adapt in a {type(base.network).__name__} without batch norm; give a network that "
-                f"has it, such as base.model=cifar-resnet20"
+                f"has it, such as --set base.model=cifar-resnet20"
             )
         own = dict(self._network.named_parameters())
         self._state = self._adam.start([own[name].detach().clone() for name in self._names])

@@ -266,6 +266,13 @@ class WrongShapeDefense(Wrapped):
         return super().answer(x)[:, :9]
 
 
+class CannotBeFitted(Wrapped):
+    """Raises while it is fitted."""
+
+    def fit(self, task: Any, base: Defense | None, context: Context) -> None:
+        raise ValueError("nothing to\nadapt")
+
+
 class RaisingDefense(Wrapped):
     """Raises while it answers."""
 

@@ -60,6 +60,13 @@ class DefenseSubject:
         return self.x[-(self.batch - 1) :] if self.spec.game.batch > 1 else None
 
 
+def check_is_fitted(subject: DefenseSubject) -> str:
+    """fit ends. The other checks are asked of what it makes."""
+    subject.fresh()
+    spec = subject.spec
+    return "a base is trained" if spec.is_base else f"on {spec.base.name}, {spec.dataset.name}"
+
+
 def check_declares_its_kind(subject: DefenseSubject) -> str:
     """`kind` is one of three, and a batch defense has a batch size."""
     defense = subject.fresh()
@@ -304,6 +311,7 @@ def same_state(a: State, b: State) -> bool:
 
 
 DEFENSE_CHECKS: tuple[Check, ...] = (
+    check_is_fitted,
     check_declares_its_kind,
     check_answers_finite_logits,
     check_some_inputs_are_answered,

@@ -15,7 +15,7 @@ import click
 
 from bench import registry
 from bench.cli.complete import names
-from bench.cli.options import using_options
+from bench.cli.options import parse_sets, set_option, using_options
 from bench.execution.session import open_session
 
 
@@ -33,12 +33,14 @@ from bench.execution.session import open_session
     shell_complete=names("defense"),
 )
 @click.option("--in-process", is_flag=True, help="Check in this process, for a debugger; else it has one of its own.")
+@set_option
 @using_options
 def check(
     name: str,
     dataset: str,
     base: str,
     in_process: bool,
+    sets: tuple[str, ...],
     as_json: bool,
     db: str | None,
     data_dir: str | None,
@@ -50,7 +52,7 @@ def check(
     The checks run in a process of their own: if the plug-in ends that process, the contract does not hold.
     """
     if in_process or any(names.registered_here(name) for names in (registry.defenses, registry.attacks)):
-        verdict: dict[str, Any] | int = _checked(name, dataset, base, db, data_dir, plugins, config)
+        verdict: dict[str, Any] | int = _checked(name, dataset, base, parse_sets(sets), db, data_dir, plugins, config)
     else:
         more = [
             ("--base", base or None),
@@ -58,6 +60,7 @@ def check(
             ("--data-dir", data_dir),
             ("--config", config),
             *(("--plugin", file) for file in plugins),
+            *(("--set", text) for text in sets),
         ]
         options = [part for option, value in more if value is not None for part in (option, value)]
         verdict = _checked_apart(["--dataset", dataset, *options, "--", name])
@@ -99,6 +102,7 @@ def _checked(
     name: str,
     dataset: str,
     base: str,
+    sets: dict[str, str],
     db: str | None,
     data_dir: str | None,
     plugins: tuple[str, ...],
@@ -123,7 +127,7 @@ def _checked(
     with tempfile.TemporaryDirectory(prefix="bench-check-") as folder:
         if not settings.cache_root.exists():  # a check leaves nothing behind where nothing was
             settings = replace(settings, cache_root=Path(folder))
-        results = run_checks(name, kind, session.config, Resources(settings), dataset, base)
+        results = run_checks(name, kind, session.config, Resources(settings), dataset, base, sets)
     passed = all(result.passed for result in results)
     checks = [asdict(result) for result in results]
     return {"name": name, "kind": kind, "dataset": dataset, "passed": passed, "checks": checks}

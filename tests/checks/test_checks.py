@@ -133,6 +133,25 @@ def test_a_planted_fault_trips_its_check(resources: Resources, cls: type, check:
     assert not result.passed and result.message and "\n" not in result.message
 
 
+def test_a_defense_that_cannot_be_fitted_is_asked_nothing_else(resources: Resources) -> None:
+    registry.register_defense("faulty", planted.CannotBeFitted)
+    results = run(resources, "faulty", "defense")
+    assert [(r.name, r.passed, r.message) for r in results.values()] == [
+        ("is fitted", False, "raised ValueError: nothing to adapt")
+    ]
+    with pytest.raises(BadValue, match=r"^pgd cannot be checked against faulty, which raised ValueError: nothing to"):
+        run(resources, "pgd", "attack", "faulty")
+
+
+def test_what_a_defense_needs_can_be_set(bench: Bench) -> None:
+    done = bench("check", "tent")
+    assert done.code == 1 and done.out.count("FAIL") == 1 and "--set base.model=cifar-resnet20" in done.out
+    done = bench("check", "tent", "--set", "base.model=cifar-resnet20", "--set", "base.epochs=1")
+    assert done.code == 0 and "FAIL" not in done.out and "ok    is fitted: on regular, digits" in done.out
+    done = bench("check", "dia", "--base", "tent", "--in-process")
+    assert done.code == 2 and "cannot be checked against tent" in done.err and len(done.err.splitlines()) == 1
+
+
 def test_a_copy_of_the_network_may_be_changed(resources: Resources) -> None:
     registry.register_defense("sound", planted.AnswersIntoCopy)
     assert run(resources, "sound", "defense")["answers leave their input alone"].passed
