@@ -16,6 +16,7 @@ from bench.contracts import labels_of
 from bench.errors import BadValue
 from bench.game.resources import Resources
 from bench.rows import REFUSED
+from defenses.blacklight import Fingerprints
 from defenses.non_local_means import non_local_means
 from defenses.squeeze_detect import threshold_at
 from defenses.tent import BatchStatistics
@@ -209,6 +210,31 @@ def test_blacklight_refuses_what_is_nearly_what_it_saw_and_tells_accounts_apart(
         own.account = account
         answers += labels_of(own.predict(x[:1]), 10)
     assert [label == REFUSED for label in answers] == [False, False, False, False, True]
+
+
+def test_blacklight_finds_with_its_index_what_a_comparison_with_all_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fingerprints, "LATEST", 4)
+    draw = torch.Generator().manual_seed(3)
+    store = Fingerprints.of(torch.empty((0, 6), dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+    prints, whose, sizes = [], [], []
+    for step in range(30):
+        drawn = torch.randperm(25, generator=draw)[:6].sort(descending=True).values
+        if step % 3 == 0:
+            drawn[4:] = -1  # an image with fewer windows
+        own = drawn[drawn >= 0]
+        for account in (None, 0, 1, 7):
+            alike = [
+                int(torch.isin(old, own).sum()) for old, by in zip(prints, whose, strict=True) if account in (None, by)
+            ]
+            assert sorted(filter(None, store.shared(own, account).tolist())) == sorted(filter(None, alike))
+        before = store.in_order()
+        prints.append(drawn)
+        whose.append(step % 2)
+        twin, store = store, store.with_one(drawn, step % 2)
+        assert all(torch.equal(a, b) for a, b in zip(twin.in_order(), before, strict=True))  # a fork keeps its own
+        assert torch.equal(store.in_order()[0], torch.stack(prints)) and store.in_order()[1].tolist() == whose
+        sizes.append(len(store.latest))
+    assert max(sizes) == 3 and sizes.count(0) == 7
 
 
 def linear(x: Tensor, state: tuple[Tensor, ...], number: int) -> tuple[Tensor, ...]:
