@@ -114,10 +114,10 @@ def over_runs(
 ) -> dict[str, Any] | None:
     """The verdict of a tier over these examples (`tier_verdict`), with what broke them by the name of the attack.
 
-    Of the runs that broke an example the cheapest is its breaker. judging: the runs whose games make the interval;
-    None: all of them.
+    Of the runs that broke an example the cheapest is its breaker; of equals, the attack in the fewest wrappers.
+    judging: the runs whose games make the interval; None: all of them.
     """
-    cheapest_first = sorted(runs, key=lambda run: (run.cost, run.key))
+    cheapest_first = sorted(runs, key=lambda run: (run.cost, run.attack.count(":"), run.attack, run.key))
     outcomes = {run.key: {i: ok for i, ok in run.right.items() if i in examples} for run in runs}
     judging = runs if judging is None else judging
     shared = max((run.shared for run in judging), default="")  # "" for a static defense: its examples share nothing

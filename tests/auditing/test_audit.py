@@ -16,7 +16,7 @@ from attacks.pgd import PGD
 from bench import config, registry
 from bench.analysis.harm import Harm
 from bench.analysis.pairs import paired
-from bench.analysis.worst_case import breakers_of, gain_over_base, tier_verdict
+from bench.analysis.worst_case import AttackRun, breakers_of, gain_over_base, over_runs, tier_verdict
 from bench.auditing import prepare
 from bench.auditing.audit import Player
 from bench.auditing.battery import BUDGETS, Step, Subject, battery
@@ -338,6 +338,20 @@ def test_the_worst_case_of_a_tier_and_who_broke_what() -> None:
     one_stream = tier_verdict(steps, outcomes, "aware-full", None, "stream")
     assert one_stream is not None and one_stream["robust_accuracy"]["method"] == "Wilson, given this one stream"
     assert tier_verdict(steps, {}, "aware-full", None) is None
+
+
+def test_the_breaker_is_the_cheapest_and_of_equals_the_one_in_the_fewest_wrappers() -> None:
+    def run(key: str, attack: str, cost: float, *right: bool) -> AttackRun:
+        return AttackRun(key, attack, "aware-full", cost, dict(enumerate(right)), dict.fromkeys(range(4), 0))
+
+    runs = [
+        run("1", "bpda:pgd-skip", 20.0, False, False, True, False),
+        run("9", "pgd-skip", 20.0, False, True, True, False),
+        run("5", "pgd", 10.0, True, True, True, False),
+    ]
+    verdict = over_runs(runs, range(4), "aware-full")
+    assert verdict is not None
+    assert verdict["breakers"] == {name: pytest.approx(1 / 3) for name in ("pgd", "pgd-skip", "bpda:pgd-skip")}
 
 
 def test_the_gain_is_worst_case_against_worst_case() -> None:
