@@ -65,13 +65,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Report:
-    """Cells by row and column (None: not run), in the order of the suite's table."""
+    """Cells by row and column (None: not run), in the order of the suite's table. declined: how many were not run since
+    the attack declined."""
 
     suite: str
     source: str
     about: str
     columns: list[str]
     rows: list[tuple[str, list[Cell | None]]]
+    declined: int = 0
 
     @property
     def cells(self) -> list[Cell]:
@@ -126,13 +128,15 @@ def lay_out(
     If several runs fit a cell, the run with most examples is taken, of these the newest. Rows without any run are
     left out.
     """
-    rows = []
+    rows, declined = [], 0
     for row in table.rows:
         cells: list[Cell | None] = []
+        refused = 0
         for number, column in enumerate(table.columns):
             paper = row.paper[number] if row.paper else "-"
             where = {**(common or {}), **row.where, **column.where}
-            fitting = [r for r in results if r["status"] == "DONE" and matches(where, specs[r["run"]])]
+            meant = [r for r in results if r["status"] in ("DONE", "SKIPPED") and matches(where, specs[r["run"]])]
+            fitting = [r for r in meant if r["status"] == "DONE"]
             if column.kind != "run" and answers is not None:
                 own = _comparable(fitting)
                 base = _comparable([r for r in results if _is_base_of(specs[r["run"]], own, specs)])
@@ -142,10 +146,12 @@ def lay_out(
             best = max(enumerate(fitting), key=lambda item: (item[1]["n"], item[0]), default=(0, None))[1]
             figure = None if isinstance(paper, str) else float(paper)
             cells.append(None if best is None else _cell(row.title, column.title, best, figure))
+            refused += best is None and bool(meant)
         if any(cell is not None for cell in cells):
             rows.append((row.title, cells))
+            declined += refused
     shown = [specs[cell.run] for _, cells in rows for cell in cells if cell is not None and cell.run]
-    return Report(suite, table.source, conditions(shown), [column.title for column in table.columns], rows)
+    return Report(suite, table.source, conditions(shown), [column.title for column in table.columns], rows, declined)
 
 
 def published_figure(spec: Mapping[str, Any], suites: Mapping[str, Suite]) -> tuple[float, str] | None:
@@ -285,7 +291,8 @@ def agreement(report: Report) -> str:
     """One line: how many figures there are, and how they compare."""
     figures = [cell for cell in report.cells if cell.paper is not None]
     cheats = sum(cell.violations > 0 for cell in report.cells)
-    end = f"{report.missing} cells not run" + (f"; {cheats} broke the threat model (V1)" if cheats else "")
+    end = f"{report.missing} cells not run" + (f" ({report.declined} declined)" if report.declined else "")
+    end += f"; {cheats} broke the threat model (V1)" if cheats else ""
     if not figures:
         return f"{len(report.cells)} runs, no published figure; {end}"
     counts = ", ".join(f"{report.count(which)} {name}" for which, name in _WORDS)

@@ -116,6 +116,11 @@ def test_the_run_of_most_examples_stands_in_a_cell_and_of_these_the_newest() -> 
     assert minimal is not None and (minimal.value, minimal.at_budget, minimal.paper) == (20.0, 90.0, 20.0)
     assert minimal.verdict == "undecided"
     assert agreement(made) == "2 published figures: 1 agree, 0 disagree, 1 undecided (margin 5 points); 2 cells not run"
+    declined = [*results, result("f", 0, 0.0, "SKIPPED"), result("g", 0, 0.0, "FAILED")]
+    one_more = lay_out(
+        "mine", TABLE, declined, {**specs, "f": spec(game__p=100), "g": spec(game__p=100, defense__delta=1.0)}
+    )
+    assert one_more.rows == made.rows and agreement(one_more).endswith("; 2 cells not run (1 declined)")
     text = to_markdown(made)
     assert "| half | 50.0 (49-51) / 50 agrees | - |" in text and "A \\| paper" in text
     assert "mnist; network mnist-cnn; radius linf 0.0314; n 10; seed 0" in text
