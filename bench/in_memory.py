@@ -144,6 +144,7 @@ def audit(
     `bench.audit("rmc", dataset="mnist")` audits a defense by name; `bench.audit(net, x, y, eps="8/255")` a network in
     memory, or with defense="rmc" that defense on top of it. The arguments are those of `evaluate` and of the command.
 
+    eps       radius in linf, in units of [0, 1] pixels; None: the dataset's own
     budget    quick, standard or full
     base      under a runtime defense that is given by name; dataset: likewise
 
@@ -151,7 +152,7 @@ def audit(
     answer (`failed`). The steps are runs of the database: the same call goes on where an interrupted one stopped.
     """
     session = open_session(_path(config), tuple(str(file) for file in _each(plugins)))
-    values = dict(sets or {})
+    values, radius = dict(sets or {}), None if eps is None else parse_number("eps", eps)
     if x is not None or y is not None or not isinstance(model, str | type):
         if x is None or y is None:
             raise BadValue(
@@ -164,6 +165,15 @@ def audit(
         values, dataset = {**keys, **values}, name
         (subject,) = _names(registry.defenses, base if defense is None else defense)
     else:
+        for argument, value, default in (
+            ("defense", defense, None), ("train", train, None), ("normalize", normalize, None),
+            ("classes", classes, None), ("outputs", outputs, "logits"), ("name", name, "arrays"),
+            ("network", network, "network"),
+        ):  # fmt: skip
+            if value is not None if default is None else value != default:
+                raise BadValue(
+                    f"{argument} is for a network in memory, with its images and labels: bench.audit(model, x, y, ...)."
+                )
         (subject,) = _names(registry.defenses, model)
     if budget not in BUDGETS:
         raise BadValue(f"budget is {budget!r}; give {', '.join(BUDGETS)}.")
@@ -173,7 +183,7 @@ def audit(
     url = session.db(_path(db))
     how = in_this_process(how, "bench.audit plays in this process alone", "leave runner.engine out of sets")
     settings = session.settings(url, data_folder(_path(data_dir)), pick_device(device), 1, how)
-    planned = prepare(subject, base, dataset, budget, session.config, settings, seed=seed, n=n, sets=values)
+    planned = prepare(subject, base, dataset, budget, session.config, settings, eps=radius, seed=seed, n=n, sets=values)
     store = Store.open(url)
     assert store is not None
     with threads_kept():

@@ -369,6 +369,12 @@ def test_a_network_and_a_name_are_audited(net: nn.Module, points: Any) -> None:
         lib.audit("regular", budget="much")
     with pytest.raises(UnknownName, match="regulr"):
         lib.audit("regulr")
+    with pytest.raises(BadValue, match=r"^normalize is for a network in memory, with its images and labels"):
+        lib.audit("regular", normalize=([0.5], [0.5]))
+    with pytest.raises(BadValue, match=r"^defense is for a network in memory"):
+        lib.audit("regular", defense="rmc")
+    with pytest.raises(BadValue, match=r"^eps is 0; an audit needs a radius above 0"):
+        lib.audit("regular", eps=0)
 
 
 def test_run_says_what_to_call_for_networks_and_arrays_and_prints_none(net: nn.Module, points: Any) -> None:

@@ -33,7 +33,7 @@ from bench.planning.rules import rules_of
 from bench.planning.spec import RunSpec
 from bench.settings import Settings
 from bench.store import Store
-from bench.threat import Tier, tier_of
+from bench.threat import ThreatModel, Tier, tier_of
 
 #: points on which behaviour is measured: of a static defense, and of one that answers slowly
 POINTS, SLOW_POINTS = 100, 12
@@ -72,11 +72,16 @@ def prepare(
     config: Config,
     settings: Settings,
     *,
+    eps: float | None = None,
     seed: int | None = None,
     n: int | None = None,
     sets: Mapping[str, Any] | None = None,
 ) -> Audit:
-    """Plan an audit. Raises a `BenchError` if the request is wrong."""
+    """Plan an audit. Raises a `BenchError` if the request is wrong.
+
+    eps: radius in linf, in units of [0, 1] pixels; None: the dataset's own. What the attacker sends among other users'
+    inputs keeps the radius of its attack.
+    """
     entry = registry.defenses[defense]
     cls = entry.load()
     own = entry.base or not cls.uses_base
@@ -84,6 +89,8 @@ def prepare(
     base = defense if own else base or config.run.base
     dataset = dataset or config.run.dataset
     facts, given = facts_of(settings.data_dir), dict(sets or {})
+    if eps is not None and not ThreatModel(eps=eps).eps > 0:
+        raise BadValue(f"eps is {eps:g}; an audit needs a radius above 0, such as 8/255.")
     if "game.repeats" in given:
         raise BadValue(
             "An audit plays every game once; leave out game.repeats, and see the spread with: bench run --repeats"
@@ -93,19 +100,20 @@ def prepare(
     steps = battery(subject, budget)
     if n is not None:
         steps = [replace(step, n=min(step.n, n)) for step in steps]
-    radius = 0.0
+    radius = eps
     for step in steps:
         values = {k: v for k, v in given.items() if not (step.on_base and k.startswith("defense."))}
+        radii, ranked = _radii_of(step, radius, eps)
         request = Request(
             defenses=(base if step.on_base else defense,),
             attacks=(step.attack,),
             bases=() if own or step.on_base else (base,),
             datasets=(dataset,),
-            eps=() if step.eps == 1.0 else (_bounded(radius, step.eps),),
+            eps=radii,
             seeds=() if seed is None else (seed,),
             n=step.n,
             repeats=1,  # a verdict is over points, each played once
-            sets={**values, **step.sets},
+            sets={**values, **step.sets, **ranked},
             force_eps=step.eps in (0.0, 2.0),  # no bound, or twice a radius that may reach far
         )
         try:
@@ -115,14 +123,21 @@ def prepare(
                 raise
             impossible[step.name] = str(error)
         else:
-            radius = radius or planned[step.name].spec.threat.eps
+            radius = planned[step.name].spec.threat.eps if radius is None else radius
     steps = [step for step in steps if step.name in planned]
     return Audit(defense, base, dataset, budget, steps, planned, impossible)
 
 
-def _bounded(radius: float, factor: float) -> float:
-    """A radius in linf times the factor; for factor 0, one that reaches every image of the box."""
-    return min(radius * factor, 1.0) if factor else 1.0
+def _radii_of(step: Step, radius: float | None, given: float | None) -> tuple[tuple[float, ...], dict[str, float]]:
+    """The radii of a step's request, and what it sets for an attack of minimal norm. radius: of the audit, once it is
+    known; given: by the user. () and {}: as the dataset and the attack have it."""
+    if step.eps != 1.0:
+        assert radius is not None  # such a step is not the first
+        return (min(radius * step.eps, 1.0) if step.eps else 1.0,), {}  # 1 reaches every image of the box
+    attack = registry.attacks[step.attack].resolved()
+    if given is None or "eps" in (attack.preset or {}):
+        return (), {}
+    return ((), {"threat.eps": given}) if attack.load().kind == "minimal" else ((given,), {})
 
 
 def play(audit: Audit, store: Store, settings: Settings, listener: Listener) -> dict[str, Any]:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     help="How many examples and how long.",
     shell_complete=one_of("quick", "standard", "full"),
 )
+@click.option(
+    "--eps", metavar="EPS", help="Radius in linf, in [0, 1] pixels: 0.3 or 8/255.", show_default="dataset.NAME.eps"
+)
 @click.option("-n", "n", type=int, metavar="N", help="At most N examples.", show_default="as many as the budget has")
 @click.option(
     "--seed", type=int, metavar="S", help="Seed of examples, backgrounds and noise.", cls=Configured, key="run.seed"
@@ -47,6 +50,7 @@ def audit(
     base: str,
     dataset: str,
     budget: str,
+    eps: str | None,
     n: int | None,
     seed: int | None,
     workers: int | None,
@@ -73,6 +77,7 @@ def audit(
     from bench.auditing.battery import BUDGETS
     from bench.data.files import data_dir as data_folder
     from bench.environment import one_thread, pick_device
+    from bench.threat import parse_number
 
     if budget not in BUDGETS:
         raise BadValue(f"--budget is {budget!r}; give {', '.join(BUDGETS)}.")
@@ -80,6 +85,7 @@ def audit(
         raise UnknownName("defense", defense, [entry.name for entry in registry.defenses], "bench list defenses")
     if n is not None and n < 2:
         raise BadValue(f"-n is {n}; an audit needs at least 2 examples.")
+    radius = None if eps is None else parse_number("eps", eps)
     url = session.db(db)
     values = parse_sets(sets)
     how = take_runner(values)
@@ -87,7 +93,7 @@ def audit(
     from bench.auditing import Player, prepare
     from bench.store import Store
 
-    planned = prepare(defense, base, dataset, budget, session.config, settings, seed=seed, n=n, sets=values)
+    planned = prepare(defense, base, dataset, budget, session.config, settings, eps=radius, seed=seed, n=n, sets=values)
     if dry_run:
         _print_plan(planned, None)
         return 0

@@ -20,6 +20,7 @@ OUT_OF_TIME = 75
 
 
 if TYPE_CHECKING:
+    from bench.config import Config
     from bench.execution.session import Prepared
     from bench.planning.spec import RunSpec
     from bench.store import RunRecord, Store
@@ -184,9 +185,7 @@ def run(
         prepared.play(store, listener)
     given = [("--db", db), ("--config", config), ("--data-dir", data_dir), *(("--plugin", file) for file in plugins)]
     options = [word for option, value in given if value is not None for word in (option, value)]
-    return _report(
-        prepared, store, as_json, options, {"base": session.config.run.base, "dataset": session.config.run.dataset}
-    )
+    return _report(prepared, store, as_json, options, session.config)
 
 
 def _print_plan(planned: list[Any], store: Any, as_json: bool) -> None:
@@ -230,10 +229,10 @@ def _short(column: str, value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _report(prepared: Prepared, store: Store, as_json: bool, options: list[str], usual: dict[str, str]) -> int:
+def _report(prepared: Prepared, store: Store, as_json: bool, options: list[str], config: Config) -> int:
     """Print the runs of the request, each once; the exit code: 75 if some are left, 1 if one has failed.
 
-    options and usual: see `bench.cli.hints.after_runs`
+    options: see `bench.cli.hints.after_runs`
     """
     from bench.analysis.describe import describe_all
     from bench.cli.hints import after_runs
@@ -256,5 +255,11 @@ def _report(prepared: Prepared, store: Store, as_json: bool, options: list[str],
         click.echo(f"bench: {summary(left, prepared.settings.workers)}", err=True)
         return OUT_OF_TIME
     if not as_json:
-        click.echo(after_runs(results, store.place, options, usual), err=True)
+        from bench.planning.facts import facts_of
+        from bench.planning.repeat import audit_of
+
+        specs = {item.spec.key: item.spec for item in prepared.planned}
+        facts = facts_of(prepared.settings.data_dir)
+        told = after_runs(results, store.place, options, lambda run: audit_of(specs[run], config, facts, options))
+        click.echo(told, err=True)
     return int(any(result["status"] == "FAILED" for result in results))

@@ -57,8 +57,8 @@ def plan(requests: list[Request], config: Config, facts_of: FactsOf, checked: bo
     keys.check([key for request in requests for key in request.sets])
     if any(request.eps or request.norm for request in requests) and not keys.bounded:
         raise BadValue(
-            "--eps and --norm apply to attacks within a budget, and none of these attacks has one: drop them, or set "
-            "dataset.NAME.eps in bench.toml, at which attacks of minimal norm are ranked."
+            "--eps and --norm apply to attacks within a budget, and none of these attacks has one: drop them. Attacks "
+            "of minimal norm are ranked at the radius threat.eps (--set) or dataset.NAME.eps (bench.toml)."
         )
     return list(planned.values())
 
@@ -317,7 +317,10 @@ class _Resolver:
     def _threats(self, attack: str, dataset: str) -> list[ThreatModel]:
         entry = registry.attacks[attack].resolved()
         threat = ThreatModel().with_fields(dict(entry.preset or {}))
-        free = set(entry.free or ())
+        cls = entry.load()
+        free = set(entry.free or ()) | (
+            {"eps"} if cls.kind == "minimal" and "eps" not in (entry.preset or {}) else set()
+        )
         self.keys.declare("threat", free)
         for name in {f.name for f in fields(threat)} - free:
             self.keys.fixed.setdefault(f"threat.{name}", set()).add(f"--{name}" if name in ("eps", "norm") else attack)
@@ -328,9 +331,9 @@ class _Resolver:
         threat = threat.with_fields(values)
         if "eps" in (entry.preset or {}) and not ("eps" in free and self.request.eps):
             return [threat]
-        cls = entry.load()
-        if cls.kind == "minimal":  # its own norm; the budget is the metrics' question
-            return [threat.with_fields({"norm": cls.norm, "eps": self._radius(dataset, cls.norm)})]
+        if cls.kind == "minimal":  # its own norm; the radius is only what it is ranked at
+            radius = threat.eps if "eps" in values else self._radius(dataset, cls.norm)
+            return [threat.with_fields({"norm": cls.norm, "eps": radius})]
         self.keys.bounded = True
         norm = self.request.norm or cls.norm
         radii = self.request.eps or (self._radius(dataset, norm),)

@@ -1,9 +1,9 @@
-"""The command that plays a stored run again; for a network in memory, the call."""
+"""The command that plays a stored run again, or audits what it attacked; for a network in memory, the call."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,6 +20,9 @@ from bench.threat import ThreatModel
 #: parts of a run and the first half of the keys of their parameters
 SECTIONS = ("defense", "base", "attack", "dataset")
 
+#: what is known of a dataset, by its name and parameters
+Facts = Callable[[str, TaskParams], TaskFacts]
+
 #: radii and norm, as in a request
 Budget = tuple[tuple[str, ...], str]
 
@@ -27,7 +30,7 @@ Budget = tuple[tuple[str, ...], str]
 def command_of(
     spec: RunSpec,
     config: Config,
-    facts: Callable[[str, TaskParams], TaskFacts],
+    facts: Facts,
     options: Sequence[str] = (),
     checked: bool = False,
 ) -> tuple[str, str]:
@@ -46,10 +49,9 @@ def command_of(
     request = Request(*names, n=spec.n, seeds=(spec.seed,), force_eps=True)
     bounded = spec.attack_kind != "minimal" and spec.attack.name != "clean"
     budget: Budget = ((repr(spec.threat.eps),), spec.threat.norm) if bounded else ((), "")
-    # a dataset may have no default radius, so the first plan sets all radii
-    radii = _radii(spec)
+    first = replace(request, eps=budget[0], norm=budget[1])
     try:
-        plain = plan([replace(request, eps=budget[0], norm=budget[1], sets=radii)], config, facts, checked)[0].spec
+        needed, plain = _plannable(spec, first, config, facts, checked)
     except BenchError as error:
         return "", f"Its command cannot be told here: {one_line(error)}"
     differ = _as_typed(_differences(spec, plain))
@@ -58,14 +60,15 @@ def command_of(
     budgets: list[Budget] = [((), ""), (budget[0], ""), budget]
     tried = [
         replace(request, eps=eps, norm=norm, repeats=repeats, sets=sets)
-        for sets in (differ, {**_as_typed(radii), **differ})
+        for sets in (differ, {**needed, **differ})
         for eps, norm in dict.fromkeys(budgets)
     ]
     shortest = None
     for one in tried:
         key = _key(one, config, facts)
         if key == spec.key:
-            return _text(spec, one, options, facts), ""
+            fewest = _fewest(one, needed, lambda fewer: _key(fewer, config, facts) == spec.key)
+            return _text(spec, fewest, options, facts), ""
         shortest = shortest or (one if key else None)
     note = "It gives another run now: what the run was made of has changed since."
     return _text(spec, shortest or tried[-1], options, facts), note
@@ -75,7 +78,7 @@ def command_against(
     spec: RunSpec,
     attacks: Sequence[str],
     config: Config,
-    facts: Callable[[str, TaskParams], TaskFacts],
+    facts: Facts,
     options: Sequence[str] = (),
     checked: bool = False,
 ) -> str:
@@ -88,14 +91,31 @@ def command_against(
     request = Request(
         *names, n=spec.n, seeds=(spec.seed,), eps=(repr(spec.threat.eps),), norm=spec.threat.norm, force_eps=True
     )
-    for sets in ({}, _as_typed(_radii(spec))):  # a dataset may have no default radius
-        try:
-            own = _as_typed(_of_entry(spec, request, sets, config, facts, checked))
-            if not _of_entry(spec, request, {**sets, **own}, config, facts, True):
-                return _text(spec, replace(request, sets={**sets, **own}), options, facts)
-        except BenchError:  # the next try, or none
-            continue
-    return ""
+    found = _same_entry(spec, request, config, facts, checked)
+    return "" if found is None else _text(spec, found, options, facts)
+
+
+def audit_of(spec: RunSpec, config: Config, facts: Facts, options: Sequence[str] = ()) -> str:
+    """The command that audits what a run attacked: the same defense, base, data and seed, and its radius if in linf.
+
+    "" if it cannot be planned here, or its network was in the memory of a program. options: see `command_of`.
+    """
+    if _was_in_memory(spec):
+        return ""
+    bases = () if spec.is_base else (spec.base.name,)
+    request = Request((spec.defense.name,), ("pgd-skip",), bases, (spec.dataset.name,), n=spec.n, seeds=(spec.seed,))
+    found = _same_entry(spec, request, config, facts, False)
+    if found is None:
+        return ""
+    radius = plan([found], config, facts, checked=True)[0].spec.threat.eps
+    words = ["bench", "audit", spec.defense.name]
+    words += ["--base", spec.base.name] if not spec.is_base and spec.base.name != config.run.base else []
+    words += ["--dataset", spec.dataset.name] if spec.dataset.name != config.run.dataset else []
+    words += ["--seed", str(spec.seed)] if spec.seed != config.run.seed else []
+    other = spec.threat.norm == "linf" and spec.threat.eps not in (0.0, radius)
+    words += ["--eps", _radius_text(spec.threat.eps)] if other else []
+    words += [word for key, value in found.sets.items() for word in ("--set", f"{key}={value}")]
+    return shlex.join([*words, *options])
 
 
 IN_MEMORY = (
@@ -166,12 +186,72 @@ def _usual(section: str, entry: registry.Entry, config: Config) -> dict[str, Any
     return {name: tables.get(name, field.default) for name, field in entry.load().Params.model_fields.items()}
 
 
+def _plannable(
+    spec: RunSpec, request: Request, config: Config, facts: Facts, checked: bool
+) -> tuple[dict[str, Any], RunSpec]:
+    """What a request must set, as text, to be planned at all, and what it then gives. `BenchError` where it cannot be.
+
+    A dataset may have no default radius, and a base no network: with all of a run's own parameters there is nothing
+    that a request may lack.
+    """
+    needed = _as_typed(_radii(spec))
+    try:
+        return needed, plan([replace(request, sets=needed)], config, facts, checked)[0].spec
+    except BenchError:
+        needed = _as_typed(_parameters(spec))
+        return needed, plan([replace(request, sets=needed)], config, facts, checked)[0].spec
+
+
+def _fewest(request: Request, needed: Mapping[str, Any], enough: Callable[[Request], bool]) -> Request:
+    """The request without those of the parameters `needed` that it can do without."""
+    for key in needed:
+        fewer = replace(request, sets={name: value for name, value in request.sets.items() if name != key})
+        if key in request.sets and enough(fewer):
+            request = fewer
+    return request
+
+
+def _same_entry(spec: RunSpec, request: Request, config: Config, facts: Facts, checked: bool) -> Request | None:
+    """The request with what it must set to attack exactly what a run attacked; None where that cannot be."""
+
+    def same(one: Request) -> bool:
+        try:
+            return not _of_entry(spec, one, dict(one.sets), config, facts, True)
+        except BenchError:
+            return False
+
+    for needed in ({}, _as_typed(_radii(spec)), _as_typed(_parameters(spec))):
+        try:
+            own = _as_typed(_of_entry(spec, request, needed, config, facts, checked))
+        except BenchError:  # the next try, or none
+            continue
+        full = replace(request, sets={**needed, **own})
+        if same(full):
+            return _fewest(full, needed, same)
+    return None
+
+
+def _parameters(spec: RunSpec) -> dict[str, Any]:
+    """All parameters of what a run attacked, by their dotted keys."""
+    sections = {section for section in SECTIONS if section != "attack"} - _unnamed(spec)
+    return {
+        f"{section}.{key}": value
+        for section in sorted(sections)
+        for key, value in getattr(spec, section).params.items()
+    }
+
+
+def _unnamed(spec: RunSpec) -> set[str]:
+    """The section that a request cannot set: a base has one of the two alone."""
+    return set() if not spec.is_base else {"base"} if spec.brings_network else {"defense"}
+
+
 def _of_entry(
     spec: RunSpec,
     request: Request,
     sets: dict[str, Any],
     config: Config,
-    facts: Callable[[str, TaskParams], TaskFacts],
+    facts: Facts,
     checked: bool,
 ) -> dict[str, Any]:
     """The parameters of defense, base and dataset in which a run differs from what a request gives."""
@@ -180,7 +260,7 @@ def _of_entry(
     return {key: value for key, value in differ.items() if key.split(".")[0] in ("defense", "base", "dataset")}
 
 
-def _is_forced(spec: RunSpec, facts: Callable[[str, TaskParams], TaskFacts]) -> bool:
+def _is_forced(spec: RunSpec, facts: Facts) -> bool:
     """Whether the radius is refused unless it is forced."""
     try:
         params = registry.datasets.load(spec.dataset.name).Params(**spec.dataset.params)
@@ -192,10 +272,8 @@ def _is_forced(spec: RunSpec, facts: Callable[[str, TaskParams], TaskFacts]) -> 
 
 def _radii(spec: RunSpec) -> dict[str, Any]:
     """The radii that a run's parts were made with, by their dotted keys."""
-    radii = {f"{name}.eps": part["eps"] for name in SECTIONS if "eps" in (part := getattr(spec, name).params)}
-    if spec.is_base:
-        radii.pop("base.eps" if spec.brings_network else "defense.eps", None)
-    return radii
+    sections = [section for section in SECTIONS if section not in _unnamed(spec)]
+    return {f"{name}.eps": part["eps"] for name in sections if "eps" in (part := getattr(spec, name).params)}
 
 
 def _as_typed(sets: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +281,7 @@ def _as_typed(sets: dict[str, Any]) -> dict[str, Any]:
     return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in sets.items()}
 
 
-def _key(request: Request, config: Config, facts: Callable[[str, TaskParams], TaskFacts]) -> str:
+def _key(request: Request, config: Config, facts: Facts) -> str:
     """The key of the run that a request gives; "" if it cannot be planned."""
     try:
         return plan([request], config, facts, checked=True)[0].spec.key  # the first plan of this run looked
@@ -215,7 +293,7 @@ def _differences(spec: RunSpec, plain: RunSpec) -> dict[str, Any]:
     """The dotted keys in which a run differs from the configuration's values."""
     differing: dict[str, Any] = {}
     for section in SECTIONS:
-        if section == ("base" if spec.brings_network else "defense") and spec.is_base:
+        if section in _unnamed(spec):
             continue
         own, given = getattr(spec, section).params, getattr(plain, section).params
         differing |= {f"{section}.{name}": value for name, value in own.items() if given.get(name) != value}
@@ -225,20 +303,26 @@ def _differences(spec: RunSpec, plain: RunSpec) -> dict[str, Any]:
         own, given = spec.surrogate_base.params, plain.surrogate_base.params
         differing |= {f"surrogate.{name}": value for name, value in own.items() if given.get(name) != value}
     own, given = asdict(spec.threat), asdict(plain.threat)
-    differing |= {f"threat.{k}": v for k, v in own.items() if v != given[k] and k not in ("eps", "norm")}
+    said = ("norm",) if spec.attack_kind == "minimal" else ("eps", "norm")  # by options of their own
+    differing |= {f"threat.{k}": v for k, v in own.items() if v != given[k] and k not in said}
     own, given = ({"protocol": one.game.protocol, **one.game.params} for one in (spec, plain))
     return differing | {f"game.{k}": v for k, v in own.items() if k != "repeats" and v != given.get(k)}
 
 
-def _text(
-    spec: RunSpec, request: Request, options: Sequence[str], facts: Callable[[str, TaskParams], TaskFacts]
-) -> str:
+def _radius_text(eps: float | str) -> str:
+    """A radius as it is typed: 8/255 where that is the shortest text of exactly this number."""
+    levels = round(float(eps) * 255)
+    fraction = f"{levels}/255"
+    return fraction if levels / 255 == float(eps) and len(fraction) < len(str(eps)) else str(eps)
+
+
+def _text(spec: RunSpec, request: Request, options: Sequence[str], facts: Facts) -> str:
     words = ["bench", "run", "--defense", spec.defense.name]
     if not spec.is_base:
         words += ["--base", spec.base.name]
     words += [word for attack in request.attacks for word in ("--attack", attack)]
     words += ["--dataset", spec.dataset.name, "-n", str(spec.n), "--seed", str(spec.seed)]
-    words += ["--eps", *map(str, request.eps)] if request.eps else []
+    words += ["--eps", *map(_radius_text, request.eps)] if request.eps else []
     words += ["--norm", request.norm] if request.norm else []
     words += ["--repeats", str(request.repeats)] if request.repeats else []
     words += ["--force-eps"] if _is_forced(spec, facts) else []

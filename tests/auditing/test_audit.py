@@ -459,6 +459,22 @@ def test_what_others_lose_is_left_out_with_its_reason_where_it_cannot_be_told(
     assert not blind.harms and "its clean run has no answers" in blind.left_out["repeat"]
 
 
+def test_an_audit_at_another_radius_attacks_at_it_and_leaves_the_defense_as_it_is(cache_root: Path) -> None:
+    settings = Settings(cache_root, None, "cpu", None, (), 50, 5.0, 1)
+    plan = prepare("rmc", "", "digits", "standard", config.load(None), settings, eps=0.05)
+    usual = prepare("rmc", "", "digits", "standard", config.load(None), settings)
+    radii = {name: item.spec.threat.eps for name, item in plan.planned.items()}
+    others = {"repeat", "rttdp", "greedy-poison"}  # what is sent among other users' inputs has a radius of its own
+    scaled = {"pgd-skip, half the radius": 0.025, "pgd-skip, twice the radius": 0.1, "pgd-skip, no bound": 1.0}
+    assert radii == {
+        name: scaled.get(name, usual.planned[name].spec.threat.eps if name in others else 0.05)
+        for name in usual.planned
+    }
+    assert usual.main.threat.eps == 0.2 and plan.main.defense == usual.main.defense
+    assert plan.main.defense.params["eps"] == 0.2, "its copies are crafted as before"
+    assert plan.key != usual.key
+
+
 # -- whole audits -----------------------------------------------------------------------------------------------------
 
 

@@ -210,6 +210,10 @@ def test_a_wrong_request_is_one_line_and_writes_nothing(
         (["--workers", "0"], "--workers"),
         (["-n", "1"], "needs at least 2 examples"),
         (["--budget", "much"], "--budget is 'much'"),
+        (["--eps", "eight"], "eps is 'eight'"),
+        (["--eps", "0"], "an audit needs a radius above 0"),
+        (["--eps", "1.5"], "Give a smaller radius"),
+        (["--set", "threat.eps=0.1"], "give --eps"),
     ],
 )
 def test_a_wrong_audit_is_one_line_and_writes_nothing(

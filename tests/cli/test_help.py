@@ -64,18 +64,14 @@ def test_a_run_ends_with_where_its_rows_are_and_commands_that_work(bench: Bench)
         ("FAILED", "pgd", ["bench show abcdefgh"]),
         ("SKIPPED", "pgd", []),
         ("DONE", "clean", ["bench show abcdefgh", "bench leaderboard"]),
-        ("DONE", "pgd", ["bench show abcdefgh", "bench audit rmc --base pgd-at --dataset mnist", "bench leaderboard"]),
+        ("DONE", "pgd", ["bench show abcdefgh", "bench audit rmc --base pgd-at", "bench leaderboard"]),
     ],
 )
 def test_what_is_next_depends_on_how_the_runs_ended(status: str, attack: str, words: list[str]) -> None:
-    run = {
-        "run": "abcdefghij",
-        "status": status,
-        "attack": attack,
-        "defense": "rmc",
-        "base": "pgd-at",
-        "dataset": "mnist",
-    }
-    head, *lines = after_runs([run], "rows.db", [], {"base": "regular", "dataset": "digits"}).splitlines()
+    run = {"run": "abcdefghij", "status": status, "attack": attack}
+    audit = {"abcdefghij": "bench audit rmc --base pgd-at"}
+    head, *lines = after_runs([run], "rows.db", [], audit.__getitem__).splitlines()
     assert [line.partition("  #")[0].strip() for line in lines] == words
     assert head == f"The rows are in rows.db.{' Next:' if words else ''}"
+    _, *fewer = after_runs([run], "rows.db", [], lambda run: "").splitlines()
+    assert [line.partition("  #")[0].strip() for line in fewer] == [word for word in words if "audit" not in word]

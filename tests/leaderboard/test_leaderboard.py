@@ -22,7 +22,7 @@ from bench import config, registry
 from bench.analysis.gallery import choose
 from bench.errors import BadValue
 from bench.planning.facts import facts_of
-from bench.planning.repeat import command_against, command_of
+from bench.planning.repeat import audit_of, command_against, command_of
 from bench.planning.spec import RunSpec
 from bench.store import Store
 from leaderboard import charts, columns, ranking
@@ -54,7 +54,7 @@ from leaderboard.run_page import RunDetails, verdict_of
 from leaderboard.site import runs_with_page, write_site
 from leaderboard.tables import Column, Format
 from tests.auditing.test_audit import ROW
-from tests.conftest import QUICK, Bench, sets, spec_of
+from tests.conftest import QUICK, Bench, plan_quick, sets, spec_of
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202eevil"
 NOW = datetime(2026, 1, 1)
@@ -930,6 +930,7 @@ def test_neighbours_of_an_example_that_has_none(bench: Bench, store: Store) -> N
         ("noise-vote", "eot:pgd-skip", {"attack.samples": 3, "base.seed": 4}),
         ("webnn", "square", {"threat.queries": 17, "threat.queries_served": True, "dataset.train_size": 800}),
         ("pgd-at", "cw-l2", {"attack.steps": 3}),
+        ("regular", "cw-l2", {"attack.steps": 3, "threat.eps": 1.5}),
         ("dent", "fpa", {"defense.batch_size": 3}),
         ("regular", "pgd-skip", {"game.protocol": "stream"}),
         ("rmc", "fgsm", {"game.protocol": "replay"}),
@@ -979,6 +980,60 @@ def test_radii_stand_in_the_command_where_the_dataset_has_none(bench: Bench) -> 
     text, note = command_of(RunSpec.from_dict(planned["spec"]), bare, facts_of(None))
     assert note == "" and "--eps 0.3" in text and "defense.eps=0.1" in text
     assert [row["run"] for row in bench(*shlex.split(text)[1:], "--dry-run", "--json").runs] == [planned["run"]]
+
+
+NETWORK = """
+from torch import nn
+
+def build(num_classes, image_shape):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+"""
+
+
+@pytest.mark.parametrize("defense", ["given", "hedge"])
+def test_the_network_of_a_base_that_is_not_trained_stands_in_every_command(
+    bench: Bench, tmp_path: Path, defense: str
+) -> None:
+    import shlex
+
+    from safetensors.torch import save_file
+    from torch import nn
+
+    (tmp_path / "own.py").write_text(NETWORK)
+    save_file(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).state_dict(), "own.safetensors")
+    own = ("--base", "given", "--set", "base.model=own.py:build", "--set", "base.weights=own.safetensors")
+    args = ("--defense", defense, "--attack", "pgd", "--eps", "2/255", "-n", 5, *own, "--set", "dataset.train_size=900")
+    (planned,) = bench("run", *args, "--dry-run", "--json").runs
+    spec, settings = RunSpec.from_dict(planned["spec"]), (config.load(None), facts_of(None))
+    needed = {"base.model=own.py:build", "base.weights=own.safetensors", "dataset.train_size=900"}
+    text, note = command_of(spec, *settings)
+    assert note == "" and {word for word in shlex.split(text) if "=" in word} == needed and "--eps 2/255" in text
+    assert [row["run"] for row in bench(*shlex.split(text)[1:], "--dry-run", "--json").runs] == [planned["run"]]
+    others = shlex.split(command_against(spec, ["fgsm", "bim"], *settings))
+    assert {word for word in others if "=" in word} == needed
+    rows = bench(*others[1:], "--dry-run", "--json").runs
+    assert [row["attack"] for row in rows] == ["fgsm", "bim"]
+    assert all(row["spec"][part] == planned["spec"][part] for row in rows for part in ("defense", "base", "dataset"))
+    audit = shlex.split(audit_of(spec, *settings))
+    assert audit[:3] == ["bench", "audit", defense] and {word for word in audit if "=" in word} == needed
+    assert audit[audit.index("--eps") + 1] == "2/255" and ("--base" in audit) == (defense == "hedge")
+    assert bench(*audit[1:], "--dry-run").code == 0
+
+
+def test_what_a_run_does_not_share_with_an_audit_is_not_in_its_command(bench: Bench) -> None:
+    settings = config.load(None), facts_of(None)
+    args = ("--defense", "regular", "--attack", "hopskipjump", "-n", 5, "--set", "threat.queries=9", "--dry-run")
+    (minimal,) = bench("run", *args, "--json").runs
+    assert audit_of(RunSpec.from_dict(minimal["spec"]), *settings) == "bench audit regular"
+    far = plan_quick("rmc", "pgd", 5, {"base.epochs": 3, "defense.k": 64}, ("0.1",))
+    audit = audit_of(far, *settings)
+    assert audit.startswith("bench audit rmc --eps 0.1 --set ") and "-n" not in audit
+    assert "--set defense.k=64" in audit and "--set base.epochs=3" in audit and "attack." not in audit
+    gone = RunSpec.from_dict({**far.to_dict(), "defense": {**far.to_dict()["defense"], "name": "gone"}})
+    assert audit_of(gone, *settings) == ""
+    held = spec_of("regular", "pgd").to_dict()
+    held["defense"] = held["base"] = {**held["base"], "name": "given", "params": {"model": "network", "weights": ""}}
+    assert audit_of(RunSpec.from_dict(held), *settings) == ""
 
 
 def test_a_command_has_what_the_pages_were_made_with(bench: Bench, tmp_path: Path) -> None:
