@@ -91,6 +91,8 @@ def prepare(
     facts, given = facts_of(settings.data_dir), dict(sets or {})
     if eps is not None and not ThreatModel(eps=eps).eps > 0:
         raise BadValue(f"eps is {eps:g}; an audit needs a radius above 0, such as 8/255.")
+    if "threat.eps" in given:
+        raise BadValue("An audit has one radius for all its attacks: leave out threat.eps, and give --eps (eps=).")
     if "game.repeats" in given:
         raise BadValue(
             "An audit plays every game once; leave out game.repeats, and see the spread with: bench run --repeats"
