@@ -13,12 +13,12 @@ from bench.analysis.describe import described
 from bench.analysis.figures import UNRANKED
 from bench.analysis.report import published_figure
 from bench.analysis.summaries import summaries
-from bench.analysis.worst_case import breakers_in_words
+from bench.analysis.worst_case import breakers_in_words, worst_of
 from bench.cache import digest
 from bench.config import Suite
 from bench.store import RunRecord, Store
 from leaderboard.attack_ranking import Key, Tally, attacks_of, count
-from leaderboard.content import TIERS, AuditSummary, Entry, Leaderboard, RunSummary, Standing, share
+from leaderboard.content import TIERS, AuditSummary, Entry, Leaderboard, RunSummary, Share, Standing, share
 from leaderboard.doubts import judged
 from leaderboard.entries import base_key, entries_of, without_folders
 from leaderboard.ranking import AnsweredRun, Battery, ranked, standings_of
@@ -190,6 +190,14 @@ def _audit_order(audit: AuditSummary) -> tuple[str, str, float, float, str]:
     return *audit.board, -(robust.value if robust else -1.0), audit.defense
 
 
+def _tier(verdict: Mapping[str, Any]) -> tuple[Share | None, str]:
+    """The figure of a tier, and what broke its examples."""
+    worst, words = worst_of(verdict), breakers_in_words(verdict["breakers"])
+    if verdict.get("seen_by_all"):
+        words += f"; the figure is over {worst['n']} of {verdict['n']} examples"
+    return share(worst["robust_accuracy"]), words
+
+
 def _audit(result: dict[str, Any], entries: Mapping[str, Entry]) -> AuditSummary:
     played = (entries[run] for run in result["runs"].values() if run in entries)
     entry = next((one for one in played if one.defense == result["defense"]), None)  # other steps are of its base
@@ -209,12 +217,7 @@ def _audit(result: dict[str, Any], entries: Mapping[str, Entry]) -> AuditSummary
         budget=result["budget"],
         n=result["n"],
         clean=None if result["clean_accuracy"] is None else 100 * result["clean_accuracy"],
-        tiers=tuple(
-            (None, "")
-            if verdict is None
-            else (share(verdict["robust_accuracy"]), breakers_in_words(verdict["breakers"]))
-            for verdict in verdicts
-        ),
+        tiers=tuple((None, "") if verdict is None else _tier(verdict) for verdict in verdicts),
         gain=None if gain is None else share(gain["difference"]),
         times=None if gain is None else gain["times_the_base"],
         flags=tuple(flags),

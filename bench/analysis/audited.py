@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.analysis.notebook import facts_of
+from bench.analysis.worst_case import worst_of
 
 
 class Audited:
@@ -69,5 +70,6 @@ class Audited:
 
 
 def _share(verdict: Mapping[str, Any]) -> str:
-    robust = verdict["robust_accuracy"]
-    return f"{robust['value']:.1%} ({robust['low']:.1%} to {robust['high']:.1%}), n {verdict['n']}"
+    worst = worst_of(verdict)
+    robust = worst["robust_accuracy"]
+    return f"{robust['value']:.1%} ({robust['low']:.1%} to {robust['high']:.1%}), n {worst['n']}"

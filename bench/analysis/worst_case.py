@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from bench.analysis.intervals import clustered, wilson_given
+from bench.analysis.intervals import Estimate, clustered, wilson_given
 from bench.analysis.pairs import Difference, paired
 from bench.threat import Tier
 
@@ -62,32 +62,66 @@ def tier_verdict(
     tier: str,
     trials: Mapping[int, int] | None,
     given: str = "",
+    of_the_rest: Collection[str] = (),
 ) -> dict[str, Any] | None:
     """Worst-case robust accuracy of a tier with its interval, and which step broke what; None if no step was played.
 
-    steps     names and tiers, in the order in which a breaker is looked for
-    outcomes  of the steps that were played, by name
-    trials    the game of each example, where examples of a game share a state; None: examples share nothing
-    given     what all examples share in a single game (`bench.analysis.metrics.Sharing`)
+    steps        names and tiers, in the order in which a breaker is looked for
+    outcomes     of the steps that were played, by name
+    trials       the game of each example, where examples of a game share a state; None: examples share nothing
+    given        what all examples share in a single game (`bench.analysis.metrics.Sharing`)
+    of_the_rest  names of the steps that attacked only what the others had left
+
+    Where some steps saw fewer examples than others, `seen_by_all` has the figure over those that every step saw: the
+    one over all examples is then too high.
     """
     broken = breakers_of(steps, outcomes, tier)
     if not broken:
         return None
     stood = {index: name is None for index, name in broken.items()}
-    if trials is None:
-        estimate = wilson_given(sum(stood.values()), len(stood), given)
-    else:
-        games: dict[int, list[bool]] = {}
-        for index, right in stood.items():
-            games.setdefault(trials[index], []).append(right)
-        estimate = clustered(list(games.values()))
+    seen = seen_by_all([name for name, of in steps if of in INCLUDES[tier]], outcomes, of_the_rest, stood)
+    fewer = {index: stood[index] for index in stood if index in seen}
     names = [name for name in broken.values() if name is not None]
     return {
-        "robust_accuracy": asdict(estimate),
+        "robust_accuracy": asdict(_estimate(stood, trials, given)),
         "n": len(stood),
+        "seen_by_all": None
+        if len(fewer) in (0, len(stood))
+        else {"robust_accuracy": asdict(_estimate(fewer, trials, given)), "n": len(fewer)},
         "breakers": {name: names.count(name) / len(names) for name in dict.fromkeys(names)},
         "examples": {str(index): name for index, name in sorted(broken.items())},
     }
+
+
+def seen_by_all(
+    names: Collection[str], outcomes: Mapping[str, Outcome], of_the_rest: Collection[str], stood: Mapping[int, bool]
+) -> set[int]:
+    """The examples that every played step saw; one that attacks what is left need not see what others had broken.
+
+    names: of the steps; stood: by example, whether it stands after all of them. For the others see `tier_verdict`.
+    """
+    seen = set(stood)
+    for name in names:
+        if name in outcomes:
+            own = set(outcomes[name])
+            seen &= own | {index for index, right in stood.items() if not right} if name in of_the_rest else own
+    return seen
+
+
+def worst_of(verdict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a tier's verdict, what has the lower `robust_accuracy`, with its `n`: the examples that every step saw, or all
+    of them. Both are at least what would be left if every step saw all."""
+    fewer = verdict.get("seen_by_all")
+    return min((verdict, fewer), key=lambda one: one["robust_accuracy"]["value"]) if fewer else verdict
+
+
+def _estimate(stood: Mapping[int, bool], trials: Mapping[int, int] | None, given: str) -> Estimate:
+    games: dict[int, list[bool]] = {}
+    for index, right in stood.items():
+        games.setdefault(0 if trials is None else trials[index], []).append(right)
+    if trials is None or len(games) < 2:
+        return wilson_given(sum(stood.values()), len(stood), given)
+    return clustered(list(games.values()))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,15 @@ from bench.analysis.compare import outcome_of
 from bench.analysis.describe import clean_answers
 from bench.analysis.harm import Harm, harm_of
 from bench.analysis.metrics import Sharing
-from bench.analysis.worst_case import INCLUDES, Outcome, gain_over_base, shared_games, tier_verdict
+from bench.analysis.worst_case import (
+    INCLUDES,
+    Outcome,
+    gain_over_base,
+    seen_by_all,
+    shared_games,
+    tier_verdict,
+    worst_case,
+)
 from bench.auditing.battery import Step, Subject, battery
 from bench.auditing.behaviour import behaviour
 from bench.auditing.cost import STREAMS, costs, pace, times_the_base
@@ -241,6 +249,11 @@ class Player:
     def _outcomes(self) -> dict[str, Outcome]:
         return {name: step.outcome for name, step in self.played.items()}
 
+    @property
+    def _of_the_rest(self) -> set[str]:
+        """The steps that attack only what the others have left."""
+        return {step.name for step in self.audit.steps if step.survivors}
+
     def _tiers(self) -> list[tuple[str, Tier]]:
         """The steps that count for the worst case, with their tiers, in the battery's order."""
         return [(s.name, tier_of(self.audit.planned[s.name].spec.threat)) for s in self.audit.steps if s.counts]
@@ -285,7 +298,7 @@ class Player:
         given = max((Sharing.of(spec.to_dict()).shared for spec in specs), default="")
         examples = {index for name in here for index in self.played[name].outcome}
         trials = None if self.audit.main.kind == "static" else shared_games(games, examples)
-        return tier_verdict(tiers, self._outcomes(), tier, trials, given)
+        return tier_verdict(tiers, self._outcomes(), tier, trials, given, self._of_the_rest)
 
     def _clean(self) -> float | None:
         rows = self.played["pgd-skip"].rows if "pgd-skip" in self.played else []
@@ -295,13 +308,23 @@ class Player:
     def _gain(self, trials: Mapping[int, int] | None) -> tuple[dict[str, Any] | None, list[Finding]]:
         if not (names := [name for name in ("base: pgd-skip", "base: pgd", "base: autoattack") if name in self.played]):
             return None, []
-        own = [self.played[step.name].outcome for step in self.audit.steps if step.counts and step.name in self.played]
+        counted = [step.name for step in self.audit.steps if step.counts and step.name in self.played]
+        outcomes = self._outcomes()
+        stood = worst_case([outcomes[name] for name in counted])
+        seen = seen_by_all(counted, outcomes, self._of_the_rest, stood)
+        own = [{index: right for index, right in outcomes[name].items() if index in seen} for name in counted]
         compared = gain_over_base(own, [self.played[name].outcome for name in names], trials)
         if compared is None:
             return None, []
         ours, theirs, difference = compared
         times = self._times_the_base()
-        described = {"defense": ours, "base": theirs, "difference": asdict(difference), "times_the_base": times}
+        described = {
+            "defense": ours,
+            "base": theirs,
+            "difference": asdict(difference),
+            "n": len(seen),
+            "times_the_base": times,
+        }
         return described, [gain(difference, times)]
 
     def _times_the_base(self) -> float:

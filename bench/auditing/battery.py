@@ -130,7 +130,8 @@ def battery(subject: Subject, budget: str) -> list[Step]:
 
 
 def _draws(subject: Subject, size: Mapping[str, int]) -> dict[str, Any]:
-    asked = size["draws"] if subject.kind == "static" else size["asked"]
+    """Fewer draws are asked about where an answer takes steps of its own: a state, or an adaptation to the input."""
+    asked = size["draws"] if subject.kind == "static" and not subject.unrolls else size["asked"]
     return {"attack.draws": size["draws"], "threat.queries": asked}
 
 

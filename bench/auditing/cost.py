@@ -36,15 +36,20 @@ class Pace:
 
 
 def pace(resources: Resources, spec: RunSpec) -> Pace:
-    """Measure them on points of a run, each after one that warms up."""
+    """Measure them on points of a run, each after one that warms up; of a static defense in a block, as it answers."""
     defense = resources.of(spec).serving(0).defense
+    many, _ = resources.of(spec).points(spec.indices[:MANY])
+    gradient = _gradient(defense, many) if defense.differentiable else 0.0
+    if defense.kind == "static":
+        answer = _seconds(lambda: defense.predict(many), many.device) / len(many)
+        return Pace(answer, answer, gradient)
     together = max(spec.game.batch, 1)
     x, _ = resources.of(spec).points((spec.indices * together)[: 2 * together])
     company = x[1:together] if together > 1 else None
     return Pace(
         _seconds(lambda: defense.predict(x[:together]), x.device) / together,
         _seconds(lambda: probe(defense, x[:1], None, company), x.device),
-        _gradient(defense, resources.of(spec).points(spec.indices[:MANY])[0]) if defense.differentiable else 0.0,
+        gradient,
     )
 
 

@@ -144,6 +144,7 @@ def _print_plan(planned: Audit, costs: dict[str, float] | None) -> None:
 
 def _print_result(result: dict[str, Any]) -> None:
     """The verdict first, then all that it rests on."""
+    from bench.analysis.worst_case import worst_of
     from bench.cli.tables import hanging, print_table, share
     from bench.cli.verdict import headline, summary, to_do
 
@@ -161,7 +162,8 @@ def _print_result(result: dict[str, Any]) -> None:
     rows = []
     for tier, verdict in result["verdict"].items():
         breakers = ", ".join(f"{name} {part:.0%}" for name, part in verdict["breakers"].items()) or "-"
-        rows.append([tier, share(verdict["robust_accuracy"]), str(verdict["n"]), breakers])
+        worst = worst_of(verdict)
+        rows.append([tier, share(worst["robust_accuracy"]), str(worst["n"]), breakers])
     print_table("worst case by what the attacker knows", ("tier", "robust %", "n", "broken by"), rows)
     gain = result["gain"]
     if gain is not None:
@@ -169,7 +171,7 @@ def _print_result(result: dict[str, Any]) -> None:
 
         d = gain["difference"]
         click.echo(
-            f"gain over the base, worst case against worst case: {100 * d['value']:+.1f} points "
+            f"gain over the base, worst case against worst case (n {gain['n']}): {100 * d['value']:+.1f} points "
             f"({100 * d['low']:+.1f} to {100 * d['high']:+.1f}; {d['method']})"
             + f" at {roughly(gain['times_the_base'])} times the base's time per answer"
         )

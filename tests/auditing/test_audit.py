@@ -16,7 +16,15 @@ from attacks.pgd import PGD
 from bench import config, registry
 from bench.analysis.harm import Harm
 from bench.analysis.pairs import paired
-from bench.analysis.worst_case import AttackRun, breakers_of, gain_over_base, over_runs, tier_verdict
+from bench.analysis.worst_case import (
+    AttackRun,
+    breakers_of,
+    gain_over_base,
+    over_runs,
+    seen_by_all,
+    tier_verdict,
+    worst_of,
+)
 from bench.auditing import prepare
 from bench.auditing.audit import Player
 from bench.auditing.battery import BUDGETS, Step, Subject, battery
@@ -235,6 +243,19 @@ def test_the_battery_follows_from_what_a_defense_declares(subject: Subject, name
         assert steps[name].counts != among and steps[name].optional == among
 
 
+@pytest.mark.parametrize(
+    ("subject", "asked"),
+    [
+        (Subject("static", True, False), 10_000),
+        (Subject("static", False, False, unrolls=True), 200),  # an answer takes steps, as one that keeps a state does
+        (Subject("online", False, False), 200),
+    ],
+)
+def test_random_draws_are_asked_about_as_far_as_answers_are_cheap(subject: Subject, asked: int) -> None:
+    (step,) = [step for step in battery(subject, "standard") if step.name == "random-search"]
+    assert step.sets == {"attack.draws": 10_000, "threat.queries": asked}
+
+
 def test_thresholds_are_crossed_from_the_right_side() -> None:
     for check in CHECKS.values():
         above, below = (finding(check.id, check.threshold + step, "x") for step in (1e-6, -1e-6))
@@ -338,6 +359,40 @@ def test_the_worst_case_of_a_tier_and_who_broke_what() -> None:
     one_stream = tier_verdict(steps, outcomes, "aware-full", None, "stream")
     assert one_stream is not None and one_stream["robust_accuracy"]["method"] == "Wilson, given this one stream"
     assert tier_verdict(steps, {}, "aware-full", None) is None
+
+
+def test_a_figure_over_examples_that_some_attacks_did_not_see_stands_beside_that_of_those_that_all_saw() -> None:
+    """Four examples; `few` saw the first two, and `rest` what was left of these."""
+    steps: Any = [("pgd", "train-time"), ("few", "aware-full"), ("rest", "aware-full")]
+    outcomes = {
+        "pgd": {0: True, 1: True, 2: True, 3: False},
+        "few": {0: False, 1: True},
+        "rest": {1: False},
+    }
+    verdict = tier_verdict(steps, outcomes, "aware-full", {0: 0, 1: 1, 2: 0, 3: 1}, of_the_rest={"rest"})
+    assert verdict is not None
+    assert (verdict["robust_accuracy"]["value"], verdict["n"]) == (0.25, 4)
+    fewer = verdict["seen_by_all"]
+    assert (fewer["robust_accuracy"]["value"], fewer["n"]) == (0.0, 2) and worst_of(verdict) == fewer
+    assert "2 games" in fewer["robust_accuracy"]["method"]
+    # an attack on what is left saw no example that others had broken; of those that stand, it must have seen all
+    assert seen_by_all(["pgd", "few", "rest"], outcomes, {"rest"}, {0: False, 1: False}) == {0, 1}
+    assert seen_by_all(["pgd", "few", "rest"], {**outcomes, "rest": {}}, {"rest"}, {0: False, 1: True}) == {0}
+    assert seen_by_all(["pgd", "few", "rest"], outcomes, (), {0: False, 1: False}) == {1}
+    one_game = tier_verdict(steps, outcomes, "aware-full", {0: 0, 1: 0, 2: 1, 3: 1}, "state", {"rest"})
+    assert (
+        one_game is not None and one_game["seen_by_all"]["robust_accuracy"]["method"] == "Wilson, given this one state"
+    )
+    # the tier of `pgd` alone: every attack saw every example
+    alone = tier_verdict(steps, outcomes, "train-time", None, of_the_rest={"rest"})
+    assert alone is not None and alone["seen_by_all"] is None and worst_of(alone) is alone
+    # the lower of the two is told: the figure over all is at most what is left
+    better = tier_verdict(
+        steps, {**outcomes, "few": {0: True, 1: True}, "rest": {0: True, 1: True}}, "aware-full", None
+    )
+    assert (
+        better is not None and better["seen_by_all"]["robust_accuracy"]["value"] == 1.0 and worst_of(better) is better
+    )
 
 
 def test_the_breaker_is_the_cheapest_and_of_equals_the_one_in_the_fewest_wrappers() -> None:

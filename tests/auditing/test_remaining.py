@@ -72,6 +72,16 @@ def test_the_verdict_names_the_worst_case_and_the_one_who_needs_least_for_it() -
     assert nothing["worst case"].startswith("not known") and nothing["clean"] == "not known"
     stands = {"aware-full": {"robust_accuracy": {"value": 1.0, "low": 0.9, "high": 1.0}, "breakers": {}}}
     assert dict(summary(result(verdict=stands)))["worst case"].endswith("and nothing broke an example")
+    full = {**result()["verdict"]["aware-full"], "n": 30}
+    none = {"robust_accuracy": {"value": 0.0, "low": 0.0, "high": 0.3}, "n": 10}
+    told = dict(summary(result(verdict={"aware-full": {**full, "seen_by_all": none}}, flags=["S5"])))
+    assert told["worst case"].startswith(
+        "0.0 [0.0, 30.0] % (of the 10 examples that every attack saw; of all 30, at most 50.0 [30.0, 70.0] %) robust,"
+    )
+    assert told["attacks"].endswith("nothing can be lower than 0 %")
+    more = {"robust_accuracy": {"value": 0.8, "low": 0.4, "high": 0.9}, "n": 10}
+    told = dict(summary(result(verdict={"aware-full": {**full, "seen_by_all": more}})))
+    assert told["worst case"].startswith("at most 50.0 [30.0, 70.0] % (some attacks saw 10 of the 30 examples) robust")
 
 
 @pytest.mark.parametrize(
