@@ -96,7 +96,8 @@ def tier_verdict(
 def seen_by_all(
     names: Collection[str], outcomes: Mapping[str, Outcome], of_the_rest: Collection[str], stood: Mapping[int, bool]
 ) -> set[int]:
-    """The examples that every played step saw; one that attacks what is left need not see what others had broken.
+    """The examples that every played step saw; one that attacks what is left need not see what others had broken. All
+    examples, where those that stand are among them: what is broken is broken whoever saw it.
 
     names: of the steps; stood: by example, whether it stands after all of them. For the others see `tier_verdict`.
     """
@@ -105,7 +106,7 @@ def seen_by_all(
         if name in outcomes:
             own = set(outcomes[name])
             seen &= own | {index for index, right in stood.items() if not right} if name in of_the_rest else own
-    return seen
+    return seen if any(right for index, right in stood.items() if index not in seen) else set(stood)
 
 
 def worst_of(verdict: Mapping[str, Any]) -> Mapping[str, Any]:

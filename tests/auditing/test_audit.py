@@ -376,9 +376,12 @@ def test_a_figure_over_examples_that_some_attacks_did_not_see_stands_beside_that
     assert (fewer["robust_accuracy"]["value"], fewer["n"]) == (0.0, 2) and worst_of(verdict) == fewer
     assert "2 games" in fewer["robust_accuracy"]["method"]
     # an attack on what is left saw no example that others had broken; of those that stand, it must have seen all
-    assert seen_by_all(["pgd", "few", "rest"], outcomes, {"rest"}, {0: False, 1: False}) == {0, 1}
-    assert seen_by_all(["pgd", "few", "rest"], {**outcomes, "rest": {}}, {"rest"}, {0: False, 1: True}) == {0}
-    assert seen_by_all(["pgd", "few", "rest"], outcomes, (), {0: False, 1: False}) == {1}
+    names, stood = ["pgd", "few", "rest"], {0: False, 1: False, 2: True, 3: False}
+    assert seen_by_all(names, outcomes, {"rest"}, stood) == {0, 1}
+    assert seen_by_all(names, {**outcomes, "rest": {}}, {"rest"}, {**stood, 1: True}) == {0}
+    assert seen_by_all(names, outcomes, (), stood) == {1}
+    # where nothing stands that some attack did not see, all is known of every example
+    assert seen_by_all(names, outcomes, {"rest"}, {**stood, 2: False}) == {0, 1, 2, 3}
     one_game = tier_verdict(steps, outcomes, "aware-full", {0: 0, 1: 0, 2: 1, 3: 1}, "state", {"rest"})
     assert (
         one_game is not None and one_game["seen_by_all"]["robust_accuracy"]["method"] == "Wilson, given this one state"
