@@ -68,9 +68,15 @@ class AutoAttack(Attack):
     quick: ClassVar[Mapping[str, Any]] = {"steps": 10, "square_queries": 50}
 
     def effort(self, threat: ThreatModel) -> Effort:
-        params = self.params  # APGD once and once for each target, FAB for each target; Square passes forwards only
-        passes = params.steps * (params.restarts + 2 * params.target_classes) + params.square_queries / 3
-        return Effort(passes=passes)
+        params = self.params
+        targeted = params.steps * params.target_classes
+        passes = {
+            "apgd-ce": params.steps * params.restarts,
+            "apgd-t": targeted,
+            "fab-t": targeted,
+            "square": params.square_queries / 3,  # forwards only
+        }
+        return Effort(passes=sum(passes[part] for part in params.parts.split(",")))
 
     def perturb(self, oracle: Oracle, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         threat = oracle.threat

@@ -490,6 +490,18 @@ def test_what_an_audit_costs_is_counted_in_answers_probes_and_passes() -> None:
     assert found["gmsa-avg"] == pytest.approx(6 * (60 * 0.001 + 6 * 0.1 + 2))
 
 
+def test_an_ensemble_costs_what_its_parts_cost() -> None:
+    """APGD and FAB for each target; Square passes forwards only, which are a third of a pass."""
+    effort = {
+        "autoattack": 100 * (2 + 9 + 9) + 900 / 3,
+        "apgd-unrolled": 100 * 2 * (1 + 10 * 4),  # APGD on the cross-entropy alone, through four steps
+    }
+    for name, passes in effort.items():
+        cls = registry.attacks.load(name)
+        made = cls(cls.Params(steps=100, restarts=2, target_classes=9, square_queries=900))
+        assert made.effort(ThreatModel()).passes == pytest.approx(passes)
+
+
 def test_what_others_lose_is_left_out_with_its_reason_where_it_cannot_be_told(
     cache_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
