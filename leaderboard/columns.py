@@ -112,7 +112,8 @@ RANKING: tuple[Column[Standing], ...] = (
     Column("base", "Base", BASE_TOOLTIP, lambda one: one.entry.base, layout="name", shown=False),
     ROBUST,
     TRUST,
-    Column("worst", "Worst known %", "Worst case over all attacks that were played, also those that only this one met.",
+    Column("worst", "Worst known %", "Worst case over all attacks that were played, also those that only this one met. "
+           "Where attacks saw fewer examples than n, it is a bound from above.",
            lambda one: share_cell(one.worst), "share", layout="number"),
     Column("clean", "Clean %", CLEAN_TOOLTIP, lambda one: share_cell(one.clean), "share", layout="number"),
     Column("refused", "Refuses %", REFUSED_TOOLTIP, lambda one: share_cell(one.refused), "share",
