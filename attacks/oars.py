@@ -315,7 +315,8 @@ class HopSkipJumpWalk(Walk):
     def _gradient(
         self, ask: _Asked, current: Tensor, radius: float, samples: int, drawing: torch.Generator
     ) -> Tensor | None:
-        """An estimate (1, C, H, W) of the direction into the region that fools; None where all samples are refused."""
+        """An estimate (1, C, H, W) of the direction into the region that fools, at `current` (1, C, H, W) in [0, 1];
+        None where all samples are refused. radius: l2 length of a sample."""
         signs, noises = [], []
         for _ in range(samples):
             for _ in range(self.params.retries):
@@ -350,7 +351,8 @@ class HopSkipJumpWalk(Walk):
 
 
 def _sample(ask: _Asked, around: Tensor, radius: float, drawing: torch.Generator) -> tuple[Tensor, float | None]:
-    """A change (1, C, H, W) of this l2 length, less what leaves the box, and the margin of the image with it."""
+    """A random change (1, C, H, W) of an image `around` (1, C, H, W) in [0, 1], and the margin of the changed image;
+    None where it is refused. The change has the l2 length `radius`, less what leaves the box."""
     noise = torch.randn(around.shape, generator=drawing).to(around)
     image = (around + radius * noise / noise.norm()).clamp(0, 1)
     return image - around, ask(image)

@@ -68,7 +68,7 @@ class Fingerprints:
 
     @classmethod
     def of(cls, prints: Tensor, whose: Tensor) -> Fingerprints:
-        """These, all of them in the index."""
+        """Fingerprints (M, kept) int64 and their accounts (M,), all of them in the index."""
         hashes, order = prints.flatten().sort(stable=True)
         return cls(prints, whose, hashes, order // prints.shape[1], prints[:0], whose[:0])
 
@@ -77,7 +77,7 @@ class Fingerprints:
         return torch.cat([self.prints, self.latest]), torch.cat([self.whose, self.whose_latest])
 
     def with_one(self, print_: Tensor, account: int) -> Fingerprints:
-        """These and one more, as the last."""
+        """These and one more (kept,), as the last."""
         more = replace(
             self,
             latest=torch.cat([self.latest, print_[None]]),
@@ -86,7 +86,8 @@ class Fingerprints:
         return more if len(more.latest) < self.LATEST else self.of(*more.in_order())
 
     def shared(self, own: Tensor, account: int | None) -> Tensor:
-        """How many of these hashes (H,) each fingerprint has that has any, in no order; of one account, or of all."""
+        """How many of the hashes `own` (H,), each at least 0 and none twice, are in each earlier fingerprint: counts
+        (F,) in no order; those of 0 may be left out. account: look only at its own; None: at all."""
         first, last = torch.searchsorted(self.hashes, own), torch.searchsorted(self.hashes, own, right=True)
         found = [self.places[start:stop] for start, stop in zip(first.tolist(), last.tolist(), strict=True)]
         places, counts = torch.cat(found).unique(return_counts=True)

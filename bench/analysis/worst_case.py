@@ -110,8 +110,8 @@ def seen_by_all(
 
 
 def worst_of(verdict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a tier's verdict, what has the lower `robust_accuracy`, with its `n`: the examples that every step saw, or all
-    of them. Both are at least what would be left if every step saw all."""
+    """Of a tier's verdict, what has the lower `robust_accuracy`, with its `n`: the examples that every step saw, which
+    estimate what would be left if every step saw all; or all of them, of which no more would be left."""
     fewer = verdict.get("seen_by_all")
     return min((verdict, fewer), key=lambda one: one["robust_accuracy"]["value"]) if fewer else verdict
 
